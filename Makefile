@@ -1,0 +1,39 @@
+# Thin on purpose: what each target does is in scripts/setup.sh.
+# ARGS goes to the command, for instance: make up ARGS="--port 8010 --state-dir /srv/second"
+PYTHON ?= python3
+ARGS ?=
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help up test unit check lock image bench chaos clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## set everything up and run it; with no configuration, with a homeserver of its own
+	@exec scripts/setup.sh up $(ARGS)
+
+test: ## set up what the tests need and run all of them (about 20 minutes)
+	@exec scripts/setup.sh test $(ARGS)
+
+unit: ## only the tests that need nothing but Python, with their coverage
+	@exec scripts/setup.sh unit $(ARGS)
+
+check: ## format, lint, types, imports, shell scripts
+	@exec scripts/setup.sh check
+
+image: ## build the runner image
+	@exec scripts/setup.sh image $(ARGS)
+
+lock: ## write the lock files anew from pyproject.toml
+	@scripts/setup.sh dev
+	@exec scripts/lock.sh
+
+bench: ## what is measured, and how to run it
+	@exec scripts/long.sh bench
+
+chaos: ## what is killed, cut and flooded, and how to run it
+	@exec scripts/long.sh chaos
+
+clean: ## remove what make made here; a state directory and the engine's images stay
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage

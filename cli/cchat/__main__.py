@@ -1,0 +1,5 @@
+"""`python -m cchat`."""
+
+from cchat.main import main
+
+main()

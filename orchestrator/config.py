@@ -1,0 +1,306 @@
+"""The operator's configuration: read, validated, frozen.
+
+Secrets never stand in the file: they come from the environment, or from the file that NAME_FILE
+names. Every mistake is one line: the key's path and what was expected.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from orchestrator.errors import ConfigError
+from orchestrator.model import Limits, Permissions, UserId
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_USER_ID = r"^@[^:\s]+:[^\s]+$"
+# Lower-case labels with an optional leading "*."; no empty label, no address, no port.
+_HOST = r"^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
+
+
+def parse_size(value: object) -> object:
+    """Bytes from `512m`, `2g`, `100 MiB` or a number; powers of 1024, as Docker reads them.
+
+    Raises:
+        ValueError: for text that is not a size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        msg = "expected a size such as 512m or 2g"
+        raise ValueError(msg)
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+UserPattern = Annotated[UserId, Field(pattern=_USER_ID)]
+HostPattern = Annotated[str, Field(pattern=_HOST, max_length=253)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class MatrixConfig(_Section):
+    """The homeserver and the agent's account there."""
+
+    homeserver: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/.*)?$")]
+    user_id: UserPattern
+    encryption: Literal["required", "supported", "off"] = "supported"
+    autojoin: Literal["allowed_users", "never"] = "allowed_users"
+
+
+class AnthropicConfig(_Section):
+    """Where the Messages API is."""
+
+    upstream: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/.*)?$")] = (
+        "https://api.anthropic.com"
+    )
+
+
+class AccessConfig(_Section):
+    """Who may do what; patterns as in a shell, `@*:example.org`."""
+
+    admins: tuple[UserPattern, ...] = ()
+    users: tuple[UserPattern, ...] = ()
+
+    def is_allowed(self, user_id: str) -> bool:
+        """Whether the user may run turns; admins always may."""
+        return any(fnmatch.fnmatchcase(user_id, p) for p in (*self.admins, *self.users))
+
+    def is_admin(self, user_id: str) -> bool:
+        """Whether the user is an admin."""
+        return any(fnmatch.fnmatchcase(user_id, p) for p in self.admins)
+
+
+class GatewayConfig(_Section):
+    """How messages become turns, and output becomes messages."""
+
+    inbound_window_s: Seconds = 2.0
+    quiet_s: Seconds = 0.25
+    outbound_window_s: Seconds = 2.0
+    # 65,536 is Matrix's limit for a whole event; the rest is left to the envelope.
+    max_event_bytes: Annotated[int, Field(ge=4096, le=60000)] = 55000
+    max_queued_turns: Annotated[int, Field(ge=1, le=10000)] = 20
+
+
+class DockerConfig(_Section):
+    """The engine's side."""
+
+    image: str | None = None
+    runtime: str | None = None
+    prewarm: Annotated[int, Field(ge=0, le=64)] = 0
+
+
+class LimitsConfig(_Section):
+    """What one runner may use."""
+
+    memory: Size = 2 << 30
+    cpus: Annotated[float, Field(gt=0, le=1024)] = 2.0
+    pids: Annotated[int, Field(ge=64, le=1 << 20)] = 512
+    tmp: Size = 512 << 20
+    disk: Size = 5 << 30
+    output_bytes: Size = 100 << 20
+
+    def limits(self) -> Limits:
+        """The same as a value of the model."""
+        return Limits(
+            memory_bytes=self.memory,
+            cpus=self.cpus,
+            pids=self.pids,
+            tmp_bytes=self.tmp,
+            disk_bytes=self.disk,
+            output_bytes=self.output_bytes,
+        )
+
+
+class EgressConfig(_Section):
+    """Hosts that a room's runner may reach besides the API."""
+
+    allow: tuple[HostPattern, ...] = ()
+
+
+class BudgetConfig(_Section):
+    """What a room may spend."""
+
+    usd_per_day: Annotated[float, Field(gt=0)] | None = None
+    agent_turns_in_a_row: Annotated[int, Field(ge=1)] = 10
+
+
+class RoomProfile(_Section):
+    """How one room works; `defaults` is one, and `rooms` names what differs."""
+
+    agent: str = "claude"
+    model: str | None = None
+    system_prompt: str | None = None
+    trigger: Literal["auto", "all", "mention"] = "auto"
+    stream: Literal["edit", "final"] = "edit"
+    timeout_s: Seconds = 300
+    ceiling_s: Seconds = 1800
+    idle_stop_s: Seconds = 900
+    hibernate_s: Seconds = 7200
+    permissions: Permissions = Permissions.ASK
+    approval_timeout_s: Seconds = 3600
+    limits: LimitsConfig = LimitsConfig()
+    egress: EgressConfig = EgressConfig()
+    budget: BudgetConfig = BudgetConfig()
+
+
+class AgentConfig(_Section):
+    """A Matrix account plus what makes it an agent of its own."""
+
+    user_id: UserPattern | None = None
+    model: str | None = None
+    system_prompt: str | None = None
+
+
+class ObservabilityConfig(_Section):
+    """Metrics and logs."""
+
+    metrics: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")] | None = "127.0.0.1:9464"
+    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Config(_Section):
+    """The whole file."""
+
+    matrix: MatrixConfig
+    state_dir: Path = Path("state")
+    anthropic: AnthropicConfig = AnthropicConfig()
+    access: AccessConfig = AccessConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    docker: DockerConfig = DockerConfig()
+    defaults: RoomProfile = RoomProfile()
+    rooms: dict[Annotated[str, Field(pattern=r"^[#!][^\s]+$")], RoomProfile] = {}
+    agents: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], AgentConfig] = {
+        "claude": AgentConfig()
+    }
+    observability: ObservabilityConfig = ObservabilityConfig()
+
+    def profile(self, room_id: str, alias: str | None) -> RoomProfile:
+        """The profile of a room, by its id first, then by its canonical alias."""
+        if room_id in self.rooms:
+            return self.rooms[room_id]
+        return self.rooms.get(alias or "", self.defaults)
+
+
+class Secrets(_Section):
+    """What comes from the environment, each at most one way."""
+
+    matrix_access_token: SecretStr | None = None
+    matrix_password: SecretStr | None = None
+    anthropic_api_key: SecretStr | None = None
+    claude_code_oauth_token: SecretStr | None = None
+
+    def values(self) -> list[str]:
+        """Every secret held, for the log's redaction filter."""
+        held = (
+            self.matrix_access_token,
+            self.matrix_password,
+            self.anthropic_api_key,
+            self.claude_code_oauth_token,
+        )
+        return [s.get_secret_value() for s in held if s is not None]
+
+
+def load_config(path: Path, *, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read and validate a file. `overrides` are laid over what it says, key by key.
+
+    Raises:
+        ConfigError: one line per mistake.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise ConfigError([f"{path}: cannot be read: {e.strerror}"]) from e
+    except UnicodeDecodeError as e:
+        raise ConfigError([f"{path}: expected UTF-8 text"]) from e
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError([f"{path}: {where}expected YAML: {getattr(e, 'problem', e)}"]) from e
+    except RecursionError as e:
+        raise ConfigError([f"{path}: nested too deeply"]) from e
+    if not isinstance(data, dict):
+        raise ConfigError([f"{path}: expected a mapping with the key 'matrix' at least"])
+    return parse_config(_merge(data, overrides or {}), source=str(path))
+
+
+def parse_config(data: Mapping[str, Any], *, source: str) -> Config:
+    """Validate data; a room's profile starts from `defaults`.
+
+    Raises:
+        ConfigError: one line per mistake.
+    """
+    merged = dict(data)
+    defaults, rooms = merged.get("defaults"), merged.get("rooms")
+    if rooms is None:
+        merged.pop("rooms", None)
+    elif isinstance(rooms, dict) and isinstance(defaults, dict | None):
+        merged["rooms"] = {k: _merge(defaults or {}, v) for k, v in rooms.items()}
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as e:
+        problems = [
+            _problem(source, err) for err in e.errors(include_input=False, include_url=False)
+        ]
+        raise ConfigError(sorted(set(problems))) from None
+
+
+def load_secrets(environ: Mapping[str, str] = os.environ) -> Secrets:
+    """The secrets from NAME or from the file that NAME_FILE names.
+
+    Raises:
+        ConfigError: both ways used for one secret, or an unreadable or empty file.
+    """
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for field in Secrets.model_fields:
+        name = field.upper()
+        value, file = environ.get(name), environ.get(f"{name}_FILE")
+        if value and file:
+            problems.append(f"{name}: set it or {name}_FILE, not both")
+        elif file:
+            try:
+                value = Path(file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as e:
+                problems.append(f"{name}_FILE: {file} cannot be read: {type(e).__name__}")
+                continue
+            if not value:
+                problems.append(f"{name}_FILE: {file} is empty")
+        if value:
+            found[field] = value
+    if problems:
+        raise ConfigError(problems)
+    return Secrets.model_validate(found)
+
+
+def _merge(base: Any, over: Any) -> Any:  # noqa: ANN401 - raw YAML, validated right after
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return base if over is None else over
+    return {**base, **{k: _merge(base[k], v) if k in base else v for k, v in over.items()}}
+
+
+def _problem(source: str, error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    path = ".".join(str(part) for part in error["loc"] if part != "[key]") or "(the file)"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "unknown key; see the names in the documentation"
+    elif error["type"] == "missing":
+        message = "is missing"
+    elif error["type"] == "string_pattern_mismatch":
+        message = f"expected text that matches {error['ctx']['pattern']}"
+    return f"{source}: {path}: {message}"

@@ -1,0 +1,128 @@
+"""The control socket, `STATE_DIR/control.sock`: for root and the daemon's own user.
+
+Two guards, each enough alone: the directory is 0700 and the socket 0600, and the kernel's word on
+who connected (SO_PEERCRED) is checked for each request.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from aiohttp import web
+from loguru import logger
+
+from orchestrator.control.api import Reply, refusal, reply_to
+from orchestrator.control.models import ControlSource
+from orchestrator.errors import PreconditionError
+
+SOCKET_NAME = "control.sock"
+# Requests carry nothing; aiohttp's own bounds hold for the line and the headers (8 KiB each).
+_MAX_BODY_BYTES = 1024
+# Answers take milliseconds; one that takes longer is cut at the end of the daemon.
+_SHUTDOWN_S = 1.0
+_BACKLOG = 16
+# struct ucred of the kernel: pid, uid, gid.
+_UCRED = struct.Struct("3i")
+
+
+@asynccontextmanager
+async def open_control(state_dir: Path, source: ControlSource) -> AsyncIterator[None]:
+    """Answer on `STATE_DIR/control.sock` for as long as the context lasts, however it ends.
+
+    The caller holds the state directory's lock: a socket that is there was left by a dead daemon,
+    and is replaced. At the end requests get one second more, and the socket is removed.
+
+    Raises:
+        PreconditionError: the socket can't be made.
+    """
+    allowed = frozenset({0, os.geteuid()})
+    app = web.Application(client_max_size=_MAX_BODY_BYTES)
+    app.router.add_route("*", "/{tail:.*}", _build_handler(source, allowed))
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+    with _listening(state_dir) as listener:
+        try:
+            await runner.setup()
+            await web.SockSite(runner, listener).start()
+            logger.info("control socket open", action="control_open")
+            yield
+        finally:
+            await runner.cleanup()
+
+
+def read_peer_uid(connection: socket.socket) -> int:
+    """The uid of the process that connected, as the kernel recorded it at that moment."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    uid: int = _UCRED.unpack(raw)[1]
+    return uid
+
+
+def _build_handler(
+    source: ControlSource, allowed: frozenset[int]
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        connection = request.get_extra_info("socket")
+        if connection is None or read_peer_uid(connection) not in allowed:
+            reply = refusal(403, "forbidden", "Only root and the orchestrator's own user may ask.")
+        else:
+            reply = await reply_to(source, request.method, request.path)
+        return _response(reply)
+
+    return handle
+
+
+def _response(reply: Reply) -> web.Response:
+    text = reply.body.model_dump_json()
+    return web.Response(status=reply.status, text=text, content_type="application/json")
+
+
+@contextmanager
+def _listening(state_dir: Path) -> Iterator[socket.socket]:
+    """A listening socket by its directory's descriptor: a path of any length can be bound."""
+    try:
+        directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise _socket_error(state_dir, e) from e
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            try:
+                _bind(listener, directory)
+            except OSError as e:
+                raise _socket_error(state_dir, e) from e
+            try:
+                yield listener
+            finally:
+                _remove_stale(directory)
+    finally:
+        os.close(directory)
+
+
+def _bind(listener: socket.socket, directory: int) -> None:
+    _remove_stale(directory)
+    listener.bind(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
+    # Between bind and listen nobody can connect, so nobody sees the wider mode.
+    os.chmod(SOCKET_NAME, 0o600, dir_fd=directory)
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+
+
+def _remove_stale(directory: int) -> None:
+    try:
+        found = os.stat(SOCKET_NAME, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise FileExistsError(17, "a file of that name is there that is not a socket")
+    os.unlink(SOCKET_NAME, dir_fd=directory)
+
+
+def _socket_error(state_dir: Path, error: OSError) -> PreconditionError:
+    return PreconditionError(
+        f"The control socket {state_dir / SOCKET_NAME} can't be made: {error.strerror}. "
+        "Mend the directory, or name another one with --state-dir."
+    )

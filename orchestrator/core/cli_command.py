@@ -1,0 +1,93 @@
+"""How the CLI is started: its arguments and its environment, for Claude Code 2.1.330.
+
+Each flag and variable was tried on that version; docs/cli-facts.md says what it did.
+"""
+
+from __future__ import annotations
+
+from orchestrator.model import Permissions, SessionId
+
+GATEWAY_URL = "http://127.0.0.1:8317"
+"""The loopback end of the room's egress socket, inside the runner."""
+HOME = "/home/agent"
+WORKSPACE = "/workspace"
+
+PERMISSION_MODES = {
+    Permissions.ASK: "default",
+    Permissions.ACCEPT_EDITS: "acceptEdits",
+    Permissions.PLAN: "plan",
+    # Refused for root; works for the room's own uid without any further flag.
+    Permissions.BYPASS: "bypassPermissions",
+}
+# The first eight start turns that nobody asked for, or reach for other sessions; a turn is one
+# batch in, one result out. The last two need the open web, which a runner does not have.
+DISALLOWED_TOOLS = (
+    "CronCreate",
+    "CronDelete",
+    "CronList",
+    "ListAgents",
+    "Monitor",
+    "ScheduleWakeup",
+    "SendMessage",
+    "Workflow",
+    "WebFetch",
+    "WebSearch",
+)
+# The CLI's own default is 10 attempts, about 200 s in all, and retries are no progress: with 8 it
+# gives up after about 100 s and says why, well before the 300 s that end a turn without progress.
+MAX_RETRIES = 8
+# The longest approval that may be configured (approval_timeout_s), a week.
+_MCP_TOOL_TIMEOUT_MS = 7 * 86400 * 1000
+
+
+def build_cli_argv(
+    *,
+    session_id: SessionId,
+    resume: bool,
+    permissions: Permissions,
+    model: str | None = None,
+    system_prompt: str | None = None,
+    executable: str = "claude",
+    workspace: str = WORKSPACE,
+) -> list[str]:
+    """The command line of one session's process.
+
+    `resume` continues a session that this id already has; without it the id must be unused (the CLI
+    refuses with exit code 1 either way). `system_prompt` is added to the CLI's own.
+    """
+    argv = [executable, "-p", "--verbose", "--include-partial-messages"]
+    argv += ["--input-format", "stream-json", "--output-format", "stream-json"]
+    argv += ["--permission-prompt-tool", "stdio"]
+    argv += ["--permission-mode", PERMISSION_MODES[permissions]]
+    # No settings of the workspace or of the home: they could allow tools, run hooks, and set
+    # ANTHROPIC_BASE_URL. `--add-dir` brings CLAUDE.md back (see build_cli_env), and only that.
+    argv += ["--setting-sources", "", "--strict-mcp-config", "--add-dir", workspace]
+    argv += ["--disallowedTools", ",".join(DISALLOWED_TOOLS)]
+    argv += ["--resume" if resume else "--session-id", session_id]
+    if model is not None:
+        argv.append(f"--model={model}")
+    if system_prompt:
+        # With "=": a prompt that starts with a dash is no flag.
+        argv.append(f"--append-system-prompt={system_prompt}")
+    return argv
+
+
+def build_cli_env(
+    placeholder: str, *, gateway_url: str = GATEWAY_URL, home: str = HOME
+) -> dict[str, str]:
+    """The variables that the CLI needs, beside PATH. `placeholder` stands for the credential."""
+    return {
+        "ANTHROPIC_API_KEY": placeholder,
+        "ANTHROPIC_BASE_URL": gateway_url,
+        "HOME": home,
+        "LANG": "C.UTF-8",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        # Otherwise subagents and commands outlive the turn that started them, and their end starts
+        # a turn of its own.
+        "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+        "CLAUDE_CODE_DISABLE_CRON": "1",
+        "CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1",
+        "CLAUDE_CODE_MAX_RETRIES": str(MAX_RETRIES),
+        "MCP_TOOL_TIMEOUT": str(_MCP_TOOL_TIMEOUT_MS),
+    }

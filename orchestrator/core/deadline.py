@@ -1,0 +1,76 @@
+"""How long a turn may take: without progress, and altogether."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Expiry(StrEnum):
+    """Which of a turn's two limits is over."""
+
+    STALLED = "stalled"
+    """Nothing came from it for `timeout_s`."""
+    CEILING = "ceiling"
+    """It has been running for `ceiling_s`."""
+
+
+class TurnClock:
+    """One turn's two limits.
+
+    Invariant: time between `pause` and `resume` (somebody is asked for an approval) counts for
+    neither limit. Times are seconds on a clock that does not jump.
+    """
+
+    def __init__(self, *, timeout_s: float, ceiling_s: float, now: float) -> None:
+        """Start both limits now."""
+        self._timeout_s = timeout_s
+        self._stalls_at = now + timeout_s
+        self._ceiling_at = now + ceiling_s
+        self._paused_at: float | None = None
+        self._pauses = 0
+
+    def progress(self, now: float) -> None:
+        """Something came from the turn. During a pause it doesn't end the pause."""
+        counted_to = now if self._paused_at is None else self._paused_at
+        self._stalls_at = max(self._stalls_at, counted_to + self._timeout_s)
+
+    def pause(self, now: float) -> None:
+        """An approval is asked for. Several may be open; the clock goes on after the last one."""
+        self._pauses += 1
+        if self._paused_at is None:
+            self._paused_at = now
+
+    def resume(self, now: float) -> None:
+        """One approval was answered.
+
+        Raises:
+            ValueError: without a `pause` before.
+        """
+        if self._paused_at is None:
+            msg = "resume without pause"
+            raise ValueError(msg)
+        self._pauses -= 1
+        if self._pauses:
+            return
+        paused_s = max(0.0, now - self._paused_at)
+        self._stalls_at += paused_s
+        self._ceiling_at += paused_s
+        self._paused_at = None
+
+    def next_deadline(self) -> float | None:
+        """When `expired` may say something next; None during a pause."""
+        if self._paused_at is not None:
+            return None
+        return min(self._stalls_at, self._ceiling_at)
+
+    def expired(self, now: float) -> Expiry | None:
+        """Which limit is over; the ceiling where both are. None during a pause."""
+        if self._paused_at is not None:
+            return None
+        if now >= self._ceiling_at:
+            return Expiry.CEILING
+        return Expiry.STALLED if now >= self._stalls_at else None
+
+    def __repr__(self) -> str:
+        paused = f", paused {self._pauses} times" if self._pauses else ""
+        return f"TurnClock(stalls at {self._stalls_at:.1f}, ceiling {self._ceiling_at:.1f}{paused})"

@@ -1,0 +1,71 @@
+"""Why a turn failed, in words for the room: a clause to stand behind "Failed: ", with no full stop.
+
+All of it is taken from the result alone, so that it reads the same after a crash of ours.
+"""
+
+from __future__ import annotations
+
+from orchestrator.core.cli_event import Result
+
+_MAX_CHARS = 300
+_CREDENTIAL = "the API did not accept the credential ({status}); the operator has to check it"
+_CONTEXT = "the conversation no longer fits the model's context; `!new` starts a new one"
+_TOO_LARGE = "the request is larger than the API takes (32 MB); `!new` starts a new conversation"
+_STEPS = "it met the limit of steps for one turn; send `continue` to go on"
+_COST = "it met the limit of what one turn may cost"
+
+_BY_TERMINAL_REASON = {
+    "prompt_too_long": _CONTEXT,
+    "image_error": _TOO_LARGE,
+    "max_turns": _STEPS,
+    "budget_exhausted": _COST,
+}
+_BY_SUBTYPE = {"error_max_turns": _STEPS, "error_max_budget_usd": _COST}
+_BY_API_ERROR = {
+    "connection_failed": "the API could not be reached; try again in a minute",
+    "no_response": "the API did not answer in time; try again in a minute",
+}
+_BY_STATUS = {
+    401: _CREDENTIAL.format(status=401),
+    403: _CREDENTIAL.format(status=403),
+    404: "the API does not know the model, or the account may not use it; "
+    "the operator has to check the `model` setting",
+    413: _TOO_LARGE,
+    429: "the API's rate limit was met; try again in a minute",
+    529: "the API is overloaded; try again in a few minutes",
+}
+
+
+def explain_failure(result: Result) -> str:
+    """The clause for a result with `is_error`; never empty."""
+    return (
+        _BY_TERMINAL_REASON.get(result.terminal_reason or "")
+        or _BY_SUBTYPE.get(result.subtype)
+        or _explain_api_error(result)
+        or _own_words(result)
+    )
+
+
+def is_unresumable(result: Result) -> bool:
+    """Whether the CLI ended because it has no session of the id that it should resume."""
+    return any(error.startswith("No conversation found") for error in result.errors)
+
+
+def _explain_api_error(result: Result) -> str | None:
+    status = result.api_error_status or 0
+    if result.api_error == "usage_limit_reached":
+        return None  # its own words name the limit and when it resets
+    if result.api_error in _BY_API_ERROR:
+        return _BY_API_ERROR[result.api_error]
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    return f"the API failed ({status}); try again in a minute" if status >= 500 else None
+
+
+def _own_words(result: Result) -> str:
+    """What the CLI says itself, as one short line."""
+    said = [text for text in (*result.errors, result.text) if not text.startswith("[ede_")]
+    line = " ".join(" ".join(said).split()).rstrip(".")
+    if line:
+        return f"the CLI says: {line[:_MAX_CHARS]}"
+    return f"the CLI ended the turn with {result.terminal_reason or result.subtype}"[:_MAX_CHARS]

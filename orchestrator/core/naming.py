@@ -1,0 +1,57 @@
+"""Names on this host for things that a room chose the name of.
+
+Rules: any text gives a valid name; different inputs give different names (up to a hash collision:
+64 bits in a slug); no character of the input reaches a path, a container or a label unfiltered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from orchestrator.model import EventId, InstallationId, RoomId, RoomSlug, TurnId, TxnId
+
+MAX_SLUG_CHARS = 40
+# Room uids start above every range that distributions hand out (subordinate uids end at 600,100,000
+# in shadow's defaults) and stay below 2**31.
+_UID_BASE = 0x4000_0000
+ROOMS_PER_INSTALLATION = 1 << 14
+_INSTALLATION_SLOTS = 1 << 15
+
+
+def room_slug(room_id: RoomId) -> RoomSlug:
+    """`readable---16hexdigits`, valid as a file name, a container name part and a label."""
+    readable = re.sub(r"[^a-z0-9]+", "-", room_id.lower()[:64]).strip("-")[:21].strip("-")
+    return RoomSlug(f"{readable or 'room'}---{_digest(room_id)[:16]}")
+
+
+def runner_name(installation: InstallationId, slug: RoomSlug) -> str:
+    """The container's name: unique per installation and room."""
+    return f"aiagentchat-{installation[:8]}-{slug}"
+
+
+def room_uid(installation: InstallationId, index: int) -> int:
+    """A uid (and gid) of the room's own; `index` counts the installation's rooms from 0.
+
+    Raises:
+        ValueError: past ROOMS_PER_INSTALLATION rooms.
+    """
+    if not 0 <= index < ROOMS_PER_INSTALLATION:
+        msg = f"an installation has at most {ROOMS_PER_INSTALLATION} rooms"
+        raise ValueError(msg)
+    slot = int(_digest(installation)[:8], 16) % _INSTALLATION_SLOTS
+    return _UID_BASE + slot * ROOMS_PER_INSTALLATION + index
+
+
+def turn_id(room_id: RoomId, first_event: EventId) -> TurnId:
+    """The batch that starts with this event always has this id."""
+    return TurnId(f"t{_digest(f'{room_id}|{first_event}')[:24]}")
+
+
+def txn_id(source: str, part: int) -> TxnId:
+    """The transaction id of the `part`-th message that `source` (a turn, an event) causes."""
+    return TxnId(f"aac-{_digest(source)[:24]}-{part}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,128 @@
+"""Who may cause what: the decision about one message, from it and what is known of the room."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.model import EventId, UserId
+
+# A longer message can't be one event anyway (65,536 bytes).
+MAX_PROMPT_CHARS = 65536
+_TEXT_TYPES = ("m.text", "m.emote")
+_FILE_TYPES = ("m.file", "m.image", "m.audio", "m.video")
+
+
+class _Outside(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class Mentions(_Outside):
+    """`m.mentions` of a message."""
+
+    user_ids: list[str] = []
+    room: bool = False
+
+
+class Relation(_Outside):
+    """`m.relates_to` of a message."""
+
+    rel_type: str | None = None
+    event_id: str | None = None
+
+
+class MessageContent(_Outside):
+    """The content of `m.room.message`, as far as it decides anything."""
+
+    msgtype: str
+    body: str = ""
+    mentions: Mentions | None = Field(default=None, alias="m.mentions")
+    relates_to: Relation | None = Field(default=None, alias="m.relates_to")
+
+
+class RoomEvent(_Outside):
+    """Any room event. `content` is validated by whoever knows its type."""
+
+    type: str
+    sender: str
+    event_id: str
+    content: dict[str, Any]
+    state_key: str | None = None
+
+
+class Verdict(StrEnum):
+    """What follows from a message."""
+
+    PROMPT = "prompt"
+    COMMAND = "command"
+    IGNORE = "ignore"
+    TELL_NOT_ALLOWED = "tell_not_allowed"
+    TELL_NO_FILES = "tell_no_files"
+    TELL_EMPTY = "tell_empty"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A message as the rooms see it."""
+
+    event_id: EventId
+    sender: UserId
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What the decision depends on besides the message."""
+
+    me: UserId
+    sender_allowed: bool
+    trigger: str
+    """`auto`, `all` or `mention`, as the room's profile has it."""
+    joined_members: int | None
+    looks_like_command: bool
+
+
+def decide(event: RoomEvent, content: MessageContent, now: Circumstances) -> tuple[Verdict, str]:
+    """The verdict and, for the log and the inbox, its reason."""
+    if event.sender == now.me:
+        return Verdict.IGNORE, "own message"
+    if content.msgtype == "m.notice":
+        return Verdict.IGNORE, "notice"
+    if content.relates_to is not None and content.relates_to.rel_type == "m.replace":
+        return Verdict.IGNORE, "edit"
+    if content.msgtype not in _TEXT_TYPES + _FILE_TYPES:
+        return Verdict.IGNORE, "message type"
+    if not now.looks_like_command and not _is_triggered(content, now):
+        return Verdict.IGNORE, "not addressed"
+    if not now.sender_allowed:
+        return Verdict.TELL_NOT_ALLOWED, "sender not allowed"
+    if content.msgtype in _FILE_TYPES:
+        return Verdict.TELL_NO_FILES, "file"
+    if not content.body.strip():
+        return Verdict.TELL_EMPTY, "empty"
+    return (Verdict.COMMAND, "command") if now.looks_like_command else (Verdict.PROMPT, "prompt")
+
+
+def build_prompt(messages: list[Message], *, name_senders: bool) -> str:
+    """One prompt of a batch; with `name_senders` each message says who wrote it."""
+    if not name_senders:
+        return "\n\n".join(message.text for message in messages)
+    return "\n\n".join(f"[{message.sender}] {message.text}" for message in messages)
+
+
+def _is_triggered(content: MessageContent, now: Circumstances) -> bool:
+    if now.trigger == "all":
+        return True
+    if now.trigger == "auto" and (now.joined_members is None or now.joined_members <= 2):
+        return True
+    if content.mentions is not None:
+        return now.me in content.mentions.user_ids
+    # Clients from before intentional mentions: the id, or the local part as a word.
+    local = now.me[1:].partition(":")[0]
+    return now.me in content.body or bool(
+        re.search(rf"(?<![\w@])@?{re.escape(local)}(?!\w)", content.body, re.IGNORECASE)
+    )

@@ -1,0 +1,179 @@
+"""Every sentence that a room is shown, in one place; short, plain, with the next step."""
+
+from __future__ import annotations
+
+from orchestrator.model import Limits, TurnOutcome
+
+HELP_HINT = "`!help` lists the commands."
+GREETING = "Hello. Write to me and I work on it here. " + HELP_HINT
+NOT_ALLOWED = (
+    "I only take turns from people that this installation's operator has listed (access.users). "
+    "Ask them to add you."
+)
+CANNOT_READ_FILES = "I can't take files, images or voice messages yet. Please send it as text."
+EMPTY_MESSAGE = "That message has no text that I could work on."
+MESSAGE_TOO_LARGE = "A part of the answer was larger than the homeserver accepts; it is left out."
+UNDECRYPTABLE = (
+    "I could not decrypt a message: its key has not reached me. Please send it again; if that "
+    "does not help, write from a device that was logged in when the message was sent."
+)
+ENCRYPTION_REQUIRED = "This installation only works in encrypted rooms. Switch encryption on here."
+CANCEL_NOTHING = "Nothing is running."
+CANCEL_ASKED = "Stopping…"
+NEW_CONVERSATION = "The next message starts a new conversation. The files stay as they are."
+NEW_CONVERSATION_WHEN_IDLE = "After the running turn, a new conversation starts. The files stay."
+SESSION_LOST = (
+    "The earlier conversation could not be resumed, so this is a new one. "
+    "The files are still there."
+)
+DONE_WITHOUT_TEXT = "Done, without anything to say."
+FAILED_INSIDE = (
+    "Something failed on my side while I worked on this; the operator's log has the details. "
+    "Please send it again."
+)
+
+
+def queued(position: int) -> str:
+    """How many turns are before this one."""
+    return f"Queued: {position} before this one. `!cancel` stops the running one."
+
+
+def queue_full(max_queued: int) -> str:
+    """The turn was not taken."""
+    return (
+        f"Not taken: {max_queued} turns are waiting already, the most for this room. "
+        "Send it again when some are done."
+    )
+
+
+def tool_denied(tool: str) -> str:
+    """What the model is told when a tool would have to ask."""
+    return (
+        f"{tool} needs an approval, and this room can't ask for approvals yet. "
+        "It was not run. Work without it, or tell the user that the operator can allow more with "
+        "the room's `permissions` setting (accept_edits or bypass)."
+    )
+
+
+def tool_denied_notice(tools: list[str], mode: str) -> str:
+    """What the room is told about tools that were not run."""
+    names = ", ".join(f"`{tool}`" for tool in tools)
+    return (
+        f"Not run, because it would need an approval (permissions: {mode}): {names}. "
+        "The operator can set `permissions: accept_edits` or `bypass` for this room."
+    )
+
+
+def ended(
+    outcome: TurnOutcome, *, reason: str | None, timeout_s: float, ceiling_s: float, limits: Limits
+) -> str:
+    """The sentence that ends a turn which has no answer."""
+    match outcome:
+        case TurnOutcome.CANCELLED:
+            return "Cancelled."
+        case TurnOutcome.TIMED_OUT if reason == "ceiling":
+            return f"Stopped: it ran for {_duration(ceiling_s)}, the longest that is allowed here."
+        case TurnOutcome.TIMED_OUT:
+            return f"Stopped: nothing came for {_duration(timeout_s)}."
+        case TurnOutcome.OUT_OF_MEMORY:
+            return (
+                f"Stopped: it met this room's memory limit of {size(limits.memory_bytes)}. "
+                "Files are kept; the next message works."
+            )
+        case TurnOutcome.INTERRUPTED:
+            return (
+                f"Interrupted: {reason or 'the runner ended'} while this was being worked on. "
+                "It was not run again. Files are kept; send the message again to have another go."
+            )
+        case TurnOutcome.REFUSED:
+            return f"Not taken: {reason or 'refused'}."
+        case TurnOutcome.FAILED:
+            return f"Failed: {reason or 'no reason was given'}."
+        case TurnOutcome.DONE:
+            return DONE_WITHOUT_TEXT
+
+
+def memory_limit_met(limits: Limits) -> str:
+    """A process (not the whole runner) was ended for its memory."""
+    return (
+        f"This room's memory limit of {size(limits.memory_bytes)} was met: "
+        "the kernel ended a process here."
+    )
+
+
+def unknown_command(name: str, nearest: str | None) -> str:
+    """A hint for a command that does not exist."""
+    hint = f" Did you mean `!{nearest}`?" if nearest else ""
+    return f"There is no command `!{name}`.{hint} {HELP_HINT}"
+
+
+def size(count: int) -> str:
+    """Bytes for people: 2 GiB, 512 MiB, 100 B."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:g} s"
+    return f"{seconds / 60:.3g} min"
+
+
+def embedded_banner(
+    *,
+    homeserver: str,
+    room: str,
+    user_id: str,
+    password: str,
+    agent: str,
+    limit_lifted: bool,
+    offline: bool,
+    permissions: str,
+    file: str,
+    cchat: str,
+) -> list[str]:
+    """What a newcomer is told on the terminal once everything is ready."""
+    lines = [
+        "",
+        "Ready. What runs here:",
+        f"  a Matrix homeserver (Synapse) at {homeserver}, on this machine only",
+        f"  the agent {agent}, which answers in {room}; each room gets a container of its own",
+    ]
+    if limit_lifted:
+        lines.append(
+            "  the homeserver's message limit is lifted for the agent (through the admin API)"
+        )
+    lines += (
+        ["  the model: the Messages API, with your credential"]
+        if not offline
+        else [
+            "",
+            "  *** OFFLINE MODEL: no ANTHROPIC_API_KEY and no CLAUDE_CODE_OAUTH_TOKEN is set. ***",
+            "  *** Answers come from a small built-in stand-in; the CLI, its container and the ***",
+            "  *** room are real. Set one of the two and start again for the real model.          ***",
+            "",
+        ]
+    )
+    return [
+        *lines,
+        f"  tools that would ask are {_permission_words(permissions)}",
+        "",
+        "Log in with any Matrix client:",
+        f"  homeserver {homeserver}   user {user_id}   password {password}   room {room}",
+        f"  (the same for scripts: {file})",
+        "",
+        "Or type, in another terminal:",
+        f"  {cchat} send --wait '{room.partition(':')[0]}' 'Hello, who are you?'",
+        "",
+        "Ctrl-C stops everything.",
+    ]
+
+
+def _permission_words(permissions: str) -> str:
+    if permissions == "ask":
+        return "denied (permissions: ask; `--permissions bypass` lets it work in its sandbox)"
+    return f"handled as `permissions: {permissions}` says"

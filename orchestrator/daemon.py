@@ -1,0 +1,418 @@
+"""The daemon, from top to bottom: what is opened in which order, what runs, how it ends.
+
+    lock ► store ► (embedded homeserver, offline model) ► engine ► image ► egress ► Matrix
+         ► outbox sender ► rooms ► inbound windows ► intake ► sync ► control socket
+
+Rules: what is opened later may use what was opened earlier, never the other way round, and closing
+is the reverse; so a room's last words still find a sender. Every task is named in one of two lists
+below, and any of them ending ends the daemon. SIGTERM leaves runners and their turns running (the
+next start adopts them); SIGINT, a person's Ctrl-C, stops them as well. A second signal skips the
+waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from loguru import logger
+from pydantic import SecretStr
+
+from orchestrator import __version__
+from orchestrator.config import Config, Secrets
+from orchestrator.control.server import open_control
+from orchestrator.core import texts
+from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
+from orchestrator.egress.gateway import open_egress
+from orchestrator.embedded.homeserver import (
+    EmbeddedHomeserver,
+    open_embedded_homeserver,
+    write_embedded_json,
+)
+from orchestrator.embedded.offline_model import open_offline_model
+from orchestrator.errors import ConfigError, RequestRefusedError, RunnerError
+from orchestrator.gateway.clock import SteadyClock
+from orchestrator.gateway.courtesy import Courtesies
+from orchestrator.gateway.inbound import InboundGate
+from orchestrator.gateway.outbound import OutboxSender
+from orchestrator.housing import HostHousing
+from orchestrator.log import register_secret
+from orchestrator.matrix.client import MatrixClient, open_matrix
+from orchestrator.matrix.sync import SyncStatus, run_sync
+from orchestrator.model import EventId
+from orchestrator.overview import Overview
+from orchestrator.ports import RunnerBackend
+from orchestrator.rooms.intake import Heard, Intake
+from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.manager import RoomManager
+from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
+from orchestrator.runners.image import Base, ensure_image, find_image
+from orchestrator.store.api import OutboxRow
+from orchestrator.store.database import hold_state_dir
+from orchestrator.store.store import Store, open_store
+
+# All of a shutdown, after which what is left is cut: below Docker's and systemd's own patience
+# (10 s and 90 s) with some seconds to spare.
+_SHUTDOWN_S = 8.0
+
+# A row whose fate is unknown is older than a day; this many of our events are looked through.
+_RECONCILE_EVENTS = 200
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What `orchestrator up` was asked for. `config` is None on the embedded homeserver."""
+
+    state_dir: Path
+    secrets: Secrets
+    build_config: Callable[[EmbeddedHomeserver | None], Config]
+    embedded_port: int | None
+    """Set: run the embedded homeserver on this port of 127.0.0.1."""
+    base: Base
+    """Where the runner image's base comes from."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: how the daemon's group learns of a signal
+    """A signal asked for the end."""
+
+    def __init__(self, by: signal.Signals) -> None:
+        self.by = by
+        super().__init__(by.name)
+
+
+async def run_daemon(plan: Plan, say: Say) -> None:
+    """Run until a signal or a failure; everything that was started is finished at the end.
+
+    Raises:
+        AiAgentChatError: why it could not start, or what it ended by.
+    """
+    stop = _watch_signals()
+    with hold_state_dir(plan.state_dir):
+        async with AsyncExitStack() as opened:
+            system = await _open(plan, say, opened)
+            by = await _serve(system, stop, say)
+            if by is signal.SIGINT:
+                await _stop_runners(system.kit.backend, say)
+
+
+# Opening...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _System:
+    kit: Kit
+    embedded: EmbeddedHomeserver | None
+    matrix: MatrixClient
+    sender: OutboxSender
+    courtesies: Courtesies
+    gate: InboundGate[Heard]
+    manager: RoomManager
+    intake: Intake
+    overview: Overview
+    store: Store
+    opened: AsyncExitStack
+    state_dir: Path
+    offline: bool
+
+
+async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
+    """Everything, in order."""
+    enter = opened.enter_async_context
+    store = await enter(open_store(plan.state_dir))
+    embedded = None
+    if plan.embedded_port is not None:
+        embedded = await enter(
+            open_embedded_homeserver(plan.state_dir, port=plan.embedded_port, say=say)
+        )
+        register_secret(embedded.agent_password)
+        register_secret(embedded.user_password)
+    config = plan.build_config(embedded)
+    credential, offline = _choose_credential(plan.secrets, embedded=embedded is not None)
+    upstream = await enter(open_offline_model()) if offline else config.anthropic.upstream
+    installation = await store.rooms.installation()
+    backend = await enter(open_docker_backend(installation))
+    image_id = await _ensure_image(backend, config, plan, say)
+    egress = await enter(open_egress(upstream=upstream, credential=credential))
+    housing = HostHousing(
+        config=config,
+        state_dir=plan.state_dir,
+        installation=installation,
+        image_id=image_id,
+        egress=egress,
+    )
+    secrets = plan.secrets if embedded is None else _agent_secrets(embedded)
+    matrix = await enter(open_matrix(config.matrix, secrets, plan.state_dir))
+    for value in matrix.secret_values:
+        register_secret(value)
+    return _assemble(plan, config, store, backend, housing, matrix, embedded, opened, offline)
+
+
+def _assemble(
+    plan: Plan,
+    config: Config,
+    store: Store,
+    backend: DockerBackend,
+    housing: HostHousing,
+    matrix: MatrixClient,
+    embedded: EmbeddedHomeserver | None,
+    opened: AsyncExitStack,
+    offline: bool,
+) -> _System:
+    """The parts that hold no resources, wired to each other."""
+    loop = asyncio.get_running_loop()
+    clock = SteadyClock()
+
+    async def find_sent(row: OutboxRow) -> EventId | None:
+        return await _find_sent(matrix, row)
+
+    async def on_refused(row: OutboxRow, error: RequestRefusedError) -> None:
+        await manager.tell_refused(row, error)
+
+    sender = OutboxSender(
+        store.outbox, matrix, on_refused=on_refused, find_sent=find_sent, clock=clock
+    )
+    courtesies = Courtesies(matrix, clock=loop.time)
+    kit = Kit(
+        config=config,
+        store=store,
+        backend=backend,
+        housing=housing,
+        courtesies=courtesies,
+        notify_outbox=sender.notify,
+        wall_clock=clock,
+        version=__version__,
+    )
+    manager = RoomManager(kit)
+    gate: InboundGate[Heard] = InboundGate(
+        manager.close_window,
+        quiet_s=config.gateway.quiet_s,
+        window_s=config.gateway.inbound_window_s,
+    )
+    intake = Intake(
+        config=config,
+        me=matrix.user_id,
+        store=store,
+        homeserver=matrix,
+        encryption=matrix.encryption,
+        rooms=manager,
+        gate=gate,
+        courtesies=courtesies,
+        clock=clock,
+    )
+    overview = Overview(kit, manager, sender, me=matrix.user_id, started_at=clock())
+    return _System(
+        kit=kit,
+        embedded=embedded,
+        matrix=matrix,
+        sender=sender,
+        courtesies=courtesies,
+        gate=gate,
+        manager=manager,
+        intake=intake,
+        overview=overview,
+        store=store,
+        opened=opened,
+        state_dir=plan.state_dir,
+        offline=offline,
+    )
+
+
+async def _find_sent(matrix: MatrixClient, row: OutboxRow) -> EventId | None:
+    """The event that an earlier attempt at this row made, if the room has it."""
+    for event in await matrix.recent_own_events(row.room_id, _RECONCILE_EVENTS):
+        if event.txn_id == row.txn_id:
+            return event.event_id
+    return None
+
+
+# Running...
+
+
+async def _serve(system: _System, stop: asyncio.Queue[signal.Signals], say: Say) -> signal.Signals:
+    """Run all tasks until a signal; returns which one it was."""
+    async with asyncio.TaskGroup() as outlets:
+        running = [
+            outlets.create_task(work, name=name) for name, work in _outlet_tasks(system).items()
+        ]
+        try:
+            by = await _serve_rooms(system, stop, say)
+            say("Stopping (press Ctrl-C again to skip the wait)…")
+        finally:
+            # Here, before a failure reaches the group: it would cancel the sender first.
+            await _drain(system, stop)
+            for task in running:
+                task.cancel()
+    return by
+
+
+def _outlet_tasks(system: _System) -> dict[str, Coroutine[Any, Any, NoReturn]]:
+    """What must outlive the rooms."""
+    return {"outbox": system.sender.run(), "courtesies": system.courtesies.run()}
+
+
+def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[Any, Any, None]]:
+    """Everything else that runs in the daemon besides one task for each room."""
+    tasks: dict[str, Coroutine[Any, Any, None]] = {
+        "rooms": system.manager.run(),
+        "inbound windows": system.gate.run(),
+        "intake": system.intake.run(),
+        "sync": _sync(system, in_step),
+        "engine events": _watch_engine(system),
+    }
+    if system.embedded is not None:
+        tasks["embedded homeserver"] = system.embedded.wait_died()
+    return tasks
+
+
+async def _serve_rooms(
+    system: _System, stop: asyncio.Queue[signal.Signals], say: Say
+) -> signal.Signals:
+    in_step = asyncio.Event()
+    by = signal.SIGTERM
+    try:
+        async with (
+            open_control(system.state_dir, system.overview),
+            asyncio.TaskGroup() as group,
+        ):
+            for name, work in _room_tasks(system, in_step).items():
+                group.create_task(work, name=name)
+            group.create_task(_announce(system, in_step, say), name="announce")
+            await _raise_at_signal(stop)
+    except* Stopped as stopped:
+        by = next(e.by for e in stopped.exceptions if isinstance(e, Stopped))
+    return by
+
+
+async def _sync(system: _System, in_step: asyncio.Event) -> NoReturn:
+    def on_status(status: SyncStatus) -> None:
+        system.overview.note_sync(status)
+        if status.connected:
+            in_step.set()
+
+    await run_sync(
+        system.matrix,
+        system.store.inbox,
+        on_commit=system.intake.notify,
+        on_typing=system.gate.typing,
+        on_status=on_status,
+    )
+
+
+async def _watch_engine(system: _System) -> NoReturn:
+    """Tell a room when the kernel ended one of its processes for its memory."""
+    async for event in system.kit.backend.watch():
+        logger.bind(
+            action="runner.event", room=event.slug, event=event.kind, exit_code=event.exit_code
+        ).info("the engine reports")
+        if event.kind == "oom":
+            system.manager.note_out_of_memory(event.slug)
+    msg = "the engine's events ended"
+    raise RunnerError(msg)
+
+
+async def _announce(system: _System, in_step: asyncio.Event, say: Say) -> None:
+    """Say that it is ready, once it is: what is sent from now on is answered."""
+    await in_step.wait()
+    embedded = system.embedded
+    if embedded is None:
+        say(f"Ready: {system.matrix.user_id} on {system.kit.config.matrix.homeserver}.")
+        return
+    path = write_embedded_json(system.state_dir, embedded)
+    for line in texts.embedded_banner(
+        homeserver=embedded.base_url,
+        room=embedded.room_alias,
+        user_id=embedded.user_id,
+        password=embedded.user_password,
+        agent=embedded.agent_user_id,
+        limit_lifted=embedded.limit_lifted,
+        offline=system.offline,
+        permissions=system.kit.config.defaults.permissions,
+        file=str(path),
+        cchat=_cchat_command(system.state_dir),
+    ):
+        say(line)
+
+
+def _cchat_command(state_dir: Path) -> str:
+    """How to call cchat from where the user stands."""
+    program = Path(sys.executable).parent / "cchat"
+    here = Path.cwd()
+    shown = program.relative_to(here) if program.is_relative_to(here) else program
+    option = "" if state_dir == here / "state" else f" --state-dir {state_dir}"
+    return f"{shown}{option}"
+
+
+# Ending...
+
+
+def _watch_signals() -> asyncio.Queue[signal.Signals]:
+    """The signals that ask for the end, in the order in which they come."""
+    asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked.put_nowait, number)
+    return asked
+
+
+async def _drain(system: _System, stop: asyncio.Queue[signal.Signals]) -> None:
+    """Send what waits, until it is done, the time is up, or a second signal comes."""
+    left = 0
+    try:
+        async with asyncio.TaskGroup() as group:
+            hurry = group.create_task(_raise_at_signal(stop), name="second signal")
+            left = await system.sender.drain(system.kit.wall_clock() + _SHUTDOWN_S / 2)
+            hurry.cancel()
+    except* Stopped:
+        logger.bind(action="daemon.hurry").warning("a second signal: not waiting any longer")
+    if left:
+        logger.bind(action="daemon.drained", left=left).warning(
+            "some messages wait for the next start"
+        )
+
+
+async def _raise_at_signal(stop: asyncio.Queue[signal.Signals]) -> NoReturn:
+    raise Stopped(await stop.get())
+
+
+async def _stop_runners(backend: RunnerBackend, say: Say) -> None:
+    """Stop this installation's runners, all at once."""
+    running = [info for info in await backend.list() if info.state == "running"]
+    if running:
+        say(f"Stopping {len(running)} runner{'s' if len(running) > 1 else ''}…")
+    async with asyncio.TaskGroup() as group:
+        for info in running:
+            group.create_task(backend.stop(info.name, grace_s=_SHUTDOWN_S / 2))
+
+
+# Choices...
+
+
+def _choose_credential(secrets: Secrets, *, embedded: bool) -> tuple[Credential, bool]:
+    """The credential for the API, and whether the offline model stands in for it."""
+    if secrets.anthropic_api_key is not None:
+        return ApiKey(secrets.anthropic_api_key), False
+    if secrets.claude_code_oauth_token is not None:
+        return OAuthToken(secrets.claude_code_oauth_token), False
+    if not embedded:
+        raise ConfigError(
+            ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
+        )
+    return ApiKey(SecretStr("offline")), True
+
+
+def _agent_secrets(embedded: EmbeddedHomeserver) -> Secrets:
+    return Secrets(matrix_password=SecretStr(embedded.agent_password))
+
+
+async def _ensure_image(backend: DockerBackend, config: Config, plan: Plan, say: Say) -> str:
+    if config.docker.image is not None:
+        return await find_image(backend.engine, config.docker.image)
+    return await ensure_image(backend.engine, base=plan.base, on_line=say)

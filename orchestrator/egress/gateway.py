@@ -1,0 +1,123 @@
+"""The egress gateway: opens and closes the rooms' doors, and is the package's public face.
+
+```
+ runner ─ 127.0.0.1 ─ shim ─ egress.sock ─┤ door ├─ connection ─ policy ─ upstream ─ Messages API
+                                            one for each room            (credential added here)
+```
+
+The allow-listed way to other hosts is a second kind of request on the same socket: `egress_http`
+knows CONNECT already, and refuses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from loguru import logger
+
+from orchestrator.egress.credential import ApiKey, Credential, OAuthToken, room_placeholder
+from orchestrator.egress.door import Door, DoorStats, RoomDoor
+from orchestrator.egress.inspector import Inspector, open_inspector
+from orchestrator.egress.upstream import Upstream
+from orchestrator.errors import EgressError
+from orchestrator.model import RoomSlug
+
+__all__ = [
+    "ApiKey",
+    "Credential",
+    "DoorStats",
+    "EgressGateway",
+    "OAuthToken",
+    "RoomDoor",
+    "open_egress",
+    "room_placeholder",
+]
+
+_log = logger.bind(component="egress")
+
+
+class EgressGateway:
+    """All doors. Invariant: one open door for a slug, and its task runs in the gateway's group."""
+
+    def __init__(self, upstream: Upstream, inspector: Inspector, group: asyncio.TaskGroup) -> None:
+        self._upstream = upstream
+        self._inspector = inspector
+        self._group = group
+        self._doors: dict[RoomSlug, Door] = {}
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"EgressGateway({self._upstream}, doors={sorted(self._doors)})"
+
+    async def open_door(self, door: RoomDoor) -> None:
+        """Listen for this room. Idempotent: an open door of the same room and values stays.
+
+        One with other values, or whose socket file was removed, is closed first and opened anew.
+        The runner may be up: it mounts the directory, so it finds the new socket under the same
+        name.
+
+        Raises:
+            EgressError: the directory is not there, or the gateway is closing.
+        """
+        while (held := self._doors.get(door.slug)) is not None:
+            if held.room == door and held.is_current():
+                return
+            await self._close(held)
+        if self._is_closed:
+            msg = "the egress gateway is closing"
+            raise EgressError(msg)
+        opened = Door(door, upstream=self._upstream, inspector=self._inspector)
+        self._doors[door.slug] = opened
+        self._group.create_task(opened.serve(), name=f"egress:{door.slug}:door")
+        _log.info("a door was opened", action="egress_open", room=door.slug)
+
+    async def close_door(self, slug: RoomSlug) -> None:
+        """Stop listening, give running answers a few seconds (DRAIN_S), close them. Idempotent."""
+        held = self._doors.get(slug)
+        if held is not None:
+            await self._close(held)
+
+    def stats(self, slug: RoomSlug) -> DoorStats:
+        """Counts since the door was opened; all zero for a room without a door."""
+        held = self._doors.get(slug)
+        return DoorStats() if held is None else held.stats()
+
+    async def drain(self) -> None:
+        """Close all doors at once; within DRAIN_S. No door can be opened any more. Idempotent."""
+        self._is_closed = True
+        async with asyncio.TaskGroup() as group:
+            for held in list(self._doors.values()):
+                group.create_task(self._close(held), name=f"egress:{held.room.slug}:close")
+
+    async def _close(self, held: Door) -> None:
+        await held.stop()
+        if self._doors.get(held.room.slug) is held:
+            del self._doors[held.room.slug]
+            _log.info("a door was closed", action="egress_close", room=held.room.slug)
+
+
+@contextlib.asynccontextmanager
+async def open_egress(*, upstream: str, credential: Credential) -> AsyncIterator[EgressGateway]:
+    """A gateway without doors; at exit all doors are drained, for at most DRAIN_S, then closed.
+
+    The API is not contacted: whether it answers shows with the first request, and is told to the
+    room.
+
+    Raises:
+        EgressError: `upstream` is not a plain http or https URL, or the credential is not ASCII.
+    """
+    failure: Exception | None = None
+    api = Upstream(upstream, credential)
+    async with open_inspector() as inspector, asyncio.TaskGroup() as group:
+        gateway = EgressGateway(api, inspector, group)
+        try:
+            yield gateway
+        except Exception as e:  # noqa: BLE001 (raised below: a group would wrap the caller's error)
+            failure = e
+        finally:
+            # Before the group sees the end: it would cancel the doors first.
+            await gateway.drain()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,1 @@
+"""The embedded homeserver and the offline model, for trying aiagentchat out."""

@@ -1,0 +1,198 @@
+"""Every error that crosses a module border here, as one tree.
+
+AiAgentChatError
+├── ConfigError                    exit code 2: the operator's file or environment
+├── PreconditionError              exit code 3: something the host must offer is missing
+│   ├── EngineUnavailableError
+│   ├── ImageMissingError
+│   └── NotRunningError            no orchestrator answers on the control socket
+├── StoreError                     exit code 4
+│   ├── StoreTooNewError
+│   ├── StoreCorruptError
+│   └── StoreFullError             (retryable)
+├── MatrixError
+│   ├── HomeserverUnreachableError (retryable)
+│   ├── RateLimitedError           (retryable, after `retry_after_s`)
+│   ├── LoginRefusedError          exit code 5
+│   ├── RequestRefusedError        the homeserver said no, for good
+│   └── UndecryptableError
+├── RunnerError
+│   ├── RunnerGoneError            the container is not there, or no longer runs
+│   ├── EngineRequestError         (retryable) the engine failed or did not answer in time
+│   └── WireError
+│       ├── WireProtocolError      the runner broke the protocol: it is not trusted any further
+│       ├── WireVersionError
+│       └── WireClosedError        (retryable) the stream ended
+├── EgressError
+├── ControlError                   (retryable) the control socket answered wrongly, or not in time
+└── IllegalTransitionError         a bug: a state machine met an event it has no cell for
+
+A docstring says what happened and what to do about it, and is the default message. `retryable` says
+whether the same call may succeed later without anybody changing anything. No secret, token or
+message body ever stands in an error's text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class AiAgentChatError(Exception):
+    """Something went wrong in aiagentchat."""
+
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+class ConfigError(AiAgentChatError):
+    """The configuration is not usable; each problem is one line."""
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class PreconditionError(AiAgentChatError):
+    """Something that this host must offer is missing."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class EngineUnavailableError(PreconditionError):
+    """No Docker Engine answers. Start it (for instance: systemctl start docker), then try again."""
+
+
+class ImageMissingError(PreconditionError):
+    """The runner image is not there. Build it with: orchestrator image build."""
+
+
+class NotRunningError(PreconditionError):
+    """No orchestrator is running. Start it with: make up (or orchestrator up --config FILE)."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        super().__init__(
+            f"No orchestrator is running for {state_dir}. "
+            "Start it with: make up (or orchestrator up --config FILE)."
+        )
+
+
+class StoreError(AiAgentChatError):
+    """The database could not be used."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class StoreTooNewError(StoreError):
+    """The database was written by a newer version. Run that version, or restore an older backup."""
+
+
+class StoreCorruptError(StoreError):
+    """The database is damaged. Nothing was changed; restore it from a backup."""
+
+
+class StoreFullError(StoreError):
+    """The disk that holds the database is full. Free some space; nothing was acknowledged."""
+
+    retryable: ClassVar[bool] = True
+
+
+class MatrixError(AiAgentChatError):
+    """The homeserver could not do what was asked."""
+
+
+class HomeserverUnreachableError(MatrixError):
+    """The homeserver does not answer. Check matrix.homeserver and the network."""
+
+    retryable: ClassVar[bool] = True
+    exit_code: ClassVar[int] = 5
+
+
+class RateLimitedError(MatrixError):
+    """The homeserver asked us to slow down."""
+
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, retry_after_s: float | None) -> None:
+        self.retry_after_s = retry_after_s
+        """Seconds to wait as the homeserver said, or None where it did not say."""
+        super().__init__()
+
+
+class LoginRefusedError(MatrixError):
+    """The homeserver refused the login.
+
+    Check matrix.user_id and MATRIX_PASSWORD (or MATRIX_ACCESS_TOKEN).
+    """
+
+    exit_code: ClassVar[int] = 5
+
+
+class RequestRefusedError(MatrixError):
+    """The homeserver refused a request; the same request will be refused again."""
+
+    def __init__(self, *, errcode: str, status: int, what: str) -> None:
+        self.errcode = errcode
+        self.status = status
+        super().__init__(f"{what}: the homeserver answered {status} {errcode}")
+
+
+class UndecryptableError(MatrixError):
+    """The event can't be decrypted with the keys that this device has. They may still arrive."""
+
+
+class RunnerError(AiAgentChatError):
+    """The room's runner could not do what was asked."""
+
+
+class RunnerGoneError(RunnerError):
+    """The room's container is not running."""
+
+
+class EngineRequestError(RunnerError):
+    """The Docker Engine failed, or did not answer in time."""
+
+    retryable: ClassVar[bool] = True
+
+
+class WireError(RunnerError):
+    """The connection to the runner failed."""
+
+
+class WireProtocolError(WireError):
+    """The runner sent something that the protocol forbids; it is not trusted any further."""
+
+
+class WireVersionError(WireError):
+    """The runner speaks another version of the protocol. It is replaced when it is idle."""
+
+
+class WireClosedError(WireError):
+    """The connection to the runner ended."""
+
+    retryable: ClassVar[bool] = True
+
+
+class EgressError(AiAgentChatError):
+    """The egress gateway could not do what was asked."""
+
+
+class ControlError(AiAgentChatError):
+    """The orchestrator did not answer on its control socket. Look at its log, then try again."""
+
+    retryable: ClassVar[bool] = True
+
+
+class IllegalTransitionError(AiAgentChatError):
+    """A state machine met an event that its table has no cell for; nothing was changed."""
+
+    def __init__(self, *, state: str, event: str) -> None:
+        self.state = state
+        self.event = event
+        super().__init__(f"no transition from {state} by {event}")

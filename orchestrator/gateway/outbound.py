@@ -1,0 +1,320 @@
+"""The sender: drains the outbox into Matrix, for one account.
+
+Rules:
+- within a room strictly in the order of `seq`: a row waits for the one before it, whatever its
+  priority; across rooms by priority, then by age, as the store lists them;
+- one request at a time in a room, a few rooms at a time: a slow room delays no other;
+- an attempt is recorded before it leaves, and each attempt uses the row's transaction id, so that
+  an answer that got lost is asked for again and the event isn't doubled. A homeserver forgets those
+  ids after a day: an older row that may have been sent is looked for first;
+- a refusal for good takes the row out of the way, after the daemon was told (it tells the room);
+- a homeserver that fails for several rooms in a row is left alone by all of them, and asked again
+  by one at a time. A homeserver that fails for one room only delays that room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from loguru import logger
+
+from orchestrator.core.outage import Outage, backoff_s
+from orchestrator.core.pacing import SendBudget
+from orchestrator.errors import (
+    AiAgentChatError,
+    HomeserverUnreachableError,
+    RateLimitedError,
+    RequestRefusedError,
+    StoreFullError,
+)
+from orchestrator.gateway.clock import Clock, SteadyClock, wait_for_event
+from orchestrator.model import EventId, JsonValue, RoomId, TxnId
+from orchestrator.store.api import OutboxRow
+
+if TYPE_CHECKING:
+    from loguru import Logger
+
+# A homeserver answers a send within a second; eight that hang don't stop the ninth room for longer
+# than SEND_TIMEOUT_S, and no more than eight are refused at once when a limit is met unprepared.
+MAX_IN_FLIGHT = 8
+# Above the Matrix client's own bound for one attempt; only a hang of its own reaches this.
+SEND_TIMEOUT_S = 60.0
+# Synapse forgets transaction ids that are older than 24 h; an hour less, for its clock and ours.
+TXN_REMEMBERED_S = 23 * 3600.0
+# After a full disk: long enough not to hammer it, short enough to go on soon after it was cleared.
+STORE_RETRY_S = 5.0
+# Looks at the outbox at least this often, whatever was or wasn't announced.
+LOOK_AGAIN_S = 60.0
+# While a due row can't leave, the store's "next" tells of that row only, not of the ones in the
+# future: look again after this, so that a row of another room is at most this late.
+_MASKED_LOOK_S = 1.0
+
+
+class OutboxStore(Protocol):
+    """The outbox table. Each call is one transaction; errors are StoreErrors."""
+
+    async def outbox_heads(self, *, now: float, limit: int) -> Sequence[OutboxRow]:
+        """For each room its first unsent row, if `not_before <= now`; by priority, then age."""
+        ...
+
+    async def next_outbox_at(self) -> float | None:
+        """The earliest `not_before` of the rooms' first unsent rows; None when nothing waits.
+
+        One in the past is allowed: it says that a row is due, and nothing of the others.
+        """
+        ...
+
+    async def mark_attempt(self, seq: int, *, now: float) -> None:
+        """Count one more attempt; recorded before the request leaves."""
+        ...
+
+    async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
+        """The homeserver accepted it as this event."""
+        ...
+
+    async def mark_retry(self, seq: int, *, not_before: float) -> None:
+        """Not before that time again."""
+        ...
+
+    async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:
+        """Refused for good; the row is out of the way."""
+        ...
+
+
+class EventSender(Protocol):
+    """The part of `ports.Homeserver` that sends events."""
+
+    async def send_event(
+        self, room_id: RoomId, event_type: str, content: Mapping[str, JsonValue], txn_id: TxnId
+    ) -> EventId:
+        """One attempt; see `ports.Homeserver.send_event`."""
+        ...
+
+
+OnRefused = Callable[[OutboxRow, RequestRefusedError], Awaitable[None]]
+FindSent = Callable[[OutboxRow], Awaitable[EventId | None]]
+
+
+class OutboxSender:
+    """Sends one account's outbox.
+
+    Invariant: at most one row of a room is in flight, and it is the room's first unsent one.
+    """
+
+    def __init__(
+        self,
+        store: OutboxStore,
+        homeserver: EventSender,
+        *,
+        on_refused: OnRefused,
+        find_sent: FindSent | None = None,
+        budget: SendBudget | None = None,
+        clock: Clock | None = None,
+        jitter: Callable[[], float] | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        """Nothing starts before `run` or `drain`.
+
+        Args:
+            store: the outbox.
+            homeserver: the account.
+            on_refused: called before a refused row is marked, and again should the process die
+                between the two: it must be idempotent (a row with a transaction id of its own is).
+                It must not answer the refusal of such a row with another one.
+            find_sent: looks for the event of a row in the room's history, by its content.
+            budget: the account's pace; give the one of an earlier life to keep what it learnt.
+            clock: as the store's times are; must not jump.
+            jitter: 0 to 1, spreads retries.
+            max_in_flight: requests at the same time, in as many rooms.
+        """
+        self._store = store
+        self._homeserver = homeserver
+        self._on_refused = on_refused
+        self._find_sent = find_sent
+        self.budget = budget or SendBudget()
+        self._clock = clock or SteadyClock()
+        self._jitter = jitter or random.SystemRandom().random
+        self._max_in_flight = max_in_flight
+        self._outage = Outage(jitter=self._jitter)
+        self._failures: dict[RoomId, int] = {}
+        self._store_full_until = -math.inf
+        self._in_flight: set[RoomId] = set()
+        self._wake = asyncio.Event()
+        self._starting = asyncio.Lock()
+        self._log = logger.bind(component="outbox")
+
+    def notify(self) -> None:
+        """Rows were added. Cheap; call it after the commit."""
+        self._wake.set()
+
+    async def run(self) -> NoReturn:
+        """Send until cancelled. A cancelled request's row is sent again, with the same id.
+
+        Raises:
+            ExceptionGroup: of the one error that ends the sender: the account was logged out
+                (LoginRefusedError), the database failed, or a bug.
+        """
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                look_at = min(await self._start_due(group), self._clock() + LOOK_AGAIN_S)
+                await wait_for_event(self._wake, until=look_at, clock=self._clock)
+
+    async def drain(self, deadline: float) -> int:
+        """Send what can leave before the deadline; for the shutdown, beside `run` or after it.
+
+        Ends early when nothing waits, or when nothing more can leave in time. An account that was
+        logged out meanwhile is logged, not raised: the shutdown goes on.
+
+        Args:
+            deadline: on the sender's clock.
+
+        Returns:
+            The number of rooms that still have something to send.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock())):
+                await self._send_until(deadline)
+        except TimeoutError:
+            pass
+        except ExceptionGroup as group:
+            expected, others = group.split(AiAgentChatError)
+            if others is not None or expected is None:
+                raise
+            kinds = sorted({type(e).__name__ for e in expected.exceptions})
+            self._log.bind(action="outbox.drain", errors=kinds).error("the drain was cut short")
+        finally:
+            self._wake.set()  # `run` may have missed one that was taken here
+        return len(await self._store.outbox_heads(now=math.inf, limit=10_000))
+
+    def __repr__(self) -> str:
+        return f"OutboxSender({len(self._in_flight)} in flight, {self._outage!r}, {self.budget!r})"
+
+    async def _send_until(self, deadline: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                look_at = await self._start_due(group)
+                if not self._in_flight and look_at > deadline:
+                    return
+                await wait_for_event(self._wake, until=look_at, clock=self._clock)
+
+    async def _start_due(self, group: asyncio.TaskGroup) -> float:
+        """Start what may leave now; returns when to look again (a notify comes sooner)."""
+        async with self._starting:
+            # In this order, so that a row that becomes due in between is seen by one of the two.
+            # And what is in flight before the look may be sent during it: then it is listed still.
+            next_at = await self._store.next_outbox_at()
+            busy = frozenset(self._in_flight)
+            now = self._clock()
+            heads = await self._store.outbox_heads(now=now, limit=self._max_in_flight + len(busy))
+            look_at = math.inf if next_at is None else next_at
+            if look_at <= now:
+                look_at = now + _MASKED_LOOK_S
+            for row in heads:
+                if row.room_id in busy:
+                    continue
+                account_at = self._account_may_send_at(now)
+                if account_at > now:
+                    return account_at
+                room_at = self._outage.may_ask_at(row.room_id)
+                if room_at > now:
+                    look_at = min(look_at, room_at)
+                else:
+                    self._start(group, row, now)
+        return look_at
+
+    def _account_may_send_at(self, now: float) -> float:
+        """When the next request may leave; infinity: when one of those in flight is back."""
+        if len(self._in_flight) >= (1 if self._outage.is_on else self._max_in_flight):
+            return math.inf
+        return max(self.budget.next_send_at(now), self._store_full_until)
+
+    def _start(self, group: asyncio.TaskGroup, row: OutboxRow, now: float) -> None:
+        task = group.create_task(self._send(row, left=now), name=f"outbox {row.seq}")
+        self.budget.sent(now)
+        self._in_flight.add(row.room_id)
+
+        def is_back(_: asyncio.Task[None]) -> None:
+            self._in_flight.discard(row.room_id)
+            self._wake.set()
+
+        # A callback and not a `finally`: a task that is cancelled before its first step has none.
+        task.add_done_callback(is_back)
+
+    async def _send(self, row: OutboxRow, *, left: float) -> None:
+        log = self._log.bind(room=row.room_id, seq=row.seq, txn=row.txn_id)
+        try:
+            await self._try(row, left=left, log=log)
+        except StoreFullError:
+            # Nothing can be recorded, so nothing is sent. If this row was: its id makes the next
+            # attempt harmless.
+            self._store_full_until = self._clock() + STORE_RETRY_S
+            log.bind(action="outbox.hold", retry_s=STORE_RETRY_S).error(
+                "the database's disk is full"
+            )
+
+    async def _try(self, row: OutboxRow, *, left: float, log: Logger) -> None:
+        try:
+            event_id = await self._deliver(row)
+        except RateLimitedError as error:
+            self._answered(row)
+            self.budget.limited(self._clock(), error.retry_after_s, sent_at=left)
+            wait = {"retry_after_s": error.retry_after_s, "rate_per_s": self.budget.rate_per_s()}
+            log.bind(action="outbox.limited", **wait).info("the homeserver asked to slow down")
+        except RequestRefusedError as error:
+            self._answered(row)
+            log.bind(action="outbox.refuse", errcode=error.errcode).warning("an event was refused")
+            await self._on_refused(row, error)
+            await self._store.mark_refused(row.seq, reason=error.errcode, now=self._clock())
+        except AiAgentChatError as error:
+            if isinstance(error, StoreFullError) or not error.retryable:
+                raise
+            await self._postpone(row, error, left=left, log=log)
+        else:
+            self._answered(row)
+            await self._store.mark_sent(row.seq, event_id, now=self._clock())
+            log.bind(action="outbox.send", event=event_id).debug("an event was sent")
+
+    async def _deliver(self, row: OutboxRow) -> EventId:
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                found = await self._find(row)
+                if found is not None:
+                    return found
+                await self._store.mark_attempt(row.seq, now=self._clock())
+                return await self._homeserver.send_event(
+                    row.room_id, row.event_type, row.content, row.txn_id
+                )
+        except TimeoutError as error:
+            raise HomeserverUnreachableError from error
+
+    async def _find(self, row: OutboxRow) -> EventId | None:
+        """The row's event, if an attempt may have made it so long ago that its id is forgotten."""
+        is_old = self._clock() - row.created_at > TXN_REMEMBERED_S
+        if self._find_sent is None or row.attempts == 0 or not is_old:
+            return None
+        return await self._find_sent(row)
+
+    def _answered(self, row: OutboxRow) -> None:
+        self._outage.answered()
+        self._failures.pop(row.room_id, None)
+
+    async def _postpone(
+        self, row: OutboxRow, error: AiAgentChatError, *, left: float, log: Logger
+    ) -> None:
+        now = self._clock()
+        failures = self._failures[row.room_id] = self._failures.get(row.room_id, 0) + 1
+        self._outage.failed(row.room_id, left=left, now=now)
+        # In an outage the homeserver decides when it goes on, for all rooms at the same time.
+        not_before = now + backoff_s(failures, jitter=self._jitter)
+        if self._outage.is_on:
+            not_before = self._outage.until
+        log.bind(
+            action="outbox.retry", error=type(error).__name__, retry_s=round(not_before - now, 1)
+        ).warning("an event could not be sent yet")
+        await self._store.mark_retry(row.seq, not_before=not_before)

@@ -1,0 +1,103 @@
+"""Where rooms live on this host: directories, a door to the egress gateway, a specification."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from orchestrator.config import Config
+from orchestrator.core.naming import room_uid, runner_name
+from orchestrator.core.sandbox import SandboxSpec, spec_hash
+from orchestrator.egress.credential import room_placeholder
+from orchestrator.egress.door import RoomDoor
+from orchestrator.egress.gateway import EgressGateway
+from orchestrator.errors import PreconditionError
+from orchestrator.model import InstallationId
+from orchestrator.rooms.kit import Quarters
+from orchestrator.runners.workdir import prepare_room_dirs
+from orchestrator.store.api import RoomRow
+
+_KEY_BYTES = 32
+
+
+class HostHousing:
+    """Makes a room's place.
+
+    Invariant: what a room has depends on the room's row and the host only.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        state_dir: Path,
+        installation: InstallationId,
+        image_id: str,
+        egress: EgressGateway,
+    ) -> None:
+        self._config = config
+        self._root = state_dir / "rooms"
+        self._installation = installation
+        self._image_id = image_id
+        self._egress = egress
+        self._key = _load_or_make_key(state_dir / "placeholder.key")
+
+    async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
+        """The room's directories, its open door, and the specification of its runner. Idempotent.
+
+        Raises:
+            PreconditionError: the directories can't be made, or are not what they should be.
+            EgressError: the door can't be opened.
+        """
+        uid = room_uid(self._installation, room.index)
+        folder = self._root / room.slug
+        dirs = await asyncio.to_thread(prepare_room_dirs, folder, uid=uid, gid=uid)
+        placeholder = room_placeholder(self._installation, room.slug, self._key)
+        tag = hashlib.sha256(f"{self._installation}/{room.slug}".encode()).hexdigest()
+        await self._egress.open_door(
+            RoomDoor(
+                slug=room.slug,
+                directory=dirs.egress,
+                uid=uid,
+                gid=uid,
+                placeholder=placeholder,
+                user_tag=tag,
+            )
+        )
+        spec = SandboxSpec(
+            name=runner_name(self._installation, room.slug),
+            installation=self._installation,
+            slug=room.slug,
+            generation=generation,
+            image=self._image_id,
+            uid=uid,
+            gid=uid,
+            workspace=dirs.workspace,
+            home=dirs.home,
+            egress_dir=dirs.egress,
+            limits=self._config.profile(room.room_id, room.alias).limits.limits(),
+            runtime=self._config.docker.runtime,
+        )
+        return Quarters(spec=spec, spec_hash=spec_hash(spec), placeholder=placeholder)
+
+
+def _load_or_make_key(path: Path) -> bytes:
+    """The secret that the rooms' placeholders are derived from; 0600, made at first use."""
+    try:
+        if not path.exists():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(_KEY_BYTES))
+        key = path.read_bytes()
+    except OSError as e:
+        msg = f"{path} can't be used: {e.strerror}"
+        raise PreconditionError(msg) from e
+    if len(key) != _KEY_BYTES:
+        msg = (
+            f"{path} is damaged: expected {_KEY_BYTES} bytes. Remove it; runners are then replaced."
+        )
+        raise PreconditionError(msg)
+    return key

@@ -1,0 +1,200 @@
+"""The `orchestrator` command: arguments in, exit codes out.
+
+Exit codes: 0 done; 1 a failure that is none of the others; 2 the configuration or the arguments;
+3 something that the host must offer is missing; 4 the database; 5 the homeserver or the login.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from loguru import logger
+
+from orchestrator import __version__
+from orchestrator.config import Config, load_config, load_secrets, parse_config
+from orchestrator.daemon import Plan, run_daemon
+from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
+from orchestrator.embedded.homeserver import DEFAULT_PORT, EmbeddedHomeserver
+from orchestrator.embedded.synapse_config import BIND_ADDRESS
+from orchestrator.errors import AiAgentChatError, ConfigError
+from orchestrator.log import configure_logging
+from orchestrator.model import Permissions
+from orchestrator.runners.engine import open_engine
+from orchestrator.runners.image import Base, ensure_image
+
+app = typer.Typer(
+    name="orchestrator",
+    help="AI agents and people in Matrix rooms: one isolated Claude Code runner for each room.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+image_app = typer.Typer(
+    help="The image that the rooms' runners are made from.", no_args_is_help=True
+)
+config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
+app.add_typer(image_app, name="image")
+app.add_typer(config_app, name="config")
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="AIAGENTCHAT_STATE_DIR",
+        help="Where everything that must survive is kept. Default: ./state.",
+    ),
+]
+
+
+BaseOption = Annotated[
+    Base,
+    typer.Option(
+        help="The image's base: pulled, made from Debian's packages, or (auto) pulled and made "
+        "where that fails."
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"aiagentchat {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def up(
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The configuration file; without it, the embedded homeserver."),
+    ] = None,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Run on the embedded homeserver (for trying it out).")
+    ] = False,
+    state_dir: StateDir = None,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The embedded homeserver's port on 127.0.0.1.")
+    ] = DEFAULT_PORT,
+    permissions: Annotated[
+        Permissions | None,
+        typer.Option(help="Replaces the configuration's defaults.permissions."),
+    ] = None,
+    base: BaseOption = Base.AUTO,
+) -> None:
+    """Serve the rooms until Ctrl-C (stops the runners too) or SIGTERM (leaves them running)."""
+    with _exit_codes():
+        secrets = load_secrets()
+        on_embedded = embedded or config is None
+        overrides = {"defaults": {"permissions": permissions.value}} if permissions else {}
+
+        def build(homeserver: EmbeddedHomeserver | None) -> Config:
+            return _build_config(
+                config, _on_homeserver(homeserver) if on_embedded else {}, overrides
+            )
+
+        checked = build(None)
+        if not on_embedded and not (secrets.anthropic_api_key or secrets.claude_code_oauth_token):
+            raise ConfigError(
+                ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
+            )
+        _configure_logging(checked, secrets.values(), for_a_person=config is None)
+        plan = Plan(
+            state_dir=(state_dir or checked.state_dir).absolute(),
+            secrets=secrets,
+            build_config=build,
+            embedded_port=port if on_embedded else None,
+            base=base,
+        )
+        asyncio.run(run_daemon(plan, _say))
+        _say("Stopped.")
+
+
+@image_app.command("build")
+def image_build(base: BaseOption = Base.AUTO) -> None:
+    """Build the runner image of this version, unless it is there."""
+    with _exit_codes():
+        configure_logging(fmt="text", level="WARNING", secrets=())
+        _say(f"The runner image is ready: {asyncio.run(_build_image(base))}")
+
+
+@config_app.command("check")
+def config_check(file: Annotated[Path, typer.Argument(help="The configuration file.")]) -> None:
+    """Read and validate a configuration file; one line for each mistake."""
+    with _exit_codes():
+        load_config(file)
+        _say(f"{file}: fine")
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    app()
+    raise AssertionError
+
+
+async def _build_image(base: Base) -> str:
+    async with open_engine(None) as engine:
+        return await ensure_image(engine, base=base, on_line=_say)
+
+
+def _build_config(path: Path | None, matrix: dict[str, Any], overrides: dict[str, Any]) -> Config:
+    """The file's configuration, with what the command line and the environment replace."""
+    replaced = {**matrix, **overrides}
+    if upstream := os.environ.get("ANTHROPIC_BASE_URL"):
+        replaced["anthropic"] = {"upstream": upstream.rstrip("/")}
+    if path is not None:
+        return load_config(path, overrides=replaced)
+    return parse_config(replaced, source="the command line and the environment")
+
+
+def _on_homeserver(homeserver: EmbeddedHomeserver | None) -> dict[str, Any]:
+    """What the embedded homeserver decides; before it runs, the same with an address to come."""
+    return {
+        "matrix": {
+            "homeserver": homeserver.base_url if homeserver else f"http://{BIND_ADDRESS}",
+            "user_id": AGENT_USER_ID,
+        },
+        "access": {"admins": [USER_ID]},
+    }
+
+
+def _configure_logging(config: Config, secrets: list[str], *, for_a_person: bool) -> None:
+    """Logs go to stderr; without a configuration a person reads along, so only warnings do."""
+    settings = config.observability
+    if for_a_person:
+        configure_logging(fmt="text", level="WARNING", secrets=secrets)
+    else:
+        configure_logging(fmt=settings.log_format, level=settings.log_level, secrets=secrets)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Our errors as sentences on stderr and exit codes; anything else is a bug and shows as one."""
+    try:
+        yield
+    except* AiAgentChatError as errors:
+        error = _first(errors)
+        for line in str(error).splitlines():
+            sys.stderr.write(f"orchestrator: {line}\n")
+        logger.complete()
+        sys.exit(error.exit_code)
+    except* KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _first(errors: BaseExceptionGroup[AiAgentChatError]) -> AiAgentChatError:
+    for error in errors.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError

@@ -1,0 +1,1 @@
+"""The Matrix adapter, and the only importer of nio."""

@@ -1,0 +1,161 @@
+"""What the control socket shows: gathered from the store, the rooms, the engine and the sender."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from datetime import datetime
+
+from orchestrator.control.models import (
+    RoomView,
+    RunnerView,
+    SessionState,
+    Status,
+    SyncState,
+    SyncView,
+    TurnView,
+)
+from orchestrator.errors import RunnerError
+from orchestrator.gateway.outbound import OutboxSender
+from orchestrator.matrix.sync import SyncStatus
+from orchestrator.model import RoomId, RunnerState, TurnState, UserId
+from orchestrator.ports import RunnerInfo, RunnerStats
+from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.manager import RoomManager
+from orchestrator.rooms.worker import MAIN
+from orchestrator.store.api import RoomRow
+
+_SHORT_ID_CHARS = 12
+
+
+class Overview:
+    """Reads only; keeps nothing but how the connection to the homeserver is."""
+
+    def __init__(
+        self, kit: Kit, manager: RoomManager, sender: OutboxSender, *, me: UserId, started_at: float
+    ) -> None:
+        self._kit = kit
+        self._manager = manager
+        self._sender = sender
+        self._me = me
+        self._started_at = started_at
+        self._sync = SyncView(state=SyncState.RETRYING, since=started_at, reason="starting")
+
+    def note_sync(self, status: SyncStatus) -> None:
+        """How the connection to the homeserver is now."""
+        state = SyncState.CONNECTED if status.connected else SyncState.RETRYING
+        since = status.at if state is not self._sync.state else self._sync.since
+        self._sync = SyncView(state=state, since=since, reason=status.reason)
+
+    async def status(self) -> Status:
+        """The daemon now."""
+        turns = await self._kit.store.turns.open_turns()
+        runners = await self._kit.backend.list()
+        queued = sum(turn.state is TurnState.QUEUED for turn in turns)
+        return Status(
+            version=self._kit.version,
+            installation=self._kit.backend.installation,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            user_id=self._me,
+            homeserver=self._kit.config.matrix.homeserver,
+            sync=self._sync,
+            runners=sum(info.state is RunnerState.RUNNING for info in runners),
+            turns_running=len(turns) - queued,
+            turns_queued=queued,
+            outbox_waiting=await self._kit.store.outbox.waiting(),
+            send_rate_per_s=self._sender.budget.rate_per_s(),
+        )
+
+    async def runners(self) -> tuple[RunnerView, ...]:
+        """All runners of this installation, with a sample of what each uses."""
+        rooms = {room.slug: room for room in await self._kit.store.rooms.all()}
+        infos = [info for info in await self._kit.backend.list() if info.slug in rooms]
+        stats = await asyncio.gather(*(self._stats(info) for info in infos))
+        queued = await self._queued()
+        return tuple(
+            [
+                await self._runner(rooms[info.slug], info, sample, queued)
+                for info, sample in zip(infos, stats, strict=True)
+            ]
+        )
+
+    async def rooms(self) -> tuple[RoomView, ...]:
+        """All rooms that the agent is or was in."""
+        queued = await self._queued()
+        return tuple(
+            RoomView(
+                room_id=room.room_id,
+                name=room.name,
+                alias=room.alias,
+                slug=room.slug,
+                joined=room.joined,
+                encrypted=room.encrypted,
+                members=room.joined_members,
+                queued=queued[room.room_id],
+            )
+            for room in await self._kit.store.rooms.all()
+        )
+
+    async def _queued(self) -> Counter[RoomId]:
+        turns = await self._kit.store.turns.open_turns()
+        return Counter(turn.room_id for turn in turns if turn.state is TurnState.QUEUED)
+
+    async def _stats(self, info: RunnerInfo) -> RunnerStats | None:
+        if info.state is not RunnerState.RUNNING:
+            return None
+        try:
+            return await self._kit.backend.stats(info.name)
+        except RunnerError:
+            return None
+
+    async def _runner(
+        self,
+        room: RoomRow,
+        info: RunnerInfo,
+        sample: RunnerStats | None,
+        queued: Counter[RoomId],
+    ) -> RunnerView:
+        worker = self._manager.workers.get(room.room_id)
+        session = await self._kit.store.turns.session(room.room_id, MAIN)
+        current = worker.current if worker else None
+        now = self._kit.wall_clock()
+        return RunnerView(
+            room_id=room.room_id,
+            name=room.name,
+            alias=room.alias,
+            slug=room.slug,
+            container=info.name,
+            container_id=info.container_id[:_SHORT_ID_CHARS],
+            state=info.state,
+            generation=info.generation,
+            session=_session_state(resumable=session.resumable if session else None),
+            cli_running=worker is not None and worker.has_live_session,
+            turn=TurnView(
+                turn_id=current.turn_id, age_s=max(0.0, now - (current.started_at or now))
+            )
+            if current
+            else None,
+            queued=queued[room.room_id],
+            memory_bytes=sample.memory_bytes if sample else None,
+            memory_limit_bytes=sample.memory_limit_bytes if sample else None,
+            cpu_total_s=sample.cpu_total_s if sample else None,
+            pids=sample.pids if sample else None,
+            uptime_s=_uptime_s(info, now) if sample else None,
+        )
+
+
+def _session_state(*, resumable: bool | None) -> SessionState:
+    if resumable is None:
+        return SessionState.NONE
+    return SessionState.RESUMABLE if resumable else SessionState.NEW
+
+
+def _uptime_s(info: RunnerInfo, now: float) -> float | None:
+    """The engine gives RFC 3339 with nanoseconds, of which Python reads six digits."""
+    try:
+        started = datetime.fromisoformat((info.started_at or "")[:19] + "+00:00")
+    except ValueError:
+        return None
+    return max(0.0, now - started.timestamp())

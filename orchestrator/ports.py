@@ -1,0 +1,205 @@
+"""What the rooms need from the outside, as protocols; adapters live in `matrix` and `runners`.
+
+Every method may be cancelled unless its docstring says otherwise; every method bounds its own waits
+and raises only errors of `orchestrator.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.core.sandbox import SandboxSpec
+from orchestrator.model import (
+    EventId,
+    InstallationId,
+    JsonValue,
+    RoomId,
+    RoomSlug,
+    RunnerState,
+    TxnId,
+)
+
+
+class Homeserver(Protocol):
+    """The agent's account on its homeserver, as far as rooms and the sender need it."""
+
+    async def send_event(
+        self, room_id: RoomId, event_type: str, content: Mapping[str, JsonValue], txn_id: TxnId
+    ) -> EventId:
+        """Send one event; encrypted where the room is. Idempotent by `txn_id` within the device.
+
+        One attempt, bounded in time; never sleeps for a rate limit.
+
+        Raises:
+            RateLimitedError: with the wait that the homeserver named.
+            HomeserverUnreachableError: no answer, or a 5xx; the event may have been accepted.
+            RequestRefusedError: for good.
+        """
+        ...
+
+    async def set_typing(self, room_id: RoomId, *, typing: bool) -> None:
+        """Show or hide the typing notice (for 30 s). Failures are swallowed: it is a courtesy."""
+        ...
+
+    async def mark_read(self, room_id: RoomId, event_id: EventId) -> None:
+        """Send the read receipt. Failures are swallowed: it is a courtesy."""
+        ...
+
+    async def join(self, room_id: RoomId) -> None:
+        """Accept an invitation. Idempotent.
+
+        Raises:
+            HomeserverUnreachableError: try again.
+            RequestRefusedError: the invitation is void.
+        """
+        ...
+
+    async def leave(self, room_id: RoomId) -> None:
+        """Leave, or decline an invitation. Idempotent; same errors as `join`."""
+        ...
+
+
+class ByteStream(Protocol):
+    """A duplex byte stream to the main process of a runner: its stdin and its stdout."""
+
+    async def read(self) -> bytes:
+        """The next bytes of stdout, at most 64 KiB; b"" at the end. Cancel-safe: loses nothing.
+
+        Raises:
+            WireClosedError: the connection failed.
+        """
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it, waiting for the other side. After a cancel the stream is unusable.
+
+        Raises:
+            WireClosedError: the connection failed or ended.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerInfo:
+    """What the engine knows of one runner of this installation."""
+
+    name: str
+    slug: RoomSlug
+    generation: int
+    spec_hash: str
+    state: RunnerState
+    container_id: str
+    started_at: str | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerStats:
+    """One sample of what a runner uses."""
+
+    memory_bytes: int
+    memory_limit_bytes: int
+    cpu_total_s: float
+    pids: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerEvent:
+    """Something happened to a runner of this installation: `start`, `die`, `oom` or `destroy`."""
+
+    name: str
+    slug: RoomSlug
+    kind: str
+    exit_code: int | None = None
+
+
+class RunnerBackend(Protocol):
+    """A container engine, in neutral words. Touches nothing that lacks this installation's label.
+
+    Every call raises EngineUnavailableError (no engine) or EngineRequestError (it failed, or did
+    not answer within 60 s) besides what is named below.
+    """
+
+    installation: InstallationId
+
+    async def ensure(self, spec: SandboxSpec) -> RunnerInfo:
+        """Create the runner unless one of that name exists; never starts or changes it. Idempotent.
+
+        Raises:
+            ImageMissingError: the spec's image is not there.
+        """
+        ...
+
+    async def start(self, name: str) -> None:
+        """Start it; nothing happens when it runs. Raises RunnerGoneError when it does not exist."""
+        ...
+
+    async def stop(self, name: str, *, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL after `grace_s`. Idempotent; a missing runner is a stopped one."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Kill and remove it. Idempotent. Its working directory stays."""
+        ...
+
+    async def inspect(self, name: str) -> RunnerInfo | None:
+        """The runner, or None."""
+        ...
+
+    async def list(self) -> Sequence[RunnerInfo]:
+        """All runners of this installation, whatever their state."""
+        ...
+
+    def watch(self) -> AsyncIterator[RunnerEvent]:
+        """Events from now on, until cancelled; reconnects by itself, so events can be missed."""
+        ...
+
+    async def stats(self, name: str) -> RunnerStats:
+        """One sample. Raises RunnerGoneError when it does not run."""
+        ...
+
+    def attach(self, name: str) -> AbstractAsyncContextManager[ByteStream]:
+        """Attach to stdin and stdout of the running main process; detaches at exit, ends nothing.
+
+        Only what is printed after the attach is seen. Raises RunnerGoneError when it does not run.
+        """
+        ...
+
+    async def put_archive(self, name: str, path: str, tar: bytes) -> None:
+        """Unpack a tar archive at `path` inside the runner. Raises RunnerGoneError."""
+        ...
+
+    async def get_archive(self, name: str, path: str, *, max_bytes: int) -> bytes:
+        """The tar archive of `path`; EngineRequestError past `max_bytes`.
+
+        Raises RunnerGoneError.
+        """
+        ...
+
+
+class Encryption(Protocol):
+    """End-to-end encryption of the agent's device. Input is hostile; nothing here raises for it."""
+
+    async def handle_to_device(self, raw: str) -> Sequence[RoomId]:
+        """Take in one to-device event; returns the rooms for which a key arrived with it."""
+        ...
+
+    async def handle_device_lists(self, raw: str) -> None:
+        """Take in one `device_lists` object."""
+        ...
+
+    async def handle_state(self, room_id: RoomId, raw: str) -> None:
+        """Take in a state event of a room: encryption switched on, members come and gone."""
+        ...
+
+    async def decrypt(self, raw: str, room_id: RoomId) -> str:
+        """The event in clear, as JSON with type, content, sender and event_id.
+
+        Raises:
+            UndecryptableError: the key is missing (it may still arrive), or the event is malformed.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""One worker per room: turns, sessions, commands."""

@@ -1,0 +1,350 @@
+"""From stored inbox rows to turns, commands and changes of rooms.
+
+Each row is handled under a guard of its own: one that can't be handled is marked FAILED with the
+kind of error, and its neighbours go on. A row stays NEW until what follows from it is stored, so
+that a crash at any point only means that it is looked at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from loguru import logger
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.config import Config
+from orchestrator.core import texts
+from orchestrator.core.command import parse_command
+from orchestrator.core.policy import (
+    Circumstances,
+    Message,
+    MessageContent,
+    RoomEvent,
+    Verdict,
+    decide,
+)
+from orchestrator.errors import (
+    AiAgentChatError,
+    HomeserverUnreachableError,
+    RateLimitedError,
+    StoreError,
+    UndecryptableError,
+)
+from orchestrator.gateway.courtesy import Courtesies
+from orchestrator.gateway.inbound import InboundGate
+from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.ports import Encryption, Homeserver
+from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.store.api import InboxKind, InboxRow, InboxState, RoomRow
+from orchestrator.store.store import Store
+
+# A key that has not come by then probably never will; the sender is told to send again.
+KEY_PATIENCE_S = 300.0
+# An invitation is tried this often, with doubling waits from 1 s (about 8 minutes in all).
+_JOIN_ATTEMPTS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message on its way into a turn: its inbox row's number and its words."""
+
+    seq: int
+    message: Message
+
+
+class Rooms(Protocol):
+    """What the intake asks of the rooms."""
+
+    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """Execute a room command and store its answer."""
+        ...
+
+    async def retire(self, room_id: RoomId) -> None:
+        """The agent is no longer in the room."""
+        ...
+
+
+class _Outside(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Summary(_Outside):
+    joined: int | None = Field(default=None, alias="m.joined_member_count")
+
+
+class _Member(_Outside):
+    membership: str
+
+
+class _Stripped(_Outside):
+    type: str
+    sender: str
+    state_key: str = ""
+    content: dict[str, object] = {}
+
+
+class _Invite(_Outside):
+    events: list[_Stripped] = []
+
+
+class Intake:
+    """Reads the inbox in order of arrival. Invariant: rows up to `cursor` have been looked at."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        me: UserId,
+        store: Store,
+        homeserver: Homeserver,
+        encryption: Encryption,
+        rooms: Rooms,
+        gate: InboundGate[Heard],
+        courtesies: Courtesies,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._me = me
+        self._store = store
+        self._homeserver = homeserver
+        self._encryption = encryption
+        self._rooms = rooms
+        self._gate = gate
+        self._courtesies = courtesies
+        self._clock = clock
+        self._cursor = 0
+        self._wake = asyncio.Event()
+        self._wake.set()
+        self._group: asyncio.TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        return f"<Intake cursor={self._cursor}>"
+
+    def notify(self) -> None:
+        """There may be new rows."""
+        self._wake.set()
+
+    async def run(self) -> NoReturn:
+        """Handle rows until cancelled. Only an error of the store ends it."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for row in await self._store.inbox.pending_keys():
+                await self._handle_guarded(row)
+            while True:
+                await self._wait()
+                while rows := await self._store.inbox.new_rows(after=self._cursor):
+                    for row in rows:
+                        await self._handle_guarded(row)
+                        self._cursor = row.seq
+                await self._give_up_late_keys()
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(KEY_PATIENCE_S / 10):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    async def _handle_guarded(self, row: InboxRow) -> None:
+        log = logger.bind(room=row.room_id, event=row.event_id, kind=row.kind)
+        try:
+            await self._handle(row)
+        except StoreError:
+            raise
+        except UndecryptableError:
+            log.bind(action="intake.pending_keys").warning("no key yet for an encrypted event")
+            await self._store.inbox.mark(row.seq, InboxState.PENDING_KEYS, reason="no key")
+        except Exception as e:  # noqa: BLE001 - one poisoned event must not take its neighbours along
+            log.bind(action="intake.failed", error=type(e).__name__).error("event not handled")
+            await self._store.inbox.mark(row.seq, InboxState.FAILED, reason=type(e).__name__)
+
+    async def _handle(self, row: InboxRow) -> None:
+        match row.kind:
+            case InboxKind.TO_DEVICE:
+                opened = await self._encryption.handle_to_device(row.raw)
+                await self._done(row, "to-device")
+                if opened:
+                    await self._retry_pending(set(opened))
+            case InboxKind.DEVICE_LISTS:
+                await self._encryption.handle_device_lists(row.raw)
+                await self._done(row, "device lists")
+            case InboxKind.INVITE:
+                self._start_invite(row)
+            case InboxKind.LEAVE:
+                await self._leave(row)
+            case InboxKind.SUMMARY:
+                await self._summary(row)
+            case InboxKind.STATE | InboxKind.TIMELINE:
+                await self._event(row, row.raw)
+
+    async def _done(self, row: InboxRow, reason: str) -> None:
+        await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
+
+    async def _event(self, row: InboxRow, raw: str) -> None:
+        room_id = _room_id(row)
+        event = RoomEvent.model_validate_json(raw)
+        room = await self._store.rooms.get(room_id)
+        if room is None or not room.joined:
+            room = await self._store.rooms.ensure(room_id, joined=True)
+        if event.state_key is not None:
+            await self._state(room_id, event, raw)
+            await self._done(row, "state")
+        elif event.type == "m.room.encrypted":
+            await self._event(row, await self._encryption.decrypt(raw, room_id))
+        elif event.type == "m.room.message":
+            await self._message(room, row, event)
+        else:
+            await self._done(row, "event type")
+
+    async def _state(self, room_id: RoomId, event: RoomEvent, raw: str) -> None:
+        await self._encryption.handle_state(room_id, raw)
+        match event.type:
+            case "m.room.encryption":
+                await self._store.rooms.update(room_id, encrypted=True)
+            case "m.room.name":
+                await self._store.rooms.update(room_id, name=_text(event.content.get("name")))
+            case "m.room.canonical_alias":
+                await self._store.rooms.update(room_id, alias=_text(event.content.get("alias")))
+
+    async def _message(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        try:
+            content = MessageContent.model_validate(event.content)
+        except ValidationError:
+            # A redacted message has no content; anything else malformed can't be shown either.
+            await self._done(row, "malformed message")
+            return
+        message = Message(
+            event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
+        )
+        verdict, reason = decide(
+            event,
+            content,
+            Circumstances(
+                me=self._me,
+                sender_allowed=self._config.access.is_allowed(event.sender),
+                trigger=self._config.profile(room.room_id, room.alias).trigger,
+                joined_members=room.joined_members,
+                looks_like_command=parse_command(content.body) is not None,
+            ),
+        )
+        await self._follow(verdict, reason, room, row, message)
+
+    async def _follow(
+        self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
+    ) -> None:
+        match verdict:
+            case Verdict.IGNORE:
+                await self._done(row, reason)
+            case Verdict.PROMPT:
+                self._courtesies.seen(room.room_id, message.event_id)
+                self._courtesies.typing(room.room_id, typing=True)
+                self._gate.add(room.room_id, message.sender, Heard(row.seq, message))
+            case Verdict.COMMAND:
+                self._courtesies.seen(room.room_id, message.event_id)
+                await self._rooms.execute(room, row, message)
+            case Verdict.TELL_NOT_ALLOWED:
+                first = await self._store.rooms.tell_once(room.room_id, message.sender, reason)
+                text = texts.NOT_ALLOWED if first else None
+                await self._tell(row, text, reason=reason)
+            case Verdict.TELL_NO_FILES:
+                await self._tell(row, texts.CANNOT_READ_FILES, reason=reason)
+            case Verdict.TELL_EMPTY:
+                await self._tell(row, texts.EMPTY_MESSAGE, reason=reason)
+
+    async def _tell(self, row: InboxRow, text: str | None, *, reason: str) -> None:
+        rows = (
+            build_notice_rows(
+                _room_id(row),
+                f"{row.event_id}:told",
+                text,
+                max_event_bytes=self._config.gateway.max_event_bytes,
+            )
+            if text
+            else []
+        )
+        await self._store.answer(row.seq, rows, reason=reason, now=self._clock())
+
+    async def _summary(self, row: InboxRow) -> None:
+        summary = _Summary.model_validate_json(row.raw)
+        await self._store.rooms.ensure(_room_id(row), joined=True)
+        await self._store.rooms.update(_room_id(row), joined_members=summary.joined)
+        await self._done(row, "summary")
+
+    async def _leave(self, row: InboxRow) -> None:
+        room_id = _room_id(row)
+        if await self._store.rooms.get(room_id) is not None:
+            await self._store.rooms.ensure(room_id, joined=False)
+            await self._store.outbox.drop_room(room_id, reason="left the room", now=self._clock())
+            await self._rooms.retire(room_id)
+        await self._done(row, "left")
+
+    def _start_invite(self, row: InboxRow) -> None:
+        if self._group is None:
+            msg = "the intake is not running"
+            raise RuntimeError(msg)
+        self._group.create_task(self._invite(row), name=f"invite {row.room_id}")
+
+    async def _invite(self, row: InboxRow) -> None:
+        """Accept or decline; the row stays NEW until the homeserver has answered."""
+        room_id = _room_id(row)
+        log = logger.bind(room=room_id)
+        try:
+            welcome = self._is_welcome(_Invite.model_validate_json(row.raw))
+            for attempt in range(_JOIN_ATTEMPTS):
+                try:
+                    await (self._homeserver.join if welcome else self._homeserver.leave)(room_id)
+                    break
+                except (HomeserverUnreachableError, RateLimitedError):
+                    await asyncio.sleep(2**attempt)
+            log.bind(action="intake.invite", accepted=welcome).info("invitation answered")
+            await self._done(row, "accepted" if welcome else "declined")
+        except (AiAgentChatError, ValidationError) as e:
+            if isinstance(e, StoreError):
+                raise
+            log.bind(action="intake.invite_failed", error=type(e).__name__).warning(
+                "invitation not accepted"
+            )
+            await self._store.inbox.mark(row.seq, InboxState.FAILED, reason=type(e).__name__)
+
+    def _is_welcome(self, invite: _Invite) -> bool:
+        inviter = next(
+            (
+                e.sender
+                for e in invite.events
+                if e.type == "m.room.member"
+                and e.state_key == self._me
+                and _Member.model_validate(e.content).membership == "invite"
+            ),
+            None,
+        )
+        return (
+            self._config.matrix.autojoin == "allowed_users"
+            and inviter is not None
+            and self._config.access.is_allowed(inviter)
+        )
+
+    async def _retry_pending(self, rooms: set[RoomId]) -> None:
+        for row in await self._store.inbox.pending_keys():
+            if row.room_id in rooms:
+                await self._handle_guarded(row)
+
+    async def _give_up_late_keys(self) -> None:
+        now = self._clock()
+        for row in await self._store.inbox.pending_keys():
+            if row.received_at + KEY_PATIENCE_S <= now:
+                await self._tell(row, texts.UNDECRYPTABLE, reason="undecryptable")
+
+
+def _room_id(row: InboxRow) -> RoomId:
+    if row.room_id is None:
+        msg = f"inbox row {row.seq} of kind {row.kind} has no room"
+        raise ValueError(msg)
+    return row.room_id
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,60 @@
+"""What every room's worker is given, once, by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.config import Config
+from orchestrator.core.sandbox import SandboxSpec
+from orchestrator.gateway.courtesy import Courtesies
+from orchestrator.model import RoomId
+from orchestrator.ports import RunnerBackend
+from orchestrator.store.api import RoomRow
+from orchestrator.store.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarters:
+    """A room's place on this host: how its runner is made, and its key to the egress gateway."""
+
+    spec: SandboxSpec
+    spec_hash: str
+    placeholder: str
+
+
+class Housing(Protocol):
+    """Makes a room's directories and its door to the egress gateway."""
+
+    async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
+        """Idempotent: what exists is left as it is.
+
+        Raises:
+            PreconditionError: the directories can't be made.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kit:
+    """Shared by all workers; nothing in it belongs to one room."""
+
+    config: Config
+    store: Store
+    backend: RunnerBackend
+    housing: Housing
+    courtesies: Courtesies
+    notify_outbox: Callable[[], None]
+    wall_clock: Callable[[], float]
+    """Unix time, for what is stored."""
+    version: str
+
+    async def event_limit(self, room_id: RoomId) -> int:
+        """The most bytes that a message's content may have in this room.
+
+        Encryption makes an event 4/3 as long (base64), so there it is three quarters.
+        """
+        room = await self.store.rooms.get(room_id)
+        limit = self.config.gateway.max_event_bytes
+        return limit * 3 // 4 if room is not None and room.encrypted else limit

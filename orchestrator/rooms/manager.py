@@ -1,0 +1,206 @@
+"""All rooms: one worker each, started when the room is first heard of, contained when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import NoReturn
+
+from loguru import logger
+
+from orchestrator.core import texts
+from orchestrator.core.command import (
+    Command,
+    CommandName,
+    UnknownCommand,
+    parse_command,
+    render_help,
+)
+from orchestrator.core.lifecycle import restart_delay_s
+from orchestrator.core.naming import turn_id
+from orchestrator.core.policy import Message, build_prompt
+from orchestrator.errors import RequestRefusedError, RunnerError, StoreError
+from orchestrator.model import Priority, RoomId, RoomSlug, TurnOutcome, UserId
+from orchestrator.rooms.intake import Heard
+from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.outgoing import Final, build_notice_rows, build_turn_notice_rows
+from orchestrator.rooms.status import render_status
+from orchestrator.rooms.worker import MAIN, RoomWorker
+from orchestrator.store.api import InboxRow, NewOutboxRow, OutboxRow, RoomRow, TurnRow
+from orchestrator.store.turn_table import NewTurn
+
+
+class RoomManager:
+    """Invariant: a room that the agent is in and that has been heard of has exactly one worker."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+        self._workers: dict[RoomId, RoomWorker] = {}
+        self._tasks: dict[RoomId, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        busy = sum(worker.current is not None for worker in self._workers.values())
+        return f"<RoomManager rooms={len(self._workers)} busy={busy}>"
+
+    @property
+    def workers(self) -> Mapping[RoomId, RoomWorker]:
+        """The rooms' workers."""
+        return self._workers
+
+    async def run(self) -> NoReturn:
+        """Serve the rooms until cancelled; runners and their turns are left running."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for turn in await self._kit.store.turns.open_turns():
+                await self._ensure_worker(turn.room_id)
+            await self._adopt_runners()
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    async def _adopt_runners(self) -> None:
+        """Rooms whose runner was left running get their worker at once."""
+        running = {info.slug for info in await self._kit.backend.list()}
+        for room in await self._kit.store.rooms.all():
+            if room.joined and room.slug in running:
+                await self._ensure_worker(room.room_id)
+
+    async def close_window(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
+        """A sender's burst is over: it becomes a turn. Idempotent by the first message."""
+        room = await self._kit.store.rooms.get(room_id)
+        if room is None:
+            return
+        prompt = build_prompt(
+            [item.message for item in items], name_senders=(room.joined_members or 0) > 2
+        )
+        turn = NewTurn(
+            turn_id=turn_id(room_id, items[0].message.event_id),
+            room_id=room_id,
+            session=MAIN,
+            prompt=prompt,
+            sender=sender,
+            asked=tuple(item.message.event_id for item in items),
+            inbox=tuple(item.seq for item in items),
+        )
+        limit = self._kit.config.gateway.max_queued_turns
+        row = await self._kit.store.turns.admit(
+            turn, max_queued=limit, notices=self._admission_notices, now=self._kit.wall_clock()
+        )
+        self._kit.notify_outbox()
+        logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
+            "messages became a turn"
+        )
+        worker = await self._ensure_worker(room_id)
+        worker.wake()
+
+    def _admission_notices(self, turn: TurnRow, ahead: int) -> list[NewOutboxRow]:
+        max_event_bytes = self._kit.config.gateway.max_event_bytes
+        if turn.outcome is TurnOutcome.REFUSED:
+            text = texts.queue_full(self._kit.config.gateway.max_queued_turns)
+            final = Final(outcome=TurnOutcome.REFUSED)
+            return build_turn_notice_rows(
+                turn, "refused", text, max_event_bytes=max_event_bytes, final=final
+            )
+        if ahead == 0:
+            return []
+        return build_turn_notice_rows(
+            turn, "queued", texts.queued(ahead), max_event_bytes=max_event_bytes
+        )
+
+    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """Execute a room command, and store its answer with the mark on its inbox row."""
+        command = parse_command(message.text)
+        worker = await self._ensure_worker(room.room_id)
+        text = await self._answer(command, worker)
+        rows = build_notice_rows(
+            room.room_id,
+            f"{message.event_id}:command",
+            text,
+            max_event_bytes=self._kit.config.gateway.max_event_bytes,
+        )
+        await self._kit.store.answer(row.seq, rows, reason="command", now=self._kit.wall_clock())
+        self._kit.notify_outbox()
+
+    async def _answer(self, command: Command | UnknownCommand | None, worker: RoomWorker) -> str:
+        if not isinstance(command, Command):
+            name, nearest = (command.name, command.nearest) if command else ("", None)
+            return texts.unknown_command(name, nearest)
+        match command.name:
+            case CommandName.HELP:
+                return render_help()
+            case CommandName.STATUS:
+                return await render_status(worker, self._kit)
+            case CommandName.CANCEL:
+                return texts.CANCEL_ASKED if worker.cancel() else texts.CANCEL_NOTHING
+            case CommandName.NEW:
+                await self._kit.store.turns.drop_session(worker.room_id, MAIN)
+                if worker.current is not None:
+                    return texts.NEW_CONVERSATION_WHEN_IDLE
+                return texts.NEW_CONVERSATION
+
+    async def retire(self, room_id: RoomId) -> None:
+        """The agent is no longer in the room: its worker ends, its container stops, files stay."""
+        task, worker = self._tasks.pop(room_id, None), self._workers.pop(room_id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        if worker is not None:
+            try:
+                await worker.stop_runner()
+            except RunnerError as e:
+                logger.bind(action="room.retire", room=room_id, error=type(e).__name__).error(
+                    "the runner of a room that was left could not be stopped"
+                )
+            await worker.refuse_all("the agent left the room")
+
+    async def tell_refused(self, row: OutboxRow, error: RequestRefusedError) -> None:
+        """A message will never be accepted: say so in its room, where that can help. Idempotent."""
+        source = f"{row.txn_id}:refused"
+        logger.bind(action="outbox.refused", room=row.room_id, errcode=error.errcode).error(
+            "the homeserver refused a message for good"
+        )
+        if error.errcode == "M_TOO_LARGE" and row.priority is not Priority.NOTICE:
+            rows = build_notice_rows(
+                row.room_id,
+                source,
+                texts.MESSAGE_TOO_LARGE,
+                max_event_bytes=self._kit.config.gateway.max_event_bytes,
+            )
+            await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
+
+    def note_out_of_memory(self, slug: RoomSlug) -> None:
+        """The kernel ended a process of this room's runner for its memory."""
+        for worker in self._workers.values():
+            if worker.room.slug == slug:
+                worker.note_out_of_memory()
+
+    async def _ensure_worker(self, room_id: RoomId) -> RoomWorker:
+        if room_id in self._workers:
+            return self._workers[room_id]
+        if self._group is None:
+            msg = "the rooms are not running"
+            raise RuntimeError(msg)
+        room = await self._kit.store.rooms.ensure(room_id, joined=True)
+        if room_id not in self._workers:
+            profile = self._kit.config.profile(room_id, room.alias)
+            self._workers[room_id] = RoomWorker(room, profile, self._kit)
+            self._tasks[room_id] = self._group.create_task(
+                self._contained(self._workers[room_id]), name=f"room {room.slug}"
+            )
+        return self._workers[room_id]
+
+    async def _contained(self, worker: RoomWorker) -> None:
+        """A worker's failure is its room's: the room is told, and the worker starts again."""
+        failures = 0
+        while True:
+            try:
+                await worker.run()
+            except* StoreError:
+                raise
+            except* Exception as errors:  # noqa: BLE001 - contains one room's bugs in that room
+                failures += 1
+                kinds = [type(e).__name__ for e in errors.exceptions]
+                log = logger.bind(action="room.failed", room=worker.room_id, errors=kinds)
+                log.opt(exception=errors).error("a room's worker failed")
+            await worker.fail_current(texts.FAILED_INSIDE)
+            await asyncio.sleep(restart_delay_s(failures))

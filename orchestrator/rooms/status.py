@@ -1,0 +1,59 @@
+"""What `!status` and the control API say of a room."""
+
+from __future__ import annotations
+
+from orchestrator.core import texts
+from orchestrator.errors import AiAgentChatError
+from orchestrator.model import TurnState
+from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.worker import MAIN, RoomWorker
+
+
+async def render_status(worker: RoomWorker, kit: Kit) -> str:
+    """The room's status as Markdown; an engine that does not answer is a line of it."""
+    turns = await kit.store.turns.open_turns(worker.room_id)
+    session = await kit.store.turns.session(worker.room_id, MAIN)
+    profile = worker.profile
+    limits = profile.limits
+    waiting = sum(turn.state is TurnState.QUEUED for turn in turns)
+    running = next((turn for turn in turns if turn.state is not TurnState.QUEUED), None)
+    lines = [
+        f"- Runner: {await _runner_line(worker, kit)}",
+        f"- Session: {_session_word(worker, resumable=bool(session and session.resumable))}",
+        f"- Turn: {_turn_line(running.started_at if running else None, kit)}; {waiting} waiting "
+        f"(at most {kit.config.gateway.max_queued_turns})",
+        f"- Limits: {texts.size(limits.memory)} of memory, {limits.cpus:g} CPUs, "
+        f"{limits.pids} processes, {texts.size(limits.tmp)} in /tmp; "
+        f"{profile.timeout_s:g} s without progress, {profile.ceiling_s:g} s in all",
+        f"- Permissions: {profile.permissions}; network: the API only",
+        f"- Version: {kit.version}",
+    ]
+    return "\n".join(lines)
+
+
+async def _runner_line(worker: RoomWorker, kit: Kit) -> str:
+    try:
+        info = await worker.inspect()
+        if info is None:
+            return "none yet; the next message makes it"
+        if info.state != "running":
+            return f"{info.state}; the next message makes it anew"
+        stats = await kit.backend.stats(info.name)
+    except AiAgentChatError as e:
+        return f"unknown ({type(e).__name__})"
+    return (
+        f"running, generation {info.generation}, {texts.size(stats.memory_bytes)} of memory, "
+        f"{stats.pids} processes"
+    )
+
+
+def _session_word(worker: RoomWorker, *, resumable: bool) -> str:
+    if worker.has_live_session:
+        return "live"
+    return "asleep; the next message resumes it" if resumable else "none yet"
+
+
+def _turn_line(started_at: float | None, kit: Kit) -> str:
+    if started_at is None:
+        return "none running"
+    return f"one running for {max(0.0, kit.wall_clock() - started_at):.0f} s"

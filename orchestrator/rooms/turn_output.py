@@ -1,0 +1,191 @@
+"""What a running turn has said and the room has not been sent; how far frames are done with.
+
+Rule: a frame is acknowledged only when nothing that it brought lives in this memory alone. After a
+crash the runner replays the rest, and the same rows with the same transaction ids come of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from orchestrator.core.lifecycle import TurnEvent
+from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome, TurnState
+from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.outgoing import (
+    Final,
+    build_end_mark_row,
+    build_turn_notice_rows,
+    build_turn_text_rows,
+)
+from orchestrator.runners.link import RunnerLink
+from orchestrator.store.api import NewOutboxRow, TurnRow
+from orchestrator.store.turn_table import Acked
+
+# An acknowledgement costs a commit. Partial text comes at up to a hundred frames a second, so they
+# are taken together: the runner's spool (8 MiB) is far from full after either of these.
+_ACK_FRAMES = 256
+_ACK_EVERY_S = 1.0
+# Rendering and cutting takes about 3 ms per 1,000 characters: longer than 50 ms is not done in
+# the event loop.
+_LONG_TEXT_CHARS = 16_384
+
+
+class TurnOutput:
+    """Invariant: text in `pending` came from frames at or after `held_from`."""
+
+    def __init__(self, turn: TurnRow, *, kit: Kit, epoch: Epoch, acked: Seq) -> None:
+        self.turn = turn
+        self._kit = kit
+        self._epoch = epoch
+        self._pending: list[str] = []
+        self._pending_since: float | None = None
+        self._held_from: Seq | None = None
+        self._seen = acked
+        self._acked = acked
+        self._acked_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<TurnOutput {self.turn.turn_id} pending={len(self._pending)} acked={self._acked}>"
+
+    @property
+    def has_shown_text(self) -> bool:
+        """Whether any text of the answer was sent or waits to be."""
+        return bool(self._pending) or self.turn.parts > 0
+
+    @property
+    def last_seen(self) -> Seq:
+        """The last frame that was taken in; replays up to it are skipped."""
+        return self._seen
+
+    def saw(self, seq: Seq) -> None:
+        """A frame was taken in."""
+        self._seen = seq
+
+    def add_text(self, text: str, seq: Seq, now: float) -> None:
+        """Text for the room; it goes out at the end of the outbound window."""
+        self._pending.append(text)
+        if self._held_from is None:
+            self._held_from = seq
+            self._pending_since = now
+
+    def due_at(self) -> float | None:
+        """When pending text goes out, if there is any (loop time)."""
+        if self._pending_since is None:
+            return None
+        return self._pending_since + self._kit.config.gateway.outbound_window_s
+
+    async def flush(self, link: RunnerLink, now: float) -> None:
+        """Store the pending text as messages, then acknowledge the frames that it came from."""
+        if not self._pending:
+            return
+        await self._commit(await self._text_rows(final=None), link, now)
+
+    async def notice(self, topic: str, text: str) -> None:
+        """Tell the room something about the turn, at once. Once per topic and turn."""
+        rows = build_turn_notice_rows(
+            self.turn, topic, text, max_event_bytes=self._kit.config.gateway.max_event_bytes
+        )
+        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
+        self._kit.notify_outbox()
+
+    async def applied(self) -> None:
+        """The runner has the turn."""
+        if self.turn.state is TurnState.DELIVERING:
+            self.turn = await self._kit.store.turns.advance(
+                self.turn.turn_id, TurnEvent.APPLIED, now=self._kit.wall_clock()
+            )
+
+    async def acknowledge(self, link: RunnerLink, now: float, *, needed_from: Seq | None) -> None:
+        """Acknowledge what needs no replay, when enough of it has come together.
+
+        `needed_from` is the first frame that whoever reads the frames would need again.
+        """
+        done = self._done_with()
+        if needed_from is not None:
+            done = Seq(min(done, needed_from - 1))
+        if done - self._acked >= _ACK_FRAMES or (
+            done > self._acked and now - self._acked_at >= _ACK_EVERY_S
+        ):
+            acked = self._acked_row(done)
+            await self._kit.store.turns.store_acked(acked)
+            await self._acknowledged(link, done, now)
+
+    async def end(
+        self,
+        outcome: TurnOutcome,
+        *,
+        reason: str | None,
+        sentence: str | None,
+        finished_in: SessionId | None,
+        link: RunnerLink | None,
+        now: float,
+    ) -> TurnRow:
+        """End the turn: last text or `sentence`, outcome and acknowledgement at once."""
+        rows = await self._last_rows(Final(outcome=outcome), sentence)
+        self.turn = await self._kit.store.turns.advance(
+            self.turn.turn_id,
+            TurnEvent.ENDED,
+            rows=rows,
+            acked=self._acked_row(self._seen) if link else None,
+            outcome=outcome,
+            reason=reason,
+            finished_in=finished_in,
+            now=self._kit.wall_clock(),
+        )
+        self._clear()
+        self._kit.notify_outbox()
+        if link:
+            await self._acknowledged(link, self._seen, now)
+        return self.turn
+
+    async def _last_rows(self, final: Final, sentence: str | None) -> Sequence[NewOutboxRow]:
+        rows: list[NewOutboxRow] = []
+        if self._pending:
+            rows += await self._text_rows(final=final if sentence is None else None)
+        if sentence is not None:
+            rows += build_turn_notice_rows(
+                self.turn,
+                "end",
+                sentence,
+                max_event_bytes=self._kit.config.gateway.max_event_bytes,
+                final=final,
+            )
+        return rows or [build_end_mark_row(self.turn, final)]
+
+    async def _text_rows(self, *, final: Final | None) -> list[NewOutboxRow]:
+        """The pending text as messages; cutting a long one takes its time in a thread."""
+        limit = await self._kit.event_limit(self.turn.room_id)
+        text = "\n\n".join(self._pending)
+        build = partial(build_turn_text_rows, self.turn, text, max_event_bytes=limit, final=final)
+        if len(text) < _LONG_TEXT_CHARS:
+            return build()
+        return await asyncio.to_thread(build)
+
+    async def _commit(self, rows: Sequence[NewOutboxRow], link: RunnerLink, now: float) -> None:
+        self.turn = await self._kit.store.turns.advance(
+            self.turn.turn_id,
+            None,
+            rows=rows,
+            acked=self._acked_row(self._seen),
+            now=self._kit.wall_clock(),
+        )
+        self._clear()
+        self._kit.notify_outbox()
+        await self._acknowledged(link, self._seen, now)
+
+    async def _acknowledged(self, link: RunnerLink, seq: Seq, now: float) -> None:
+        self._acked, self._acked_at = seq, now
+        await link.ack(seq)
+
+    def _acked_row(self, seq: Seq) -> Acked:
+        return Acked(room_id=self.turn.room_id, epoch=self._epoch, seq=seq)
+
+    def _done_with(self) -> Seq:
+        return self._seen if self._held_from is None else Seq(self._held_from - 1)
+
+    def _clear(self) -> None:
+        self._pending.clear()
+        self._pending_since = None
+        self._held_from = None

@@ -1,0 +1,4 @@
+"""SQLite: schema, migrations, and the transactions of docs/architecture.md §3.
+
+Owns the database file.
+"""

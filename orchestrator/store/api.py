@@ -1,0 +1,162 @@
+"""Rows as values, as the rest of the system sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.model import (
+    Epoch,
+    EventId,
+    JsonObject,
+    Priority,
+    RoomId,
+    RoomSlug,
+    Seq,
+    SessionId,
+    TurnId,
+    TurnOutcome,
+    TurnState,
+    TxnId,
+    UserId,
+)
+
+
+class InboxKind(StrEnum):
+    """What a row of the inbox holds."""
+
+    TIMELINE = "timeline"
+    """A room event, state events in the timeline included."""
+    STATE = "state"
+    """A state event from `state.events`: never triggers, only informs."""
+    TO_DEVICE = "to_device"
+    DEVICE_LISTS = "device_lists"
+    """One row a response: {"changed": […], "left": […]}."""
+    INVITE = "invite"
+    """{"events": [stripped state…]} of one invitation."""
+    LEAVE = "leave"
+    """We are no longer in the room; payload as `rooms.leave` has it."""
+    SUMMARY = "summary"
+    """The room's `summary` object (joined and invited member counts)."""
+
+
+class InboxState(StrEnum):
+    """Where a row of the inbox is."""
+
+    NEW = "new"
+    PENDING_KEYS = "pending_keys"
+    """Encrypted, and the key has not arrived yet."""
+    USED = "used"
+    """Part of a turn, or executed as a command."""
+    IGNORED = "ignored"
+    """Looked at; `reason` says why nothing follows."""
+    FAILED = "failed"
+    """Handling it raised; `reason` has the kind of error. Its neighbours were handled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewInboxRow:
+    """An item of one sync answer, raw."""
+
+    kind: InboxKind
+    room_id: RoomId | None
+    event_id: EventId | None
+    raw: str
+    """The JSON text as it came (lone surrogates escaped)."""
+    history: bool = False
+    """True: from before we were there or the first sync; stored as IGNORED, never handled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxRow:
+    """A stored item. `seq` gives the order of arrival across all rooms."""
+
+    seq: int
+    kind: InboxKind
+    room_id: RoomId | None
+    event_id: EventId | None
+    raw: str
+    state: InboxState
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomRow:
+    """A room that the agent is or was in."""
+
+    room_id: RoomId
+    slug: RoomSlug
+    index: int
+    """Counts the installation's rooms from 0; core.naming.room_uid makes the uid of it."""
+    joined: bool
+    encrypted: bool
+    name: str | None
+    alias: str | None
+    joined_members: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRow:
+    """A turn. `parts` counts the outbox rows that it has made so far."""
+
+    turn_id: TurnId
+    room_id: RoomId
+    session: str
+    state: TurnState
+    prompt: str
+    sender: UserId
+    asked: tuple[EventId, ...]
+    epoch: Epoch | None
+    parts: int
+    created_at: float
+    started_at: float | None
+    ended_at: float | None = None
+    outcome: TurnOutcome | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow:
+    """One agent's conversation in a room. `resumable` once a turn has finished in it."""
+
+    room_id: RoomId
+    session: str
+    session_id: SessionId
+    resumable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerRow:
+    """What is remembered of a room's runner between two lives of the orchestrator."""
+
+    room_id: RoomId
+    generation: int
+    epoch: Epoch | None
+    acked: Seq
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewOutboxRow:
+    """An event to be sent; its payload is frozen from here on."""
+
+    room_id: RoomId
+    txn_id: TxnId
+    event_type: str
+    content: JsonObject
+    priority: Priority
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxRow:
+    """A stored event to be sent. Within a room, rows go out in the order of `seq`."""
+
+    seq: int
+    room_id: RoomId
+    txn_id: TxnId
+    event_type: str
+    content: JsonObject
+    priority: Priority
+    attempts: int
+    not_before: float
+    """Unix time before which it isn't tried again."""
+    created_at: float

@@ -1,0 +1,130 @@
+"""The table `inbox` and the sync token: what arrived, before anything interprets it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+
+from orchestrator.model import EventId, RoomId
+from orchestrator.store.api import InboxKind, InboxRow, InboxState, NewInboxRow
+from orchestrator.store.database import Database
+
+_COLUMNS = "seq, kind, room_id, event_id, raw, state, received_at"
+# Rows of these kinds are of no use once they have been looked at; the timeline's stay, for their
+# ids.
+_KEPT_KINDS = (InboxKind.TIMELINE,)
+
+
+class InboxTable:
+    """Events in the order in which they arrived."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def sync_token(self) -> str | None:
+        """`next_batch` of the last answer that was committed, or None before the first."""
+
+        def work(db: sqlite3.Connection) -> str | None:
+            row = db.execute("SELECT value FROM meta WHERE key = 'sync_token'").fetchone()
+            return row[0] if row else None
+
+        return await self._database.run(work)
+
+    async def known_rooms(self) -> Mapping[RoomId, bool]:
+        """Room id to whether the agent is in it now, for the sync loop."""
+
+        def work(db: sqlite3.Connection) -> dict[RoomId, bool]:
+            rows = db.execute("SELECT room_id, joined FROM rooms").fetchall()
+            return {RoomId(room_id): bool(joined) for room_id, joined in rows}
+
+        return await self._database.run(work)
+
+    async def commit_sync(self, rows: Sequence[NewInboxRow], next_batch: str, *, now: float) -> int:
+        """Store one answer's items and its token in one transaction; returns how many were new.
+
+        Items whose event id is stored already are skipped, so an answer may come twice.
+        """
+
+        def work(db: sqlite3.Connection) -> int:
+            new = 0
+            for row in rows:
+                state = InboxState.IGNORED if row.history else InboxState.NEW
+                cursor = db.execute(
+                    "INSERT OR IGNORE INTO inbox "
+                    "(event_id, kind, room_id, raw, state, reason, received_at) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        row.event_id,
+                        row.kind,
+                        row.room_id,
+                        "" if row.history else row.raw,
+                        state,
+                        "history" if row.history else None,
+                        now,
+                    ),
+                )
+                new += cursor.rowcount
+            db.execute(
+                "INSERT INTO meta VALUES ('sync_token', ?) "
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (next_batch,),
+            )
+            return new
+
+        return await self._database.run(work)
+
+    async def new_rows(self, *, after: int, limit: int = 200) -> Sequence[InboxRow]:
+        """Rows in state NEW past the number `after`, in order of arrival."""
+
+        def work(db: sqlite3.Connection) -> list[InboxRow]:
+            return _rows(
+                db.execute(
+                    f"SELECT {_COLUMNS} FROM inbox WHERE state = 'new' AND seq > ? "  # noqa: S608
+                    "ORDER BY seq LIMIT ?",
+                    (after, limit),
+                )
+            )
+
+        return await self._database.run(work)
+
+    async def pending_keys(self) -> Sequence[InboxRow]:
+        """Encrypted events whose key has not arrived."""
+
+        def work(db: sqlite3.Connection) -> list[InboxRow]:
+            return _rows(
+                db.execute(
+                    f"SELECT {_COLUMNS} FROM inbox WHERE state = 'pending_keys' ORDER BY seq"  # noqa: S608
+                )
+            )
+
+        return await self._database.run(work)
+
+    async def mark(self, seq: int, state: InboxState, *, reason: str | None = None) -> None:
+        """Move a row on. Handled rows that carry no event id worth keeping are deleted."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE inbox SET state = ?, reason = ? WHERE seq = ?", (state, reason, seq))
+            if state is not InboxState.PENDING_KEYS:
+                kept = ", ".join(f"'{kind}'" for kind in _KEPT_KINDS)
+                db.execute(
+                    f"DELETE FROM inbox WHERE seq = ? AND kind NOT IN ({kept}) "  # noqa: S608
+                    "AND state IN ('used', 'ignored')",
+                    (seq,),
+                )
+
+        await self._database.run(work)
+
+
+def _rows(cursor: sqlite3.Cursor) -> list[InboxRow]:
+    return [
+        InboxRow(
+            seq=seq,
+            kind=InboxKind(kind),
+            room_id=RoomId(room_id) if room_id is not None else None,
+            event_id=EventId(event_id) if event_id is not None else None,
+            raw=raw,
+            state=InboxState(state),
+            received_at=received_at,
+        )
+        for seq, kind, room_id, event_id, raw, state, received_at in cursor.fetchall()
+    ]

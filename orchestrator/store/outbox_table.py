@@ -1,0 +1,135 @@
+"""The table `outbox`: events to be sent, each with a payload frozen at its making."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from orchestrator.model import EventId, Priority, RoomId, TxnId
+from orchestrator.store.api import NewOutboxRow, OutboxRow
+from orchestrator.store.database import Database
+
+_COLUMNS = "seq, room_id, txn_id, event_type, content, priority, attempts, not_before, created_at"
+_RANK = "CASE priority WHEN 'final' THEN 0 WHEN 'notice' THEN 1 ELSE 2 END"
+# The first unsent row of each room; the others wait behind it.
+_HEADS = (
+    f"SELECT {_COLUMNS} FROM outbox WHERE seq IN "  # noqa: S608 - constants
+    "(SELECT min(seq) FROM outbox WHERE state = 'queued' GROUP BY room_id)"
+)
+
+
+def insert_outbox(db: sqlite3.Connection, rows: Sequence[NewOutboxRow], *, now: float) -> None:
+    """Add rows within the caller's transaction; a transaction id that is known adds nothing."""
+    for row in rows:
+        db.execute(
+            "INSERT OR IGNORE INTO outbox "
+            "(room_id, txn_id, event_type, content, priority, state, not_before, created_at) "
+            "VALUES (?, ?, ?, ?, ?, 'queued', ?, ?)",
+            (
+                row.room_id,
+                row.txn_id,
+                row.event_type,
+                json.dumps(row.content),
+                row.priority,
+                now,
+                now,
+            ),
+        )
+
+
+class OutboxTable:
+    """What the sender needs: heads of rooms, and marks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, rows: Sequence[NewOutboxRow], *, now: float) -> None:
+        """Add rows in a transaction of their own. Idempotent by transaction id."""
+        await self._database.run(lambda db: insert_outbox(db, rows, now=now))
+
+    async def outbox_heads(self, *, now: float, limit: int) -> Sequence[OutboxRow]:
+        """For each room its first unsent row, if it is due; by priority, then age."""
+
+        def work(db: sqlite3.Connection) -> list[OutboxRow]:
+            cursor = db.execute(
+                f"{_HEADS} AND not_before <= ? ORDER BY {_RANK}, created_at, seq LIMIT ?",
+                (now, limit),
+            )
+            return [_row(values) for values in cursor.fetchall()]
+
+        return await self._database.run(work)
+
+    async def next_outbox_at(self) -> float | None:
+        """The earliest time at which a room's head is due, or None when nothing waits."""
+
+        def work(db: sqlite3.Connection) -> float | None:
+            value: float | None = db.execute(f"SELECT min(not_before) FROM ({_HEADS})").fetchone()[  # noqa: S608
+                0
+            ]
+            return value
+
+        return await self._database.run(work)
+
+    async def mark_attempt(self, seq: int, *, now: float) -> None:
+        """Count an attempt, before the request leaves."""
+        await self._update(seq, "attempts = attempts + 1, not_before = ?", now)
+
+    async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
+        """The homeserver has it."""
+        await self._update(seq, "state = 'sent', event_id = ?, ended_at = ?", event_id, now)
+
+    async def mark_retry(self, seq: int, *, not_before: float) -> None:
+        """Leave it alone until then."""
+        await self._update(seq, "not_before = ?", not_before)
+
+    async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:
+        """It will never be accepted; the rows behind it go on."""
+        await self._update(seq, "state = 'refused', reason = ?, ended_at = ?", reason, now)
+
+    async def drop_room(self, room_id: RoomId, *, reason: str, now: float) -> None:
+        """Give up all that waits for a room that the agent is no longer in."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE outbox SET state = 'refused', reason = ?, ended_at = ? "
+                "WHERE room_id = ? AND state = 'queued'",
+                (reason, now, room_id),
+            )
+
+        await self._database.run(work)
+
+    async def waiting(self) -> int:
+        """How many rows are still to be sent."""
+
+        def work(db: sqlite3.Connection) -> int:
+            count: int = db.execute(
+                "SELECT count(*) FROM outbox WHERE state = 'queued'"
+            ).fetchone()[0]
+            return count
+
+        return await self._database.run(work)
+
+    async def _update(self, seq: int, assignments: str, *values: object) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                f"UPDATE outbox SET {assignments} WHERE seq = ? AND state = 'queued'",  # noqa: S608
+                (*values, seq),
+            )
+
+        await self._database.run(work)
+
+
+def _row(values: tuple[object, ...]) -> OutboxRow:
+    seq, room_id, txn_id, event_type, content, priority, attempts, not_before, created_at = values
+    return OutboxRow(
+        seq=int(str(seq)),
+        room_id=RoomId(str(room_id)),
+        txn_id=TxnId(str(txn_id)),
+        event_type=str(event_type),
+        content=json.loads(str(content)),
+        priority=Priority(str(priority)),
+        attempts=int(str(attempts)),
+        not_before=float(str(not_before)),
+        created_at=float(str(created_at)),
+    )

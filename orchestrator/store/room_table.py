@@ -1,0 +1,114 @@
+"""The tables `rooms` and `told`, and the installation's identity in `meta`."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Sequence
+
+from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_slug
+from orchestrator.errors import StoreError
+from orchestrator.model import InstallationId, RoomId, RoomSlug, UserId
+from orchestrator.store.api import RoomRow
+from orchestrator.store.database import Database
+
+_COLUMNS = "room_id, slug, idx, joined, encrypted, name, alias, joined_members"
+
+
+class RoomTable:
+    """Rooms that the agent is or was in."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def installation(self) -> InstallationId:
+        """This state directory's identity, made at the first call."""
+
+        def work(db: sqlite3.Connection) -> InstallationId:
+            db.execute(
+                "INSERT OR IGNORE INTO meta VALUES ('installation', ?)", (secrets.token_hex(8),)
+            )
+            row = db.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()
+            return InstallationId(row[0])
+
+        return await self._database.run(work)
+
+    async def ensure(self, room_id: RoomId, *, joined: bool) -> RoomRow:
+        """The room's row, made if it is new; `joined` is stored either way. Idempotent.
+
+        Raises:
+            StoreError: the installation has as many rooms as it has uids for.
+        """
+
+        def work(db: sqlite3.Connection) -> RoomRow:
+            (count,) = db.execute("SELECT count(*) FROM rooms").fetchone()
+            known = db.execute("SELECT 1 FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
+            if known is None and count >= ROOMS_PER_INSTALLATION:
+                msg = f"this installation has {count} rooms, the most that it can have"
+                raise StoreError(msg)
+            db.execute(
+                "INSERT INTO rooms (room_id, slug, idx, joined) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (room_id) DO UPDATE SET joined = excluded.joined",
+                (room_id, room_slug(room_id), count, joined),
+            )
+            return _select(db, "WHERE room_id = ?", room_id)[0]
+
+        return await self._database.run(work)
+
+    async def update(
+        self,
+        room_id: RoomId,
+        *,
+        encrypted: bool | None = None,
+        name: str | None = None,
+        alias: str | None = None,
+        joined_members: int | None = None,
+    ) -> None:
+        """Store what is given. A room that was encrypted once stays so."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE rooms SET encrypted = max(encrypted, coalesce(?, 0)), "
+                "name = coalesce(?, name), alias = coalesce(?, alias), "
+                "joined_members = coalesce(?, joined_members) WHERE room_id = ?",
+                (encrypted, name, alias, joined_members, room_id),
+            )
+
+        await self._database.run(work)
+
+    async def get(self, room_id: RoomId) -> RoomRow | None:
+        """One room, or None."""
+        rows = await self._database.run(lambda db: _select(db, "WHERE room_id = ?", room_id))
+        return rows[0] if rows else None
+
+    async def all(self) -> Sequence[RoomRow]:
+        """Every room, in the order in which they came."""
+        return await self._database.run(lambda db: _select(db, "ORDER BY idx"))
+
+    async def tell_once(self, room_id: RoomId, user_id: UserId, what: str) -> bool:
+        """True the first time that this is asked for this room, user and topic."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            cursor = db.execute(
+                "INSERT OR IGNORE INTO told VALUES (?, ?, ?)", (room_id, user_id, what)
+            )
+            return cursor.rowcount == 1
+
+        return await self._database.run(work)
+
+
+def _select(db: sqlite3.Connection, where: str, *values: str) -> list[RoomRow]:
+    rows = db.execute(f"SELECT {_COLUMNS} FROM rooms {where}", values).fetchall()  # noqa: S608 - constants
+    return [
+        RoomRow(
+            room_id=RoomId(room_id),
+            slug=RoomSlug(slug),
+            index=index,
+            joined=bool(joined),
+            encrypted=bool(encrypted),
+            name=name,
+            alias=alias,
+            joined_members=members,
+        )
+        for room_id, slug, index, joined, encrypted, name, alias, members in rows
+    ]

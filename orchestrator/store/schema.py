@@ -1,0 +1,98 @@
+"""The schema as numbered migrations; a landed one never changes, new ones are appended.
+
+`PRAGMA user_version` holds the number of the last one applied.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[str, ...] = (
+    # 1: the first form.
+    """
+    CREATE TABLE meta (
+        key   TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) STRICT;
+
+    CREATE TABLE rooms (
+        room_id        TEXT PRIMARY KEY,
+        slug           TEXT NOT NULL UNIQUE,
+        idx            INTEGER NOT NULL UNIQUE,
+        joined         INTEGER NOT NULL,
+        encrypted      INTEGER NOT NULL DEFAULT 0,
+        name           TEXT,
+        alias          TEXT,
+        joined_members INTEGER
+    ) STRICT;
+
+    CREATE TABLE inbox (
+        seq         INTEGER PRIMARY KEY AUTOINCREMENT,
+        event_id    TEXT UNIQUE,
+        kind        TEXT NOT NULL,
+        room_id     TEXT,
+        raw         TEXT NOT NULL,
+        state       TEXT NOT NULL,
+        reason      TEXT,
+        turn_id     TEXT,
+        received_at REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX inbox_open ON inbox (state, seq) WHERE state IN ('new', 'pending_keys');
+
+    CREATE TABLE turns (
+        turn_id    TEXT PRIMARY KEY,
+        room_id    TEXT NOT NULL,
+        session    TEXT NOT NULL,
+        position   INTEGER NOT NULL,
+        state      TEXT NOT NULL,
+        prompt     TEXT NOT NULL,
+        sender     TEXT NOT NULL,
+        asked      TEXT NOT NULL,
+        epoch      TEXT,
+        parts      INTEGER NOT NULL DEFAULT 0,
+        created_at REAL NOT NULL,
+        started_at REAL,
+        ended_at   REAL,
+        outcome    TEXT,
+        reason     TEXT
+    ) STRICT;
+    CREATE INDEX turns_open ON turns (room_id, position) WHERE state <> 'ended';
+
+    CREATE TABLE sessions (
+        room_id    TEXT NOT NULL,
+        session    TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        resumable  INTEGER NOT NULL,
+        PRIMARY KEY (room_id, session)
+    ) STRICT;
+
+    CREATE TABLE outbox (
+        seq              INTEGER PRIMARY KEY AUTOINCREMENT,
+        room_id          TEXT NOT NULL,
+        txn_id           TEXT NOT NULL UNIQUE,
+        event_type       TEXT NOT NULL,
+        content          TEXT NOT NULL,
+        priority         TEXT NOT NULL,
+        state            TEXT NOT NULL,
+        attempts         INTEGER NOT NULL DEFAULT 0,
+        not_before       REAL NOT NULL,
+        created_at       REAL NOT NULL,
+        event_id         TEXT,
+        ended_at         REAL,
+        reason           TEXT
+    ) STRICT;
+    CREATE INDEX outbox_open ON outbox (room_id, seq) WHERE state = 'queued';
+
+    CREATE TABLE runners (
+        room_id    TEXT PRIMARY KEY,
+        generation INTEGER NOT NULL,
+        epoch      TEXT,
+        acked      INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE told (
+        room_id TEXT NOT NULL,
+        user_id TEXT NOT NULL,
+        what    TEXT NOT NULL,
+        PRIMARY KEY (room_id, user_id, what)
+    ) STRICT;
+    """,
+)

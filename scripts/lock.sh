@@ -1,0 +1,11 @@
+#!/bin/sh
+# Write both lock files anew: every package with its version and digests, for Python 3.11 and later.
+set -eu
+cd "$(dirname "$0")/.."
+uv="${UV:-.venv/bin/uv}"
+"$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+  --extra embedded --extra build -o requirements.lock pyproject.toml
+"$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+  --extra embedded --extra build --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml

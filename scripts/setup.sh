@@ -1,0 +1,340 @@
+#!/bin/sh
+# Set up what `make up`, `make test` and `make check` need, then run them. See `make help`.
+#
+#   setup.sh up [ARGUMENTS…]     environment, engine; then `orchestrator up ARGUMENTS`
+#   setup.sh test [ARGUMENTS…]   environment, engine, runner image; then all tests
+#   setup.sh unit [ARGUMENTS…]   environment; then the tests that need nothing else
+#   setup.sh check               environment; then format, lint, types, imports, shell
+#   setup.sh image [ARGUMENTS…]  environment, engine; then `orchestrator image build ARGUMENTS`
+#   setup.sh run|dev|engine      only that part of the set-up
+#
+# Every part is done once and found done later. Only as root are Debian packages installed, and on
+# a terminal a Docker Engine only after asking. PYTHON names another interpreter than python3.
+set -eu
+cd "$(dirname "$0")/.."
+
+PYTHON="${PYTHON:-python3}"
+VENV=.venv
+LOGS=.cache/setup
+# Seconds. An engine answers about 1 s after its start; the rest is for a busy machine.
+ENGINE_WAIT=60
+TAIL_LINES=15
+DOCKERD_LOG=/var/log/aiagentchat-dockerd.log
+
+say() { printf '%s\n' "$*"; }
+
+fail() {
+  printf '\n%s\n' "$*" >&2
+  exit 1
+}
+
+# step NAME TEXT COMMAND…: run it in a process group of its own with its output in a log; show how
+# long it takes. A failure shows the end of the log and returns 1. Ctrl-C ends the whole group.
+step() {
+  name=$1 text=$2
+  shift 2
+  mkdir -p "$LOGS"
+  log=$LOGS/$name.log
+  began=$(date +%s)
+  say "· $text …"
+  setsid "$@" > "$log" 2>&1 < /dev/null &
+  child=$!
+  trap 'kill -TERM -- "-$child" 2> /dev/null; exit 130' INT
+  trap 'kill -TERM -- "-$child" 2> /dev/null; exit 143' TERM
+  status=0
+  watch_step &
+  watcher=$!
+  wait "$child" || status=$?
+  trap - INT TERM
+  kill "$watcher" 2> /dev/null || :
+  wait "$watcher" 2> /dev/null || :
+  took=$(($(date +%s) - began))
+  if [ "$status" -eq 0 ]; then
+    say "  done ($took s)"
+    return 0
+  fi
+  say "  failed after $took s. The end of $log:" >&2
+  tail -n "$TAIL_LINES" "$log" | sed 's/^/  | /' >&2
+  return 1
+}
+
+# A sign of life every 15 s while a step runs; ends with the step.
+watch_step() {
+  seconds=0
+  while kill -0 "$child" 2> /dev/null; do
+    sleep 1
+    seconds=$((seconds + 1))
+    if [ $((seconds % 15)) -eq 0 ]; then say "  … $seconds s"; fi
+  done
+}
+
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+has() { command -v "$1" > /dev/null 2>&1; }
+
+apt_install() {
+  # A list of packages as old as the image finds nothing, so it is refreshed first.
+  step "apt-$1" "installing $* from Debian's packages" \
+    sh -c 'apt-get update -q && exec apt-get install -qy --no-install-recommends "$@"' sh "$@"
+}
+
+# ── the virtual environment ────────────────────────────────────────────────────────────────────
+
+require_python() {
+  has "$PYTHON" || fail "aiagentchat needs Python 3.11 or later, and there is no $PYTHON here.
+Install it (on Debian: apt-get install python3 python3-venv), then try again."
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail \
+    "aiagentchat needs Python 3.11 or later; $PYTHON is $("$PYTHON" -V 2>&1 | cut -d' ' -f2).
+Install a newer one, then name it, for instance: make up PYTHON=/usr/local/bin/python3.12"
+}
+
+require_venv_module() {
+  if "$PYTHON" -c 'import ensurepip, venv' 2> /dev/null; then return; fi
+  if is_root && has apt-get; then
+    apt_install python3-venv || fail "Install the package python3-venv by hand, then try again."
+  fi
+  "$PYTHON" -c 'import ensurepip, venv' 2> /dev/null || fail \
+    "$PYTHON can't make virtual environments here. Type: sudo apt-get install python3-venv"
+}
+
+# What the installed packages depend on; changes with a lock, the project file, the interpreter.
+fingerprint() {
+  {
+    cat "$1" pyproject.toml
+    "$VENV/bin/python" -VV
+    pwd
+  } | sha256sum | cut -d' ' -f1
+}
+
+# ensure_venv run|dev: the virtual environment with the packages of that lock, checked by digest.
+ensure_venv() {
+  case $1 in
+    run) lock=requirements.lock ;;
+    dev) lock=requirements-dev.lock ;;
+  esac
+  stamp=$VENV/.aiagentchat-$1
+  if [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -c '' 2> /dev/null; then
+    if [ "$(cat "$stamp" 2> /dev/null)" = "$(fingerprint "$lock")" ]; then return; fi
+  else
+    require_python
+    require_venv_module
+    step venv "making the virtual environment $VENV" "$PYTHON" -m venv --clear "$VENV" \
+      || fail "The virtual environment could not be made; the lines above say why."
+  fi
+  rm -f "$stamp"
+  install_packages "$lock"
+  fingerprint "$lock" > "$stamp"
+  if [ "$1" = dev ]; then fingerprint requirements.lock > "$VENV/.aiagentchat-run"; fi
+}
+
+install_packages() {
+  step pip "installing the packages of $1 (about a minute)" \
+    "$VENV/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
+    --require-hashes -r "$1" \
+    || fail "Check that a Python package index can be reached, then try again. pip has its own
+settings for another index or a proxy: pip help config"
+  step project "installing aiagentchat itself" \
+    "$VENV/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
+    --no-index --no-deps --no-build-isolation -e . \
+    || fail "aiagentchat could not be installed into $VENV; the lines above say why."
+}
+
+# ── the Docker Engine ──────────────────────────────────────────────────────────────────────────
+
+engine_answers() {
+  "$VENV/bin/python" -c '
+import docker
+client = docker.from_env(timeout=5)
+client.ping()' 2> /dev/null
+}
+
+ensure_engine() {
+  if engine_answers; then return; fi
+  [ -z "${DOCKER_HOST:-}" ] || fail "DOCKER_HOST is $DOCKER_HOST, and no Docker Engine answers there.
+Start that engine, or unset DOCKER_HOST to use the one of this machine."
+  if ! is_root; then fail_without_root; fi
+  if ! has dockerd; then install_engine; fi
+  if ! engine_answers; then start_engine; fi
+}
+
+fail_without_root() {
+  if [ -S /var/run/docker.sock ] && ! [ -w /var/run/docker.sock ]; then
+    fail "You may not use the Docker Engine of this machine (/var/run/docker.sock). Type:
+  sudo usermod -aG docker $(id -un)
+then log in again. Whoever may use the engine can become root through it."
+  fi
+  fail "No Docker Engine answers. On Debian type:
+  sudo apt-get install docker.io && sudo systemctl start docker
+  sudo usermod -aG docker $(id -un)
+then log in again, and try again."
+}
+
+install_engine() {
+  has apt-get || fail "No Docker Engine answers, and this is no Debian to install one on.
+Install one (https://docs.docker.com/engine/install/), start it, then try again."
+  if [ -t 0 ]; then
+    printf 'No Docker Engine answers. Install docker.io from Debian'"'"'s packages? [Y/n] '
+    read -r answer || answer=n
+    case $answer in
+      '' | [Yy]*) ;;
+      *) fail "Nothing was installed. aiagentchat needs a Docker Engine; start one, then try again." ;;
+    esac
+  fi
+  apt_install docker.io iptables ca-certificates debootstrap \
+    || fail "docker.io could not be installed; the lines above say why."
+  has dockerd || fail "docker.io is installed, but there is no dockerd in PATH ($PATH)."
+}
+
+start_engine() {
+  say "· starting the Docker Engine …"
+  if [ -d /run/systemd/system ]; then
+    systemctl start docker || fail "The Docker Engine did not start. Type: journalctl -u docker"
+  else
+    # In a container the init script may fail or do nothing; then dockerd is started without it.
+    if [ -x /etc/init.d/docker ] && service docker start > /dev/null 2>&1 < /dev/null; then
+      wait_for_engine 15 || start_dockerd
+    else
+      start_dockerd
+    fi
+  fi
+  wait_for_engine "$ENGINE_WAIT" || fail_engine
+  say "  done; it goes on running when aiagentchat ends"
+}
+
+start_dockerd() {
+  # The pid file of an engine that was killed names no engine any more; dockerd would refuse to start.
+  pid=$(cat /var/run/docker.pid 2> /dev/null || :)
+  if [ -n "$pid" ] && ! grep -qs dockerd "/proc/$pid/cmdline"; then rm -f /var/run/docker.pid; fi
+  setsid dockerd > "$DOCKERD_LOG" 2>&1 < /dev/null &
+  say "  as a process of its own; its log is $DOCKERD_LOG"
+}
+
+wait_for_engine() {
+  left=$1
+  until engine_answers; do
+    left=$((left - 1))
+    if [ "$left" -le 0 ]; then return 1; fi
+    sleep 1
+  done
+}
+
+fail_engine() {
+  if [ -f "$DOCKERD_LOG" ]; then tail -n "$TAIL_LINES" "$DOCKERD_LOG" | sed 's/^/  | /' >&2; fi
+  fail "The Docker Engine does not answer. In a container it needs --privileged; otherwise start it by
+hand (dockerd), read what it says, then try again."
+}
+
+# ── the runner image ───────────────────────────────────────────────────────────────────────────
+
+# The image is built when it is missing. Its base is pulled, or made with debootstrap: as root that
+# is installed when it turns out to be needed.
+ensure_image() {
+  if "$VENV/bin/orchestrator" image build "$@"; then return; fi
+  if has debootstrap || ! is_root || ! has apt-get; then
+    fail "The runner image could not be built; the lines above say why."
+  fi
+  apt_install debootstrap || fail "Install the package debootstrap by hand, then try again."
+  "$VENV/bin/orchestrator" image build "$@" \
+    || fail "The runner image could not be built; the lines above say why."
+}
+
+# ── what is run ────────────────────────────────────────────────────────────────────────────────
+
+up() {
+  ensure_venv run
+  ensure_engine
+  # With debootstrap, or without the right to install it, `orchestrator up` needs no help.
+  if ! has debootstrap && is_root && has apt-get; then ensure_image; fi
+  exec "$VENV/bin/orchestrator" up "$@"
+}
+
+check() {
+  ensure_venv dev
+  failed=''
+  run_check "$VENV/bin/ruff" format --check .
+  run_check "$VENV/bin/ruff" check .
+  run_check "$VENV/bin/mypy"
+  run_check "$VENV/bin/lint-imports"
+  if has shellcheck; then
+    run_check shellcheck scripts/*.sh runner-image/*.sh .ci/run
+  else
+    say "· shellcheck is not installed; the shell scripts are not checked"
+  fi
+  [ -z "$failed" ] || fail "make check failed:$failed"
+  say "make check: everything passed"
+}
+
+run_check() {
+  say "· ${1##*/} ${2:-}"
+  "$@" || failed="$failed ${1##*/}"
+}
+
+# The tests that need nothing, with the coverage of what they can reach, as one number.
+unit() {
+  ensure_venv dev
+  mkdir -p "$LOGS"
+  say "· tests that need nothing but Python"
+  status=0
+  export COVERAGE_FILE="$LOGS/coverage"
+  run_pytest "$LOGS/unit.log" tests/unit \
+    --cov --cov-config=scripts/coverage.ini --cov-report= "$@" || status=$?
+  covered=$("$VENV/bin/coverage" report --rcfile=scripts/coverage.ini --format=total 2>&1) || :
+  say "branch coverage of what runs without Docker: $covered %"
+  return "$status"
+}
+
+# Everything but the long forms (tests/chaos and bench have targets of their own).
+all_tests() {
+  began=$(date +%s)
+  failed=0
+  unit "$@" || failed=1
+  ensure_engine
+  ensure_image
+  say "· tests on real parts: Docker Engine, Synapse, the Claude Code CLI"
+  run_pytest "$LOGS/real.log" tests/contract tests/integration tests/e2e tests/security "$@" \
+    || failed=1
+  say ""
+  say "make test, $(($(date +%s) - began)) s:"
+  say "  without Docker  $(closing_line "$LOGS/unit.log")"
+  say "  on real parts   $(closing_line "$LOGS/real.log")"
+  return "$failed"
+}
+
+# run_pytest LOG ARGUMENTS…: its output is shown and kept. The status is pytest's own, except that
+# a selection (-k) which leaves nothing to run is no failure.
+run_pytest() {
+  log=$1
+  shift
+  rm -f "$log.status"
+  {
+    code=0
+    "$VENV/bin/python" -m pytest "$@" < /dev/null 2>&1 || code=$?
+    echo "$code" > "$log.status"
+  } | tee "$log"
+  code=$(cat "$log.status")
+  if [ "$code" -eq 5 ]; then code=0; fi
+  return "$code"
+}
+
+closing_line() { tail -n 1 "$1" | tr -d '=' | sed 's/^ *//; s/ *$//'; }
+
+command=${1:-}
+[ -n "$command" ] || fail "usage: setup.sh up|test|unit|check|image|run|dev|engine"
+shift
+case $command in
+  up) up "$@" ;;
+  check) check ;;
+  unit) unit "$@" ;;
+  test) all_tests "$@" ;;
+  image)
+    ensure_venv run
+    ensure_engine
+    ensure_image "$@"
+    ;;
+  run | dev) ensure_venv "$command" ;;
+  engine)
+    ensure_venv run
+    ensure_engine
+    ;;
+  *) fail "setup.sh: unknown command: $command" ;;
+esac

@@ -1,0 +1,732 @@
+"""What the gateway does with answers, with a failing API, and with its own end: real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import io
+import json
+import os
+import signal
+import socket
+import ssl
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import SecretStr
+
+from orchestrator.core.egress_body import rewrite_body
+from orchestrator.core.egress_policy import Route
+from orchestrator.egress import door as door_module
+from orchestrator.egress import inspector as inspector_module
+from orchestrator.egress import inspector_child as child
+from orchestrator.egress import upstream as upstream_module
+from orchestrator.egress.gateway import ApiKey, DoorStats, OAuthToken, RoomDoor, open_egress
+from orchestrator.egress.listener import SOCKET_NAME
+from orchestrator.errors import EgressError
+from orchestrator.model import RoomSlug
+from tests.support.egress import (
+    ANSWER_S,
+    REAL_KEY,
+    TAG,
+    Upstream,
+    body_of,
+    build_body,
+    build_request,
+    connect,
+    error_of,
+    open_room,
+    open_upstream,
+    room_door,
+    send_raw,
+    status_of,
+)
+
+KEY = ApiKey(SecretStr(REAL_KEY))
+EVENT = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with open_upstream() as opened:
+        yield opened
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await response.prepare(request)
+    return response
+
+
+async def test_each_event_of_a_slow_stream_arrives_before_the_next_is_sent(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    received = asyncio.Semaphore(0)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = await _stream(request)
+        for n in range(5):
+            await response.write(b"data: %d\n\n" % n)
+            await received.acquire()
+        return response
+
+    upstream.handler = answer
+    async with (
+        open_room(tmp_path / "a", upstream.url),
+        asyncio.timeout(ANSWER_S),
+        connect(tmp_path / "a") as (reader, writer),
+    ):
+        writer.write(build_request())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-type: text/event-stream\r\n" in head
+        for n in range(5):
+            assert b"data: %d" % n in await reader.readuntil(b"\n\n\r\n")
+            received.release()
+        assert await reader.read() == b"0\r\n\r\n"
+
+
+async def test_a_runner_that_does_not_read_holds_the_api_back(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    total, written = 64 << 20, 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal written
+        response = await _stream(request)
+        while written < total:
+            await response.write(b"x" * (1 << 16))
+            written += 1 << 16
+        return response
+
+    upstream.handler = answer
+    async with (
+        open_room(tmp_path / "a", upstream.url),
+        asyncio.timeout(60),
+        connect(tmp_path / "a") as (reader, writer),
+    ):
+        writer.write(build_request())
+        before = -1
+        while before < written or not written:
+            before = written
+            await asyncio.sleep(0.3)
+        # The reader's own buffer is 2 MiB; what else is on the way are sockets' buffers.
+        assert written < 24 << 20
+        answered = await reader.read(-1)
+    assert len(body_of(answered)) == written == total
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (529, "overloaded_error"),
+    ],
+)
+async def test_an_error_of_the_api_is_passed_on_as_it_is(
+    tmp_path: Path, upstream: Upstream, status: int, kind: str
+) -> None:
+    body = {"type": "error", "error": {"type": kind, "message": "m"}, "request_id": "r"}
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response(
+            body,
+            status=status,
+            headers={
+                "retry-after": "17",
+                "x-should-retry": "true",
+                "request-id": "r",
+                "anthropic-ratelimit-unified-reset": "1",
+                "anthropic-organization-id": "org",
+                "set-cookie": "a=b",
+                "server": "s",
+                "x-other": "o",
+            },
+        )
+
+    upstream.handler = answer
+    async with open_room(tmp_path / "a", upstream.url) as (gateway, door):
+        answered = await send_raw(door.directory, build_request())
+        assert gateway.stats(door.slug).requests_allowed == 1
+    assert status_of(answered) == status
+    assert json.loads(body_of(answered)) == body
+    head = answered.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    assert {line.partition(":")[0] for line in head} == {
+        "anthropic-ratelimit-unified-reset",
+        "connection",
+        "content-type",
+        "request-id",
+        "retry-after",
+        "transfer-encoding",
+        "x-should-retry",
+    }
+
+
+async def test_an_api_that_repeats_the_key_does_not_show_it_to_the_room(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=401, headers={"request-id": f"for {REAL_KEY}"})
+        await response.prepare(request)
+        text = f"bad key {REAL_KEY}, again {REAL_KEY} sk-ant".encode()
+        for n in range(0, len(text), 7):
+            await response.write(text[n : n + 7])
+            await asyncio.sleep(0.001)
+        return response
+
+    upstream.handler = answer
+    async with open_room(tmp_path / "a", upstream.url):
+        answered = await send_raw(tmp_path / "a", build_request())
+    assert body_of(answered) == b"bad key [removed], again [removed] sk-ant"
+    assert REAL_KEY.encode() not in answered
+
+
+async def test_a_stream_that_breaks_off_is_broken_for_the_runner_too(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = await _stream(request)
+        await response.write(EVENT)
+        await asyncio.sleep(0.05)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    upstream.handler = answer
+    async with open_room(tmp_path / "a", upstream.url) as (gateway, door):
+        answered = await send_raw(door.directory, build_request(close=False))
+        assert gateway.stats(door.slug).streams_cut == 1
+    assert EVENT in answered
+    assert answered.count(b"HTTP/1.1 ") == 1
+    with pytest.raises(ValueError, match="cut"):
+        body_of(answered)
+
+
+async def test_an_answer_shorter_than_announced_is_broken_for_the_runner_too(
+    tmp_path: Path,
+) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with open_room(tmp_path / "a", url):
+            answered = await send_raw(tmp_path / "a", build_request())
+    with pytest.raises(ValueError, match="cut"):
+        body_of(answered)
+
+
+async def test_an_unreachable_api_is_a_502_that_says_so(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        async with open_room(tmp_path / "a", url) as (gateway, door):
+            answered = await send_raw(door.directory, build_request())
+            assert gateway.stats(door.slug).bytes_down == 0
+    assert status_of(answered) == 502
+    kind, message = error_of(answered)
+    assert kind == "api_error"
+    assert message.startswith("The Messages API could not be reached")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 99999,
+    ],
+    ids=["another protocol", "no status", "nothing", "an endless header"],
+)
+async def test_an_api_that_talks_nonsense_is_a_502(tmp_path: Path, garbage: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        writer.write(garbage)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with open_room(tmp_path / "a", url):
+            answered = await send_raw(tmp_path / "a", build_request())
+    assert status_of(answered) == 502
+    assert b"SSH" not in answered
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(tmp_path: Path, upstream: Upstream, status: int) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, headers={"location": f"{upstream.url}/elsewhere"})
+
+    upstream.handler = answer
+    async with open_room(tmp_path / "a", upstream.url):
+        answered = await send_raw(tmp_path / "a", build_request())
+    assert status_of(answered) == 502
+    assert "redirect" in error_of(answered)[1]
+    assert b"elsewhere" not in answered
+    assert len(upstream.seen) == 1
+
+
+async def test_a_compressed_answer_is_refused_because_nobody_could_look_into_it(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+
+    upstream.handler = answer
+    async with open_room(tmp_path / "a", upstream.url):
+        answered = await send_raw(tmp_path / "a", build_request())
+    assert status_of(answered) == 502
+
+
+async def test_a_silent_api_is_a_504_and_a_stream_that_falls_silent_is_cut(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_module, "SILENCE_S", 0.2)
+    starts = [False, True]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if starts.pop(0):
+            await (await _stream(request)).write(EVENT)
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    upstream.handler = answer
+    async with open_room(tmp_path / "a", upstream.url):
+        assert status_of(await send_raw(tmp_path / "a", build_request())) == 504
+        answered = await send_raw(tmp_path / "a", build_request())
+    assert EVENT in answered
+    with pytest.raises(ValueError, match="cut"):
+        body_of(answered)
+
+
+@pytest.mark.parametrize("has_started", [False, True], ids=["before", "within"])
+async def test_a_client_that_leaves_ends_the_request_to_the_api(
+    tmp_path: Path, upstream: Upstream, has_started: bool
+) -> None:
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if has_started:
+            await (await _stream(request)).write(EVENT)
+        asked.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        raise AssertionError
+
+    upstream.handler = answer
+    async with open_room(tmp_path / "a", upstream.url) as (gateway, door):
+        async with connect(door.directory) as (reader, writer), asyncio.timeout(ANSWER_S):
+            writer.write(build_request())
+            await asked.wait()
+            if has_started:
+                await reader.readuntil(b"\n\n")
+        async with asyncio.timeout(2):
+            await ended.wait()
+        assert await send_raw(door.directory, build_request(line="GET / HTTP/1.1"))
+        assert gateway.stats(door.slug).streams_cut == 1
+
+
+async def test_the_upstream_may_have_a_path_of_its_own(tmp_path: Path, upstream: Upstream) -> None:
+    async with open_room(tmp_path / "a", f"{upstream.url}/proxy/x/"):
+        request = build_request(line="POST /v1/messages/count_tokens HTTP/1.1")
+        assert status_of(await send_raw(tmp_path / "a", request)) == 200
+    assert upstream.seen[0].path == "/proxy/x/v1/messages/count_tokens"
+    assert "metadata" not in upstream.seen[0].json()
+
+
+async def test_an_oauth_token_goes_as_a_bearer_with_its_beta(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    token = OAuthToken(SecretStr("sk-ant-oat01-real"))
+    async with open_egress(upstream=upstream.url, credential=token) as gateway:
+        await gateway.open_door(room_door(tmp_path / "a"))
+        request = build_request(headers={"anthropic-beta": "effort-2025-11-24"})
+        assert status_of(await send_raw(tmp_path / "a", request)) == 200
+    headers = upstream.seen[0].headers
+    assert headers["authorization"] == "Bearer sk-ant-oat01-real"
+    assert headers["anthropic-beta"] == "effort-2025-11-24,oauth-2025-04-20"
+    assert "x-api-key" not in headers
+
+
+async def test_https_is_checked_against_the_operators_certificates(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, context = _own_certificate(tmp_path)
+    app = web.Application()
+    app.router.add_post("/v1/messages", upstream.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        url = f"https://localhost:{runner.addresses[0][1]}"
+        async with open_room(tmp_path / "a", url):
+            assert status_of(await send_raw(tmp_path / "a", build_request())) == 502
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        async with open_room(tmp_path / "b", url):
+            assert status_of(await send_raw(tmp_path / "b", build_request())) == 200
+    finally:
+        await runner.cleanup()
+    assert len(upstream.seen) == 1
+
+
+def _own_certificate(directory: Path) -> tuple[Path, ssl.SSLContext]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "certificate.pem"
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_path = directory / "key.pem"
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path, key_path)
+    return path, context
+
+
+async def test_an_operators_proxy_is_used_for_https_and_gets_no_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        monkeypatch.setenv("HTTPS_PROXY", address)
+        monkeypatch.delenv("https_proxy", raising=False)
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("no_proxy", "")
+        async with open_room(tmp_path / "a", "https://api.example"):
+            assert status_of(await send_raw(tmp_path / "a", build_request())) == 502
+    assert heads[0].startswith(b"CONNECT api.example:443 ")
+    assert REAL_KEY.encode() not in heads[0]
+
+
+async def test_the_socket_is_for_the_rooms_group_alone_whatever_the_path_and_umask(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    directory = tmp_path / ("long" * 40)
+    old = os.umask(0)
+    try:
+        async with open_room(directory, upstream.url):
+            held = (directory / SOCKET_NAME).lstat()
+            assert stat.S_ISSOCK(held.st_mode)
+            assert stat.S_IMODE(held.st_mode) == 0o660
+            assert held.st_gid == os.getgid()
+            assert [p.name for p in directory.iterdir()] == [SOCKET_NAME]
+            assert status_of(await send_raw(directory, build_request())) == 200
+    finally:
+        os.umask(old)
+    assert not list(directory.iterdir())
+
+
+async def test_a_stale_socket_and_any_other_file_is_replaced(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    for n, make in enumerate((_make_stale, _make_file, _make_link)):
+        directory = tmp_path / str(n)
+        directory.mkdir()
+        make(directory / SOCKET_NAME)
+        async with open_room(directory, upstream.url):
+            assert status_of(await send_raw(directory, build_request())) == 200
+
+
+def _make_file(path: Path) -> None:
+    path.touch()
+
+
+def _make_link(path: Path) -> None:
+    path.symlink_to("/nowhere")
+
+
+def _make_stale(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+
+async def test_opening_an_open_door_again_keeps_its_connections(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    async with open_room(tmp_path / "a", upstream.url) as (gateway, door):
+        async with connect(door.directory) as (reader, writer):
+            writer.write(build_request(close=False))
+            await reader.readuntil(b"0\r\n\r\n")
+            await gateway.open_door(door)
+            writer.write(build_request())
+            assert status_of(await reader.read()) == 200
+        assert gateway.stats(door.slug).requests_allowed == 2
+
+
+async def test_a_door_closed_and_opened_again_serves_the_runner_that_stayed_up(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    # What a runner keeps is the directory that it mounts, so this stays open.
+    mounted = os.open(tmp_path, os.O_PATH)
+    try:
+        async with open_room(tmp_path / "a", upstream.url) as (gateway, door):
+            async with connect(door.directory) as (reader, writer):
+                writer.write(build_request(close=False))
+                await reader.readuntil(b"0\r\n\r\n")
+                await gateway.close_door(door.slug)
+                assert await reader.read() == b""
+            with pytest.raises(OSError):  # noqa: PT011 (whichever the kernel says)
+                await send_raw(door.directory, build_request())
+            await gateway.close_door(door.slug)
+            await gateway.open_door(door)
+            assert status_of(await send_raw(door.directory, build_request())) == 200
+        async with open_room(tmp_path / "a", upstream.url):
+            seen = Path(f"/proc/self/fd/{mounted}/a")
+            assert status_of(await send_raw(seen, build_request())) == 200
+    finally:
+        os.close(mounted)
+
+
+async def test_a_door_is_opened_anew_when_its_file_is_gone_or_its_values_change(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    async with open_room(tmp_path / "a", upstream.url) as (gateway, door):
+        (tmp_path / "a" / SOCKET_NAME).unlink()
+        await gateway.open_door(door)
+        assert status_of(await send_raw(door.directory, build_request())) == 200
+        changed = RoomDoor(
+            slug=door.slug,
+            directory=door.directory,
+            uid=door.uid,
+            gid=door.gid,
+            placeholder="another",
+            user_tag="another-tag",
+        )
+        await gateway.open_door(changed)
+        assert status_of(await send_raw(door.directory, build_request())) == 403
+        request = build_request(headers={"x-api-key": "another"})
+        assert status_of(await send_raw(door.directory, request)) == 200
+    users = [seen.json()["metadata"] for seen in upstream.seen]
+    assert users == [{"user_id": TAG}, {"user_id": "another-tag"}]
+
+
+async def test_a_new_gateway_takes_the_place_of_one_that_was_killed(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    async with (
+        open_room(tmp_path / "a", upstream.url),
+        open_room(tmp_path / "a", upstream.url) as (gateway, door),
+    ):
+        # As after a SIGKILL: the first gateway's socket file was never removed by it.
+        assert status_of(await send_raw(door.directory, build_request())) == 200
+        assert gateway.stats(door.slug).requests_allowed == 1
+
+
+async def test_a_running_answer_is_finished_within_the_grace_of_a_stop(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    going_on = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = await _stream(request)
+        await response.write(EVENT)
+        await going_on.wait()
+        await response.write(b"data: end\n\n")
+        return response
+
+    upstream.handler = answer
+    async with (
+        open_room(tmp_path / "a", upstream.url) as (gateway, door),
+        connect(door.directory) as (reader, writer),
+        asyncio.TaskGroup() as group,
+    ):
+        writer.write(build_request(close=False))
+        first = await reader.readuntil(b"\n\n")
+        closing = group.create_task(gateway.close_door(door.slug))
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        going_on.set()
+        rest = await reader.read()
+    assert body_of(first + rest) == EVENT + b"data: end\n\n"
+
+
+async def test_an_answer_that_outlasts_the_grace_is_cut(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door_module, "DRAIN_S", 0.1)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await (await _stream(request)).write(EVENT)
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    upstream.handler = answer
+    async with contextlib.AsyncExitStack() as stack:
+        async with open_room(tmp_path / "a", upstream.url), asyncio.timeout(5):
+            reader, writer = await stack.enter_async_context(connect(tmp_path / "a"))
+            writer.write(build_request())
+            await reader.readuntil(b"\n\n")
+        assert b"0\r\n\r\n" not in await reader.read()
+
+
+@pytest.mark.parametrize("end", ["stop", "error", "cancel", "sibling"])
+async def test_every_end_of_the_gateway_closes_its_doors_and_keeps_the_callers_error(
+    tmp_path: Path, upstream: Upstream, end: str
+) -> None:
+    async def serve() -> None:
+        async with open_room(tmp_path / "a", upstream.url):
+            if end == "error":
+                msg = "the caller's"
+                raise LookupError(msg)
+            if end != "stop":
+                await asyncio.sleep(60)
+
+    async def fail() -> None:
+        await asyncio.sleep(0.05)
+        msg = "the sibling's"
+        raise LookupError(msg)
+
+    async def beside_a_failing_sibling() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve())
+            group.create_task(fail())
+
+    if end == "stop":
+        await serve()
+    elif end == "error":
+        with pytest.raises(LookupError, match="the caller's"):
+            await serve()
+    elif end == "cancel":
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await serve()
+    else:
+        with pytest.raises(ExceptionGroup) as raised:
+            await beside_a_failing_sibling()
+        assert [str(e) for e in raised.value.exceptions] == ["the sibling's"]
+    assert not list((tmp_path / "a").iterdir())
+    assert len(asyncio.all_tasks()) <= 1 + _own_tasks()
+
+
+def _own_tasks() -> int:
+    """Tasks of the upstream's server."""
+    return sum(1 for t in asyncio.all_tasks() if "RequestHandler" in repr(t.get_coro()))
+
+
+async def test_a_door_without_its_directory_is_an_error_that_names_it(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    async with open_egress(upstream=upstream.url, credential=KEY) as gateway:
+        door = room_door(tmp_path / "a")
+        (tmp_path / "a").rmdir()
+        with pytest.raises(EgressError, match=str(tmp_path / "a")):
+            await gateway.open_door(door)
+        assert gateway.stats(door.slug) == DoorStats()
+        await gateway.close_door(RoomSlug("never-opened"))
+        await gateway.drain()
+        (tmp_path / "a").mkdir()
+        with pytest.raises(EgressError, match="closing"):
+            await gateway.open_door(door)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "api.anthropic.com", "ftp://x", "unix:///x", "http://", "https://u:p@x", "http://x/?a=b"],
+)
+async def test_an_upstream_that_is_no_plain_url_is_refused(address: str) -> None:
+    with pytest.raises(EgressError, match=r"anthropic\.upstream"):
+        async with open_egress(upstream=address, credential=KEY):
+            pass
+
+
+async def test_a_credential_that_is_no_header_value_is_refused_and_not_shown() -> None:
+    with pytest.raises(EgressError) as raised:
+        async with open_egress(upstream="http://x", credential=ApiKey(SecretStr("sk\r\nx: y"))):
+            pass
+    assert "x: y" not in str(raised.value)
+
+
+async def test_a_large_body_is_checked_in_another_process_which_ends_with_the_gateway(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    body = build_body(system="y" * 1_000_000)
+    async with open_room(tmp_path / "a", upstream.url) as (gateway, _):
+        assert status_of(await send_raw(tmp_path / "a", build_request(body))) == 200
+        process = gateway._inspector._child
+        assert process is not None
+        assert Path(f"/proc/{process.pid}/environ").read_bytes() == b""
+        bad = build_body(system="y" * 1_000_000, container="c")
+        answered = await send_raw(tmp_path / "a", build_request(bad))
+        assert status_of(answered) == 403
+        assert "container" in error_of(answered)[1]
+        assert gateway._inspector._child is process
+    assert not Path(f"/proc/{process.pid}").exists()
+    assert upstream.seen[0].json()["system"] == "y" * 1_000_000
+
+
+async def test_a_checking_process_that_died_or_hangs_costs_one_request(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = build_request(build_body(system="y" * 1_000_000))
+    async with open_room(tmp_path / "a", upstream.url) as (gateway, _):
+        assert status_of(await send_raw(tmp_path / "a", request)) == 200
+        for sent, deadline in ((signal.SIGKILL, 15.0), (signal.SIGSTOP, 0.3)):
+            monkeypatch.setattr(inspector_module, "_DEADLINE_S", deadline)
+            process = gateway._inspector._child
+            assert process is not None
+            process.send_signal(sent)
+            answered = await send_raw(tmp_path / "a", request)
+            monkeypatch.setattr(inspector_module, "_DEADLINE_S", 15.0)
+            # Killed before it was asked, it may be noticed and replaced at once.
+            assert status_of(answered) in {200, 403}
+            assert sent == signal.SIGKILL or status_of(answered) == 403
+            assert status_of(await send_raw(tmp_path / "a", request)) == 200
+            assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_the_child_answers_as_the_function_does() -> None:
+    bodies = [build_body(), build_body(container="c"), b"\xff"]
+    questions = b"".join(
+        child.QUESTION.pack(len(Route.MESSAGES.value), 1, len(body))
+        + Route.MESSAGES.value.encode()
+        + b"t"
+        + body
+        for body in bodies
+    )
+    sink = io.BytesIO()
+    child.serve(io.BytesIO(questions), sink)
+    sink.seek(0)
+    for body in bodies:
+        allowed, size = child.ANSWER.unpack(sink.read(child.ANSWER.size))
+        answer = sink.read(size)
+        expected = rewrite_body(body, route=Route.MESSAGES, user_tag="t")
+        assert (answer if allowed else child.decode_denial(answer)) == expected

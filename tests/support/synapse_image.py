@@ -1,0 +1,81 @@
+"""The image of the tests' Synapse: built once for each content, never pulled.
+
+The wheels come from requirements.lock with their digests, downloaded by pip on the host (whatever
+index it is set up for) for the image's Python, and go into the build as files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import docker
+from docker.errors import BuildError, ImageNotFound
+
+_HERE = Path(__file__).resolve().parent
+_LOCK = _HERE.parents[1] / "requirements.lock"
+_DOCKERFILE = _HERE / "synapse" / "Dockerfile"
+_REPOSITORY = "aiagentchat-test-synapse"
+# Debian 12, with the C library 2.36: every older tag of the same kind is good, too.
+_PYTHON = "3.11"
+_MANYLINUX = ("manylinux2014", "manylinux_2_17", "manylinux_2_28", "manylinux_2_34")
+_DOWNLOAD_TIMEOUT_S = 600
+# The public image, or the same name that the base made from Debian's packages gets.
+BASE_IMAGE = "debian:bookworm-slim"
+
+
+def ensure_synapse_image(client: docker.DockerClient) -> str:
+    """The image's name; built (about a minute) unless an image of this content is there."""
+    name = f"{_REPOSITORY}:{_content_tag()}"
+    try:
+        client.images.get(name)
+    except ImageNotFound:
+        _build(client, name)
+    return name
+
+
+def _build(client: docker.DockerClient, name: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="synapse-image-") as folder:
+        context = Path(folder)
+        shutil.copy(_DOCKERFILE, context / "Dockerfile")
+        _download_wheels(context)
+        try:
+            client.images.build(path=folder, tag=name, rm=True, forcerm=True)
+        except BuildError as e:
+            lines = [str(entry.get("stream", entry)).rstrip() for entry in e.build_log]
+            raise RuntimeError("\n".join([str(e), *lines[-20:]])) from e
+
+
+def _download_wheels(context: Path) -> None:
+    wanted = context / "synapse.txt"
+    wanted.write_text(_lock_entry("matrix-synapse"), encoding="utf-8")
+    machine = platform.machine()
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
+    command += ["--python-version", _PYTHON, "--implementation", "cp"]
+    for tag in _MANYLINUX:
+        command += ["--platform", f"{tag}_{machine}"]
+    command += ["--constraint", str(_LOCK), "--requirement", str(wanted)]
+    command += ["--dest", str(context / "wheels")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=_DOWNLOAD_TIMEOUT_S
+    )
+    assert done.returncode == 0, f"pip could not download Synapse:\n{done.stderr[-2000:]}"
+
+
+def _lock_entry(package: str) -> str:
+    """A package's lines of the lock: its version and its digests."""
+    pattern = rf"^{re.escape(package)}==.*?(?=^\S)"
+    entry = re.search(pattern, _LOCK.read_text(encoding="utf-8") + "\n#", re.MULTILINE | re.DOTALL)
+    assert entry is not None, f"{package} is not in {_LOCK}"
+    return entry[0].rstrip().removesuffix("\\") + "\n"
+
+
+def _content_tag() -> str:
+    content = _DOCKERFILE.read_bytes() + _lock_entry("matrix-synapse").encode()
+    return hashlib.sha256(content).hexdigest()[:12]

@@ -1,0 +1,104 @@
+"""Which messages start something: every verdict, and what it depends on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.core.policy import (
+    Circumstances,
+    Message,
+    MessageContent,
+    RoomEvent,
+    Verdict,
+    build_prompt,
+    decide,
+)
+from orchestrator.model import EventId, UserId
+
+ME = UserId("@claude:example.org")
+ALICE = UserId("@alice:example.org")
+
+
+def verdict_on(
+    body: str = "hello",
+    *,
+    sender: str = ALICE,
+    msgtype: str = "m.text",
+    allowed: bool = True,
+    trigger: str = "auto",
+    members: int | None = 2,
+    command: bool = False,
+    **content: Any,
+) -> Verdict:
+    whole = {"msgtype": msgtype, "body": body, **content}
+    event = RoomEvent(type="m.room.message", sender=sender, event_id="$1", content=whole)
+    circumstances = Circumstances(
+        me=ME,
+        sender_allowed=allowed,
+        trigger=trigger,
+        joined_members=members,
+        looks_like_command=command,
+    )
+    return decide(event, MessageContent.model_validate(whole), circumstances)[0]
+
+
+def test_in_a_room_for_two_every_message_is_for_the_agent() -> None:
+    assert verdict_on() is Verdict.PROMPT
+    assert verdict_on(members=None) is Verdict.PROMPT
+    assert verdict_on(msgtype="m.emote") is Verdict.PROMPT
+
+
+@pytest.mark.parametrize(
+    ("body", "content", "expected"),
+    [
+        ("hello", {}, Verdict.IGNORE),
+        ("hello", {"m.mentions": {"user_ids": [ME]}}, Verdict.PROMPT),
+        ("claude", {"m.mentions": {"user_ids": [ALICE]}}, Verdict.IGNORE),
+        ("@claude:example.org hello", {}, Verdict.PROMPT),
+        ("Claude: hello", {}, Verdict.PROMPT),
+        ("hey @claude!", {}, Verdict.PROMPT),
+        ("claudette said so", {}, Verdict.IGNORE),
+        ("preclaude", {}, Verdict.IGNORE),
+    ],
+)
+def test_in_a_larger_room_only_a_mention_counts(
+    body: str, content: dict[str, Any], expected: Verdict
+) -> None:
+    assert verdict_on(body, members=5, **content) is expected
+    assert verdict_on(body, members=2, trigger="mention", **content) is expected
+    assert verdict_on(body, members=5, trigger="all", **content) is Verdict.PROMPT
+
+
+def test_own_messages_notices_and_edits_never_count() -> None:
+    assert verdict_on(sender=ME) is Verdict.IGNORE
+    assert verdict_on(msgtype="m.notice") is Verdict.IGNORE
+    edit = {"m.relates_to": {"rel_type": "m.replace", "event_id": "$0"}}
+    assert verdict_on(**edit) is Verdict.IGNORE
+    assert verdict_on(msgtype="m.location") is Verdict.IGNORE
+    assert verdict_on(command=True, sender=ME) is Verdict.IGNORE
+
+
+def test_a_stranger_is_told_and_a_stranger_who_does_not_address_the_agent_is_not() -> None:
+    assert verdict_on(allowed=False) is Verdict.TELL_NOT_ALLOWED
+    assert verdict_on(allowed=False, command=True) is Verdict.TELL_NOT_ALLOWED
+    assert verdict_on(allowed=False, members=5) is Verdict.IGNORE
+
+
+def test_files_and_empty_messages_are_never_met_with_silence() -> None:
+    assert verdict_on(msgtype="m.image") is Verdict.TELL_NO_FILES
+    assert verdict_on("  \n ") is Verdict.TELL_EMPTY
+
+
+def test_a_command_needs_no_mention() -> None:
+    assert verdict_on("!help", members=5, command=True) is Verdict.COMMAND
+
+
+def test_a_prompt_names_its_writers_only_where_there_are_several() -> None:
+    messages = [
+        Message(event_id=EventId("$1"), sender=ALICE, text="one"),
+        Message(event_id=EventId("$2"), sender=ALICE, text="two"),
+    ]
+    assert build_prompt(messages, name_senders=False) == "one\n\ntwo"
+    assert build_prompt(messages, name_senders=True) == f"[{ALICE}] one\n\n[{ALICE}] two"
