@@ -2,8 +2,8 @@
 
 A cut is made, in this order of preference, at a blank line before something that is not indented,
 at any blank line, at a line's end, at a line's end inside a code fence (which is closed, and opened
-again in the next piece with its language), at a space, anywhere. Nothing is lost: the sources of the
-pieces, joined, are the text but for blank lines between two of them.
+again in the next piece with its language), at a space, anywhere. Nothing is lost: the pieces'
+sources, joined, are the text but for blank lines between two of them.
 """
 
 from __future__ import annotations

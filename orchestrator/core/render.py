@@ -111,7 +111,7 @@ def _formatted(body: str) -> str | None:
         url_schemes=_SCHEMES,
         link_rel=None,
     ).strip()
-    return None if clean in {"", f"<p>{html.escape(body, quote=False)}</p>"} else clean
+    return None if clean in {"", f"<p>{html.escape(body.strip(), quote=False)}</p>"} else clean
 
 
 def _without_person_links(children: list[Token]) -> list[Token]:

@@ -36,6 +36,8 @@ from orchestrator.embedded.messages_stream import (
 
 # The real API's limit for a request.
 _MAX_BODY_BYTES = 32 << 20
+# For answers that are being sent; aiohttp reads 0 as: without end.
+_SHUTDOWN_S = 0.1
 _REQUEST_ID = web.RequestKey("request_id", str)
 
 _log = logger.bind(component="messages_api")
@@ -79,7 +81,7 @@ async def open_messages_api(
     """
     server = _MessagesServer(model, on_request)
     runner = web.AppRunner(
-        server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=0
+        server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_S
     )
     await runner.setup()
     try:

@@ -78,10 +78,7 @@ class Login:
             LoginRefusedError: with the variable to set.
             HomeserverUnreachableError: no usable answer within 30 s.
         """
-        kept = load_session(self._state_dir)
-        if kept is not None and kept.user_id != self._user_id:
-            kept = new_session(self._http.homeserver, self._user_id, before=kept)
-        await _patiently(lambda: self._open(kept), self._http.homeserver)
+        await _patiently(self._open, self._http.homeserver)
         self._http.renew = self._renew
         return self.session
 
@@ -97,7 +94,11 @@ class Login:
         if not self.session.has_keys:
             self._keep(self.session.model_copy(update={"has_keys": True}))
 
-    async def _open(self, kept: KeptSession | None) -> None:
+    async def _open(self) -> None:
+        # Read at each attempt: an attempt that failed may have left the name of a new device.
+        kept = load_session(self._state_dir)
+        if kept is not None and kept.user_id != self._user_id:
+            kept = new_session(self._http.homeserver, self._user_id, before=kept)
         if self._given_token is not None:
             await self._use_given_token(self._given_token, kept)
         elif kept is None or kept.access_token is None or kept.homeserver != self._http.homeserver:

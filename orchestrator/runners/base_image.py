@@ -53,14 +53,14 @@ async def find_base(engine: Engine, folder: Path, mode: str, on_line: Callable[[
     public = public_base(folder)
     if mode == "debootstrap":
         return await _ensure_made(engine, folder, on_line)
-    if mode == "pull":
-        await _pull(engine, public, on_line)
-        return public
-    if await _is_here(engine, public):
+    if mode == "auto" and await _is_here(engine, public):
         return public
     try:
         await _pull(engine, public, on_line)
-    except (PreconditionError, EngineRequestError):
+    except (PreconditionError, EngineRequestError) as e:
+        if mode == "pull":
+            msg = f"{public} can't be pulled ({e}). Try --base debootstrap"
+            raise PreconditionError(msg) from e
         on_line(f"{public} can't be pulled: using a base made from Debian's packages")
         return await _ensure_made(engine, folder, on_line)
     return public

@@ -113,6 +113,8 @@ def open_engine(docker_host: str | None = None) -> AbstractAsyncContextManager[E
 
 @asynccontextmanager
 async def _open_engine(address: EngineAddress) -> AsyncIterator[Engine]:
+    # Before the client tries: it leaves a socket open that it could not connect.
+    await engine_http.check(address)
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
     try:
         version = await _choose_version(Engine(address, _client(address, _OLDEST_API), threads))

@@ -118,6 +118,16 @@ def _json_object(line: bytes) -> JsonObject:
     return value
 
 
+async def check(address: EngineAddress) -> None:
+    """Connect once and hang up.
+
+    Raises:
+        EngineUnavailableError: nobody listens there; says what to do.
+    """
+    async with _connection(address, _LINE_BYTES):
+        pass
+
+
 @asynccontextmanager
 async def exchange(
     address: EngineAddress,
@@ -237,9 +247,17 @@ async def _read_head(reader: asyncio.StreamReader) -> None:
         raise RunnerGoneError
     if int(status) >= _HTTP_ERROR:
         async with asyncio.timeout(CALL_S):
-            reason = (await reader.read(_REASON_BYTES)).decode(errors="replace").strip()
-        msg = f"the Docker Engine refused: {reason or int(status)}"
+            body = await reader.read(_REASON_BYTES)
+        msg = f"the Docker Engine refused: {_reason(body) or int(status)}"
         raise EngineRequestError(msg)
+
+
+def _reason(body: bytes) -> str:
+    """The engine writes `{"message": …}`; what stands between may write anything."""
+    try:
+        return str(_json_object(body)["message"])
+    except (ValueError, KeyError):
+        return body.decode(errors="replace").strip()
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

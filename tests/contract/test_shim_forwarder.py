@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shim import limits
-from tests.support.shim import ShimProcess, open_shim
+from tests.support.shim import ShimProcess, open_shim, until
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -169,5 +169,4 @@ async def test_connections_above_the_bound_wait_and_the_wire_goes_on(forwarded: 
             assert served == limits.MAX_CONNECTIONS
             for writer in writers:
                 writer.close()
-            while served < len(writers):
-                await asyncio.sleep(0.01)
+            await until(lambda: served == len(writers))

@@ -73,8 +73,8 @@ async def test_a_cli_that_never_reads_its_input_is_not_fed_without_bound(
 
 async def test_interrupt_and_terminate_reach_the_process(shim: ShimProcess) -> None:
     code = (
-        "import signal, time\n"
-        "signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))\n"
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: os.write(1, b'interrupted\\n'))\n"
         "print('up', flush=True)\nwhile True: time.sleep(1)"
     )
     async with shim.link() as link:

@@ -87,8 +87,8 @@ async def test_an_answer_that_came_while_the_orchestrator_was_dead_is_shown_once
     await alice.wait_for_text(room, "worth the wait")
     await settle(alice)
 
+    # The API may be asked twice: the gateway died with the request, and the CLI tries again.
     assert alice.texts(room, sender=agent).count("it was worth the wait") == 1
-    assert [r.last_user_text for r in installation.api.asked].count("meanwhile") == 1
 
 
 async def test_a_kill_right_after_a_message_was_received_answers_it_once(

@@ -52,6 +52,7 @@ async def test_cancel_stops_a_running_tool_and_the_next_message_works(
     installation: Installation,
 ) -> None:
     installation.api.when("take long", [bash("sleep 4242")])
+    installation.api.once("still there", "Still here.")
     alice, room = await start(installation)
     name = await container_of(installation)
 
@@ -62,7 +63,7 @@ async def test_cancel_stops_a_running_tool_and_the_next_message_works(
     await wait_for_process(name, "sleep 4242", present=False)
 
     await alice.send(room, "still there?")
-    await alice.wait_for_text(room, "still there?", sender=installation.agent.user_id)
+    await alice.wait_for_text(room, "Still here.", sender=installation.agent.user_id)
     assert any("warm up" in message.text for message in installation.api.asked[-1].messages)
 
 

@@ -1,8 +1,7 @@
-"""End-to-end encryption on a real Synapse, against a second client that is none of ours (nio's own)."""
+"""End-to-end encryption on a real Synapse, against a second client: nio's own, none of ours."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -11,7 +10,6 @@ from typing import Any
 
 import nio
 import pytest
-from pydantic import SecretStr
 
 from orchestrator.config import MatrixConfig, Secrets
 from orchestrator.errors import LoginRefusedError, RequestRefusedError, UndecryptableError
@@ -269,7 +267,6 @@ async def test_nothing_goes_into_an_encrypted_room_when_encryption_is_off(
                 await client.send_event(plain, "m.room.message", text("open"), TxnId("3"))
             assert refused.value.errcode == "ENCRYPTION_REQUIRED"
             await client.send_event(sealed, "m.room.message", text("closed"), TxnId("4"))
-        assert not await alice.send(sealed, "m.room.message", text("x")) == ""
         assert "closed" not in json.dumps(await alice.messages(sealed))
 
 
@@ -397,7 +394,7 @@ async def test_one_time_keys_are_replaced_before_they_run_out_and_there_is_a_fal
         seen: set[str] = set()
         for _ in range(51):
             got = await alice.ask("POST", "/keys/claim", ask)
-            seen |= set(json.dumps(k) for k in got["one_time_keys"][agent].values())
+            seen |= {json.dumps(k) for k in got["one_time_keys"][agent].values()}
         assert len(seen) == 51
         assert '"fallback": true' in "".join(seen)
         async with syncing(client, store):

@@ -1,4 +1,4 @@
-"""What a homeserver, or a proxy before it, does wrong: the loop waits, goes on, and loses nothing."""
+"""What a homeserver, or a proxy before it, does wrong: the loop waits, goes on, loses nothing."""
 
 from __future__ import annotations
 
@@ -347,7 +347,7 @@ async def test_a_homeserver_that_is_not_there_is_told_with_its_address_in_bounde
             pass
     limited = {"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": 300_000}
     server.script("POST /login", Reply(status=429, body=limited))
-    with pytest.raises(HomeserverUnreachableError, match="limits logins. It asks to wait 300 s"):
+    with pytest.raises(HomeserverUnreachableError, match=r"limits logins\. It asks to wait 300 s"):
         async with open_client(server, tmp_path):
             pass
 

@@ -190,10 +190,17 @@ async def test_a_session_that_is_ended_for_good_ends_the_loop(
         open_matrix(config_of(server, agent), password("ended"), tmp_path) as client,
     ):
         loop = Syncing(client, MemorySyncStore())
-        with pytest.raises(BaseExceptionGroup) as ended:
-            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-                group.create_task(loop.run())
-                await eventually(lambda: loop.statuses)
-                admin.token = client.secret_values[0]
-                await admin.ask("POST", "/logout", {})
-        assert ended.group_contains(LoginRefusedError)
+        ended: list[LoginRefusedError] = []
+
+        async def run() -> None:
+            try:
+                await loop.run()
+            except LoginRefusedError as e:
+                ended.append(e)
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(run())
+            await eventually(lambda: loop.statuses)
+            admin.token = client.secret_values[0]
+            await admin.ask("POST", "/logout", {})
+        assert ended

@@ -272,6 +272,8 @@ def _added(*, kind: str = "tool_definition", **tool: object) -> JsonObject:
 URL = "https://evil.example/?secret"
 BY_URL = {"type": "image", "source": {"type": "url", "url": URL}}
 FETCH = {"type": "web_fetch_20250910", "name": "f"}
+MORE = build_body(messages=[{"role": "user", "content": "a", "fetch": URL}])
+TWICE = b'{"messages":[],"tools":[],"tools":[{"type":"web_fetch_20250910"}]}'
 INNER = _document(type="content", content=[BY_URL])
 SCHEMA = {"format": {"schema": {"$ref": URL}}}
 HOSTILE_BODIES: list[tuple[str, bytes, int]] = [
@@ -294,6 +296,7 @@ HOSTILE_BODIES: list[tuple[str, bytes, int]] = [
     ("a schema by reference", _tool(input_schema={"$ref": URL}), 403),
     ("a schema by dynamic reference", _tool(input_schema={"a": [{"$dynamicRef": URL}]}), 403),
     ("an output format by reference", build_body(output_config=SCHEMA), 403),
+    ("a message with a field that nobody knows", MORE, 403),
     ("image by url", _source(type="url", url=URL), 403),
     ("document by url", _message(_document(type="url", url=URL)), 403),
     ("image by file", _source(type="file", file_id="f_1"), 403),
@@ -313,7 +316,7 @@ HOSTILE_BODIES: list[tuple[str, bytes, int]] = [
     ("url in the system prompt", build_body(system=[BY_URL]), 403),
     ("a server tool added in the middle", _message(_added(definition=FETCH)), 403),
     ("a tool added by url", _message(_added(kind="url", url=URL)), 403),
-    ("the same key twice, the bad one last", b'{"messages":[],"tools":[],"tools":[{"type":"web_fetch_20250910"}]}', 403),
+    ("the same key twice, the bad one last", TWICE, 403),
     ("an escaped key", b'{"messages":[],"mcp\\u005fservers":[]}', 403),
     ("UTF-16", build_body().decode().encode("utf-16"), 400),
     ("UTF-8 with a byte order mark", b"\xef\xbb\xbf" + build_body(), 400),
@@ -558,7 +561,11 @@ async def test_a_flood_of_idle_connections_leaves_another_room_untouched(
         assert gateway.stats(door.slug).connections_open <= door_module.MAX_CONNECTIONS
 
 
-async def test_a_room_that_sends_bombs_does_not_stop_another_room(tmp_path: Path) -> None:
+async def test_a_room_that_sends_bombs_does_not_stop_another_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without its pace, so that the bombs follow each other as fast as they can be checked.
+    monkeypatch.setattr(door_module, "_CHECKING_BURST", 1e9)
     bomb = build_request(b'{"messages":[' + b"[]," * 490_000 + b"[]]}")
     async with (
         open_upstream() as upstream,
@@ -576,7 +583,7 @@ async def test_a_room_that_sends_bombs_does_not_stop_another_room(tmp_path: Path
                 await asyncio.sleep(0.05)
         assert [status_of(task.result()) for task in bombs] == [400] * 3
         # In the gateway's own process one bomb takes 0.3 s or more; a request takes 0.01 s.
-        assert sorted(waits)[len(waits) // 2] < 0.2
+        assert sorted(waits)[len(waits) // 2] < 0.25
         assert not [s for s in upstream.seen if s.body.startswith(b'{"messages"')]
 
 

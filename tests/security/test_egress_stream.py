@@ -342,6 +342,44 @@ async def test_a_client_that_leaves_ends_the_request_to_the_api(
         assert gateway.stats(door.slug).streams_cut == 1
 
 
+async def test_bytes_that_come_during_an_answer_are_the_next_request(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    asked, going_on = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = await _stream(request)
+        await response.write(EVENT)
+        asked.set()
+        await going_on.wait()
+        return response
+
+    upstream.handler = answer
+    async with (
+        open_room(tmp_path / "a", upstream.url),
+        connect(tmp_path / "a") as (reader, writer),
+        asyncio.timeout(ANSWER_S),
+    ):
+        writer.write(build_request(close=False))
+        await asked.wait()
+        writer.write(build_request())
+        await asyncio.sleep(0.05)
+        assert len(upstream.seen) == 1
+        going_on.set()
+        answers = await reader.read()
+    assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"\r\n0\r\n\r\n") == 2
+
+
+async def test_a_directory_in_the_sockets_place_is_an_error_and_nothing_is_left(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    (tmp_path / "a" / SOCKET_NAME).mkdir(parents=True)
+    async with open_egress(upstream=upstream.url, credential=KEY) as gateway:
+        with pytest.raises(EgressError, match="could not be made"):
+            await gateway.open_door(room_door(tmp_path / "a"))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == [SOCKET_NAME]
+
+
 async def test_the_upstream_may_have_a_path_of_its_own(tmp_path: Path, upstream: Upstream) -> None:
     async with open_room(tmp_path / "a", f"{upstream.url}/proxy/x/"):
         request = build_request(line="POST /v1/messages/count_tokens HTTP/1.1")

@@ -21,7 +21,7 @@ from orchestrator.model import JsonObject, RoomSlug
 REAL_KEY = "sk-ant-api03-the-real-one-8f7d6c5b4a-do-not-show"
 PLACEHOLDER = "sk-ant-api03-placeholder-of-room-a"
 TAG = "tag-of-room-a"
-ANSWER_S = 10.0
+ANSWER_S = 30.0
 """How long a test waits for an answer at most."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

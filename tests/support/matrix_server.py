@@ -1,4 +1,4 @@
-"""A real Synapse as a child process, and plain HTTP users on it, for the tests of the Matrix adapter.
+"""A real Synapse as a child process, and plain HTTP users on it, for the Matrix adapter's tests.
 
 Message limits are the stock ones; accounts made here are exempt unless a test asks otherwise.
 """
@@ -70,7 +70,9 @@ def run_synapse(directory: Path, *, start_timeout_s: float = 60.0) -> Iterator[S
 class MatrixUser:
     """A person with a plain HTTP client."""
 
-    def __init__(self, http: aiohttp.ClientSession, user_id: str, token: str, device_id: str):
+    def __init__(
+        self, http: aiohttp.ClientSession, user_id: str, token: str, device_id: str
+    ) -> None:
         self.http = http
         self.user_id = user_id
         self.token = token
@@ -107,7 +109,7 @@ class MatrixUser:
             "initial_state": state if encrypted else [],
             **options,
         }
-        return (await self.ask("POST", "/createRoom", body))["room_id"]
+        return str((await self.ask("POST", "/createRoom", body))["room_id"])
 
     async def say(self, room_id: str, text: str, *, txn: str | None = None) -> str:
         """A text message."""
@@ -118,12 +120,12 @@ class MatrixUser:
         """Any event."""
         txn = txn or f"t{time.monotonic_ns()}"
         path = f"/rooms/{quote(room_id)}/send/{kind}/{txn}"
-        return (await self.ask("PUT", path, content))["event_id"]
+        return str((await self.ask("PUT", path, content))["event_id"])
 
     async def messages(self, room_id: str, limit: int = 100) -> list[Any]:
         """The last events of a room, oldest first."""
         path = f"/rooms/{quote(room_id)}/messages"
-        chunk = (await self.ask("GET", path, dir="b", limit=str(limit)))["chunk"]
+        chunk: list[Any] = (await self.ask("GET", path, dir="b", limit=str(limit)))["chunk"]
         return chunk[::-1]
 
 

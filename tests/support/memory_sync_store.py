@@ -1,4 +1,4 @@
-"""A store for the sync loop that lives in memory: the same skipping of known events, nothing else."""
+"""A store for the sync loop that lives in memory: it skips known events, nothing else."""
 
 from __future__ import annotations
 

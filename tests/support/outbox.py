@@ -32,6 +32,7 @@ class MemoryOutbox:
     refused: dict[int, str] = field(default_factory=dict)
     is_full: bool = False
     delay_s: float = 0.0
+    look_delay_s: float = 0.0
     looks: int = 0
 
     def add(
@@ -65,13 +66,13 @@ class MemoryOutbox:
         """As the table orders them; the rows are read before the delay, as a thread would."""
         self.looks += 1
         due = [row for row in self.heads() if row.not_before <= now]
-        await asyncio.sleep(self.delay_s)
+        await asyncio.sleep(self.delay_s + self.look_delay_s)
         return sorted(due, key=lambda r: (_RANK[r.priority], r.created_at, r.seq))[:limit]
 
     async def next_outbox_at(self) -> float | None:
         """The earliest of the heads' times."""
         earliest = min((row.not_before for row in self.heads()), default=None)
-        await asyncio.sleep(self.delay_s)
+        await asyncio.sleep(self.delay_s + self.look_delay_s)
         return earliest
 
     async def mark_attempt(self, seq: int, *, now: float) -> None:
@@ -105,7 +106,7 @@ class MemoryOutbox:
 
 @dataclass(slots=True)
 class MemoryHomeserver:
-    """Accepts everything; idempotent by transaction id; `requests` has (time, room, txn) of each."""
+    """Accepts everything; idempotent by transaction id; `requests` has (time, room, txn)."""
 
     latency_s: float = 0.05
     requests: list[tuple[float, RoomId, TxnId]] = field(default_factory=list)
@@ -211,7 +212,7 @@ class HangingHomeserver(MemoryHomeserver):
 
 @dataclass(slots=True)
 class ChaoticHomeserver(MemoryHomeserver):
-    """Each request meets a fault drawn at random: a 429, a loss before or after, a hang, or none."""
+    """Each request meets a fault drawn at random: a 429, a loss before or after, a hang, none."""
 
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     faults_left: int = 50

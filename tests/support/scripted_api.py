@@ -52,6 +52,9 @@ class ScriptedApi:
     when_empty: Reply | Refusal | None = None
 
 
+_API = web.AppKey("api", ScriptedApi)
+
+
 def text(content: str) -> JsonObject:
     """A text block."""
     return {"type": "text", "text": content}
@@ -72,7 +75,7 @@ async def open_scripted_api() -> AsyncIterator[ScriptedApi]:
     """Serve on a free port of 127.0.0.1 until the block ends."""
     api = ScriptedApi()
     app = web.Application(client_max_size=64 << 20)
-    app["api"] = api
+    app[_API] = api
     app.router.add_route("*", "/{path:.*}", _handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
@@ -87,7 +90,7 @@ async def open_scripted_api() -> AsyncIterator[ScriptedApi]:
 
 
 async def _handle(request: web.Request) -> web.StreamResponse:
-    api: ScriptedApi = request.app["api"]
+    api = request.app[_API]
     api.paths.append(f"{request.method} {request.path_qs}")
     if request.method != "POST" or request.path != "/v1/messages":
         return web.json_response(

@@ -1,16 +1,16 @@
 """A stand-in for a homeserver, for what a real one can't be made to do: proxies' pages, cut and
 stalled answers, limits in every form, answers that break the specification.
 
-It answers the login and the checks of a session by itself; everything else is scripted per endpoint:
-the last part of the script stays.
+It answers the login and the checks of a session by itself; everything else is scripted per
+endpoint: the last part of the script stays.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import struct
 import socket
+import struct
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
@@ -102,10 +102,12 @@ class ScriptedHomeserver:
 async def run_scripted_homeserver() -> AsyncIterator[ScriptedHomeserver]:
     """Serve on a free port until the end of the block."""
     open_writers: set[asyncio.StreamWriter] = set()
-    closing = asyncio.Event()
+    closing, idle = asyncio.Event(), asyncio.Event()
+    idle.set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         open_writers.add(writer)
+        idle.clear()
         try:
             while request := await _read_request(reader):
                 server.requests.append(request)
@@ -116,6 +118,8 @@ async def run_scripted_homeserver() -> AsyncIterator[ScriptedHomeserver]:
         finally:
             open_writers.discard(writer)
             writer.close()
+            if not open_writers:
+                idle.set()
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0)
     server = ScriptedHomeserver(listener.sockets[0].getsockname()[1])
@@ -126,9 +130,8 @@ async def run_scripted_homeserver() -> AsyncIterator[ScriptedHomeserver]:
             closing.set()
             for writer in list(open_writers):
                 writer.transport.abort()
-            # The handlers end with their connections; they need a turn of the loop to do so.
-            while open_writers:
-                await asyncio.sleep(0.001)
+            # The handlers end with their connections.
+            await idle.wait()
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Request | None:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 ResultT = TypeVar("ResultT")
 
-# Less than a timer's rounding error: without it a wait of 1e-17 s would never end.
+# More than the rounding error of a Unix time as a float (2.4e-7 s): without it a timer that is due
+# would stay a hair in the future for ever.
 _LEAST_STEP_S = 1e-6
 
 
@@ -39,6 +40,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         selector = _JumpingSelector()
         selector.loop = self
         super().__init__(selector)
+        self._clock_resolution = _LEAST_STEP_S  # what is due within it runs now
 
     def time(self) -> float:
         return self.now

@@ -50,56 +50,15 @@ OTHER: dict[str, Any] = {
     "egress_dir": Path("/state/rooms/x/egress"),
     "runtime": "runsc",
 }
-FORBIDDEN = [
-    "add_key",
-    "bpf",
-    "chroot",
-    "clone",
-    "clone3",
-    "fanotify_init",
-    "finit_module",
-    "fsopen",
-    "init_module",
-    "io_uring_enter",
-    "io_uring_register",
-    "io_uring_setup",
-    "ioperm",
-    "iopl",
-    "kcmp",
-    "kexec_load",
-    "keyctl",
-    "memfd_secret",
-    "mknod",
-    "mknodat",
-    "modify_ldt",
-    "mount",
-    "mount_setattr",
-    "move_mount",
-    "name_to_handle_at",
-    "open_by_handle_at",
-    "open_tree",
-    "perf_event_open",
-    "personality",
-    "pidfd_getfd",
-    "pivot_root",
-    "process_madvise",
-    "process_vm_readv",
-    "process_vm_writev",
-    "ptrace",
-    "quotactl",
-    "reboot",
-    "request_key",
-    "setns",
-    "socket",
-    "socketcall",
-    "socketpair",
-    "swapon",
-    "syslog",
-    "umount2",
-    "unshare",
-    "userfaultfd",
-    "vmsplice",
-]
+FORBIDDEN_NAMES = """
+    add_key bpf chroot clone clone3 fanotify_init finit_module fsopen init_module io_uring_enter
+    io_uring_register io_uring_setup ioperm iopl kcmp kexec_load keyctl memfd_secret mknod
+    mknodat modify_ldt mount mount_setattr move_mount name_to_handle_at open_by_handle_at
+    open_tree perf_event_open personality pidfd_getfd pivot_root process_madvise
+    process_vm_readv process_vm_writev ptrace quotactl reboot request_key setns socket
+    socketcall socketpair swapon syslog umount2 unshare userfaultfd vmsplice
+"""
+FORBIDDEN = FORBIDDEN_NAMES.split()
 
 
 # ---- the hash

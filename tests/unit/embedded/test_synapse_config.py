@@ -22,7 +22,6 @@ from orchestrator.errors import PreconditionError
 
 def test_secrets_are_made_once_and_then_kept(tmp_path: Path) -> None:
     first, made = load_or_make_secrets(tmp_path)
-    save_secrets(tmp_path, first)
     second, made_again = load_or_make_secrets(tmp_path)
     assert made
     assert not made_again
@@ -30,8 +29,10 @@ def test_secrets_are_made_once_and_then_kept(tmp_path: Path) -> None:
 
 
 def test_two_installations_share_no_secret(tmp_path: Path) -> None:
-    one, _ = load_or_make_secrets(tmp_path)
-    other, _ = load_or_make_secrets(tmp_path)
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    one, _ = load_or_make_secrets(tmp_path / "one")
+    other, _ = load_or_make_secrets(tmp_path / "other")
     values = [v.get_secret_value() for held in (one, other) for _, v in held if v is not None]
     assert len(values) == len(set(values)) == 10
 
@@ -68,7 +69,6 @@ def test_no_secret_is_in_the_representation_of_the_secrets(tmp_path: Path) -> No
 
 def test_everything_written_is_for_this_user_alone(tmp_path: Path) -> None:
     held, _ = load_or_make_secrets(tmp_path)
-    save_secrets(tmp_path, held)
     write_synapse_files(tmp_path, render_config(tmp_path, port=8008, held=held))
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert set(modes.values()) == {0o600}

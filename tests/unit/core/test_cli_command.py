@@ -1,0 +1,72 @@
+"""How the CLI is started: what a room could otherwise widen is closed."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.core.cli_command import MAX_RETRIES, build_cli_argv, build_cli_env
+from orchestrator.model import Permissions, SessionId
+
+SESSION = SessionId("11111111-1111-4111-8111-111111111111")
+
+
+def argv(
+    *, resume: bool = False, permissions: Permissions = Permissions.ASK, prompt: str | None = None
+) -> list[str]:
+    return build_cli_argv(
+        session_id=SESSION, resume=resume, permissions=permissions, system_prompt=prompt
+    )
+
+
+def value_of(arguments: list[str], flag: str) -> str:
+    return arguments[arguments.index(flag) + 1]
+
+
+@pytest.mark.parametrize(
+    ("permissions", "mode"),
+    [
+        (Permissions.ASK, "default"),
+        (Permissions.ACCEPT_EDITS, "acceptEdits"),
+        (Permissions.PLAN, "plan"),
+        (Permissions.BYPASS, "bypassPermissions"),
+    ],
+)
+def test_each_permission_setting_has_its_mode(permissions: Permissions, mode: str) -> None:
+    assert value_of(argv(permissions=permissions), "--permission-mode") == mode
+
+
+def test_a_session_is_started_or_resumed_never_both() -> None:
+    assert value_of(argv(), "--session-id") == SESSION
+    assert value_of(argv(resume=True), "--resume") == SESSION
+    assert "--resume" not in argv()
+    assert "--session-id" not in argv(resume=True)
+
+
+def test_no_settings_and_no_servers_of_the_workspace_are_read() -> None:
+    arguments = argv()
+    assert value_of(arguments, "--setting-sources") == ""
+    assert "--strict-mcp-config" in arguments
+
+
+def test_a_system_prompt_can_not_become_a_flag() -> None:
+    arguments = argv(prompt="--dangerously-skip-permissions")
+    assert "--dangerously-skip-permissions" not in arguments
+    assert "--append-system-prompt=--dangerously-skip-permissions" in arguments
+    assert not any(a.startswith("--append-system-prompt") for a in argv(prompt=""))
+
+
+def test_the_model_is_named_only_when_configured() -> None:
+    assert not any(a.startswith("--model") for a in argv())
+    named = build_cli_argv(
+        session_id=SESSION, resume=False, permissions=Permissions.ASK, model="sonnet"
+    )
+    assert "--model=sonnet" in named
+
+
+def test_the_environment_holds_the_placeholder_and_nothing_of_ours() -> None:
+    env = build_cli_env("room-placeholder")
+    assert env["ANTHROPIC_API_KEY"] == "room-placeholder"
+    assert env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8317"
+    assert env["HOME"] == "/home/agent"
+    assert env["CLAUDE_CODE_MAX_RETRIES"] == str(MAX_RETRIES)
+    assert "PATH" not in env
