@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any, NoReturn
 
 from loguru import logger
@@ -152,6 +153,9 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     matrix = await enter(open_matrix(config.matrix, secrets, plan.state_dir))
     for value in matrix.secret_values:
         register_secret(value)
+    for room in await store.rooms.all():
+        if room.encrypted:
+            matrix.encryption.note_encrypted(room.room_id)
     return _assemble(plan, config, store, backend, housing, matrix, embedded, opened, offline)
 
 
@@ -226,9 +230,12 @@ def _assemble(
 
 
 async def _find_sent(matrix: MatrixClient, row: OutboxRow) -> EventId | None:
-    """The event that an earlier attempt at this row made, if the room has it."""
+    """The event that an earlier attempt at this row made, if the room has it.
+
+    Found by the row's whole content, since the homeserver forgets transaction ids after a day.
+    """
     for event in await matrix.recent_own_events(row.room_id, _RECONCILE_EVENTS):
-        if event.txn_id == row.txn_id:
+        if event.event_type == row.event_type and event.content == row.content:
             return event.event_id
     return None
 
@@ -405,7 +412,8 @@ def _choose_credential(secrets: Secrets, *, embedded: bool) -> tuple[Credential,
         raise ConfigError(
             ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
         )
-    return ApiKey(SecretStr("offline")), True
+    # Any text would do; a random one can't occur in what the gateway redacts from answers.
+    return ApiKey(SecretStr(token_urlsafe(32))), True
 
 
 def _agent_secrets(embedded: EmbeddedHomeserver) -> Secrets:

@@ -290,6 +290,10 @@ all_tests() {
   unit "$@" || failed=1
   ensure_engine
   ensure_image
+  # Here and not in the tests, whose time is limited.
+  step synapse "making the image of the tests' Synapse, unless it is there (about a minute)" \
+    "$VENV/bin/python" -m tests.support.synapse_image \
+    || fail "The image could not be built; the lines above say why."
   say "· tests on real parts: Docker Engine, Synapse, the Claude Code CLI"
   run_pytest "$LOGS/real.log" tests/contract tests/integration tests/e2e tests/security "$@" \
     || failed=1

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from cchat.account import Account
 from cchat.answer import Answer
 from cchat.error import Exit, exit_of_outcome
 from cchat.output import Output
@@ -31,15 +32,22 @@ class SendRequest:
 async def send(request: SendRequest, output: Output) -> Exit:
     """Send a message; with `wait`, print the answer as it comes. Raises as `open_desk`."""
     account = await require_account(request.state_dir)
-    if account.embedded_in is not None and not await is_running(account.embedded_in):
-        if request.wait:
-            raise NotRunningError(account.embedded_in)
-        output.say(f"{NotRunningError(account.embedded_in)} Until then nobody answers.")
+    down = account.embedded_in if await _is_down(account) else None
+    if down is not None and request.wait:
+        raise NotRunningError(down)
     async with open_desk(request.state_dir, request.room, output) as desk:
         if request.wait:
             return await _send_and_wait(desk, request, output)
         await _send(desk, request, output, mention=None)
-        return Exit.OK
+    if down is not None:
+        # A homeserver that outlived its orchestrator: the message waits there.
+        output.say(f"Sent, and nobody answers yet. {NotRunningError(down)}")
+    return Exit.OK
+
+
+async def _is_down(account: Account) -> bool:
+    """Whether the account's orchestrator, where it must be on this host, does not run."""
+    return account.embedded_in is not None and not await is_running(account.embedded_in)
 
 
 async def tail(state_dir: Path, room: str, *, count: int, follow: bool, output: Output) -> Exit:

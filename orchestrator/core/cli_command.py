@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from orchestrator.model import Permissions, SessionId
 
+# By its full path: the search path starts in the home, where the room could put another one.
+CLAUDE = "/usr/local/bin/claude"
 GATEWAY_URL = "http://127.0.0.1:8317"
 """The loopback end of the room's egress socket, inside the runner."""
 HOME = "/home/agent"
@@ -47,7 +49,7 @@ def build_cli_argv(
     permissions: Permissions,
     model: str | None = None,
     system_prompt: str | None = None,
-    executable: str = "claude",
+    executable: str = CLAUDE,
     workspace: str = WORKSPACE,
 ) -> list[str]:
     """The command line of one session's process.

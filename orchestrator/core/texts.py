@@ -12,6 +12,7 @@ NOT_ALLOWED = (
 )
 CANNOT_READ_FILES = "I can't take files, images or voice messages yet. Please send it as text."
 EMPTY_MESSAGE = "That message has no text that I could work on."
+TOO_MANY_AT_ONCE = "Not taken: too many people write here at once. Please send it again."
 MESSAGE_TOO_LARGE = "A part of the answer was larger than the homeserver accepts; it is left out."
 UNDECRYPTABLE = (
     "I could not decrypt a message: its key has not reached me. Please send it again; if that "
@@ -123,6 +124,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.3g} min"
 
 
+_OFFLINE = [
+    "",
+    "  *** OFFLINE MODEL: no ANTHROPIC_API_KEY and no CLAUDE_CODE_OAUTH_TOKEN is set. ***",
+    "  *** Answers come from a small built-in stand-in; the CLI, its container and    ***",
+    "  *** the room are real. Set one of the two and start again for the real model.  ***",
+    "",
+]
+
+
 def embedded_banner(
     *,
     homeserver: str,
@@ -147,17 +157,7 @@ def embedded_banner(
         lines.append(
             "  the homeserver's message limit is lifted for the agent (through the admin API)"
         )
-    lines += (
-        ["  the model: the Messages API, with your credential"]
-        if not offline
-        else [
-            "",
-            "  *** OFFLINE MODEL: no ANTHROPIC_API_KEY and no CLAUDE_CODE_OAUTH_TOKEN is set. ***",
-            "  *** Answers come from a small built-in stand-in; the CLI, its container and the ***",
-            "  *** room are real. Set one of the two and start again for the real model.          ***",
-            "",
-        ]
-    )
+    lines += _OFFLINE if offline else ["  the model: the Messages API, with your credential"]
     return [
         *lines,
         f"  tools that would ask are {_permission_words(permissions)}",

@@ -1,1 +1,1 @@
-"""Between Matrix and the rooms: inbound windows, and the outbox that is drained at the account's rate."""
+"""Between Matrix and the rooms: inbound windows, and the outbox, drained at the account's rate."""

@@ -241,8 +241,10 @@ class Intake:
                 await self._done(row, reason)
             case Verdict.PROMPT:
                 self._courtesies.seen(room.room_id, message.event_id)
-                self._courtesies.typing(room.room_id, typing=True)
-                self._gate.add(room.room_id, message.sender, Heard(row.seq, message))
+                if self._gate.add(room.room_id, message.sender, Heard(row.seq, message)):
+                    self._courtesies.typing(room.room_id, typing=True)
+                else:
+                    await self._tell(row, texts.TOO_MANY_AT_ONCE, reason="too many at once")
             case Verdict.COMMAND:
                 self._courtesies.seen(room.room_id, message.event_id)
                 await self._rooms.execute(room, row, message)
@@ -262,6 +264,7 @@ class Intake:
                 f"{row.event_id}:told",
                 text,
                 max_event_bytes=self._config.gateway.max_event_bytes,
+                reply_to=row.event_id,
             )
             if text
             else []

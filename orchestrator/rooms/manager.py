@@ -117,6 +117,7 @@ class RoomManager:
             f"{message.event_id}:command",
             text,
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
+            reply_to=message.event_id,
         )
         await self._kit.store.answer(row.seq, rows, reason="command", now=self._kit.wall_clock())
         self._kit.notify_outbox()

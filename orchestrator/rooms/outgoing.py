@@ -28,10 +28,21 @@ class Final:
 
 
 def build_notice_rows(
-    room_id: RoomId, source: str, text: str, *, max_event_bytes: int
+    room_id: RoomId,
+    source: str,
+    text: str,
+    *,
+    max_event_bytes: int,
+    reply_to: EventId | None = None,
 ) -> list[NewOutboxRow]:
-    """What is said about something that is no turn: an `m.notice`, so that no bot answers it."""
+    """What is said about something that is no turn: an `m.notice`, so that no bot answers it.
+
+    As a reply to `reply_to`, so that whoever asked (a program, too) knows what it is about.
+    """
     contents = split_for_event(text, max_event_bytes=max_event_bytes, notice=True)
+    if reply_to is not None:
+        for content in contents:
+            content["m.relates_to"] = {"m.in_reply_to": {"event_id": reply_to}}
     return _rows(room_id, source, contents, first_part=0, priority=Priority.NOTICE)
 
 

@@ -90,11 +90,14 @@ class TurnOutput:
         await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
         self._kit.notify_outbox()
 
-    async def applied(self) -> None:
-        """The runner has the turn."""
+    async def applied(self, session: SessionId) -> None:
+        """The runner has the turn; the CLI keeps a session from its first message on."""
         if self.turn.state is TurnState.DELIVERING:
             self.turn = await self._kit.store.turns.advance(
-                self.turn.turn_id, TurnEvent.APPLIED, now=self._kit.wall_clock()
+                self.turn.turn_id,
+                TurnEvent.APPLIED,
+                seen_by=session,
+                now=self._kit.wall_clock(),
             )
 
     async def acknowledge(self, link: RunnerLink, now: float, *, needed_from: Seq | None) -> None:
@@ -118,7 +121,6 @@ class TurnOutput:
         *,
         reason: str | None,
         sentence: str | None,
-        finished_in: SessionId | None,
         link: RunnerLink | None,
         now: float,
     ) -> TurnRow:
@@ -131,7 +133,6 @@ class TurnOutput:
             acked=self._acked_row(self._seen) if link else None,
             outcome=outcome,
             reason=reason,
-            finished_in=finished_in,
             now=self._kit.wall_clock(),
         )
         self._clear()

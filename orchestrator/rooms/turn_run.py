@@ -247,7 +247,7 @@ class TurnRun:
             case SessionExited() if event.session == self._session.session_id:
                 await self._exited(event)
             case Applied() if event.command_id.startswith(self._output.turn.turn_id):
-                await self._output.applied()
+                await self._output.applied(self._session.session_id)
             case Refused() if event.command_id.startswith(self._output.turn.turn_id):
                 if self._stop is None:
                     await self._end(TurnOutcome.FAILED, f"the runner refused it: {event.why}")
@@ -297,14 +297,14 @@ class TurnRun:
 
     async def _result(self, ended: Ended) -> None:
         if self._stop is not None:
-            await self._end(self._stop.outcome, self._stop.reason, finished=True)
+            await self._end(self._stop.outcome, self._stop.reason)
         else:
-            await self._end(ended.outcome, ended.reason, finished=True)
+            await self._end(ended.outcome, ended.reason)
 
     async def _cut(self, event: LineCut) -> None:
         self._log.bind(action="turn.line_cut", size_bytes=event.size_bytes).warning("line too long")
         if event.head.startswith('{"type":"result"'):
-            await self._end(TurnOutcome.FAILED, "its result was too long to read", finished=True)
+            await self._end(TurnOutcome.FAILED, "its result was too long to read")
         elif event.head.startswith('{"type":"assistant"'):
             text = f"*[a part of {texts.size(event.size_bytes)} was left out: too long]*"
             self._output.add_text(text, event.q, self._loop.time())
@@ -327,7 +327,6 @@ class TurnRun:
         outcome: TurnOutcome,
         reason: str | None,
         *,
-        finished: bool = False,
         lost: bool = False,
     ) -> TurnRow:
         sentence = None
@@ -344,7 +343,6 @@ class TurnRun:
                 outcome,
                 reason=reason,
                 sentence=sentence,
-                finished_in=self._session.session_id if finished else None,
                 link=None if lost else self._link,
                 now=self._loop.time(),
             )

@@ -308,9 +308,7 @@ class RoomWorker:
         self._log.bind(action="turn.end", turn=turn.turn_id, outcome=outcome, reason=reason).info(
             "turn ended"
         )
-        await output.end(
-            outcome, reason=reason, sentence=sentence, finished_in=None, link=None, now=0.0
-        )
+        await output.end(outcome, reason=reason, sentence=sentence, link=None, now=0.0)
 
     async def _clear_out(self, turn: TurnRow, runner: RoomRunner) -> None:
         """A turn that had to be stopped may have left processes; none stays."""

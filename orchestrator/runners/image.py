@@ -104,7 +104,13 @@ async def find_image(engine: Engine, reference: str | None = None) -> str:
     Raises:
         ImageMissingError: it is not there; says how to build it.
     """
-    answer = await engine.call(engine.api.inspect_image, reference or read_source().tag)
+    wanted = reference or read_source().tag
+    try:
+        answer = await engine.call(engine.api.inspect_image, wanted)
+    except ImageMissingError as e:
+        how = "Pull or build it" if reference else "Build it with: orchestrator image build"
+        msg = f"the runner image {wanted} is not there. {how}."
+        raise ImageMissingError(msg) from e
     return str(answer["Id"])
 
 

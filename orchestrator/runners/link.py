@@ -19,18 +19,18 @@ from orchestrator.errors import WireClosedError, WireError, WireProtocolError
 from orchestrator.model import Epoch, JsonValue, Seq
 from orchestrator.ports import ByteStream
 from orchestrator.runners import wire
-from orchestrator.runners.wire import (
+from orchestrator.runners.event import (
     Applied,
     CliLine,
     CliStderr,
     LineCut,
+    Reassembler,
     Refused,
     SessionExited,
     SessionStarted,
-    SessionStatus,
     UpEvent,
-    Welcome,
 )
+from orchestrator.runners.wire import SessionStatus, Welcome
 
 __all__ = [
     "Applied",
@@ -112,7 +112,7 @@ class RunnerLink:
         self.is_new_epoch = is_new_epoch
         """True: not the epoch that was given; its frames are replayed from `welcome.first`."""
         self._stream = stream
-        self._reassembler = wire.Reassembler(expected)
+        self._reassembler = Reassembler(expected)
         self._buffer = _EventBuffer()
         self._write_lock = asyncio.Lock()
         self._next_n = 1
@@ -120,6 +120,8 @@ class RunnerLink:
         self._failure: WireError | None = None
         self._pongs: dict[str, asyncio.Future[None]] = {}
         self._acked = Seq(expected - 1)
+        self._unacked: deque[tuple[int, int]] = deque()
+        self._unacked_bytes = 0
 
     def __repr__(self) -> str:
         return (
@@ -131,6 +133,15 @@ class RunnerLink:
     def epoch(self) -> Epoch:
         """This life of the shim."""
         return self.welcome.epoch
+
+    @property
+    def unacked_bytes(self) -> int:
+        """What the shim's spool holds of frames that were received and not acknowledged.
+
+        At wire.SPOOL_BYTES the shim stops reading the CLIs, and nothing more comes: acknowledge
+        well before that (at a quarter, say), however few frames it is.
+        """
+        return self._unacked_bytes
 
     async def events(self) -> AsyncIterator[UpEvent]:
         """What the shim says, in order, without gap or repeat. One consumer; never ends by itself.
@@ -151,6 +162,8 @@ class RunnerLink:
             raise ValueError(msg)
         if seq > self._acked:
             self._acked = seq
+            while self._unacked and self._unacked[0][0] <= seq:
+                self._unacked_bytes -= self._unacked.popleft()[1]
             await self._send({"t": "ack", "q": seq})
 
     async def open_session(
@@ -231,9 +244,10 @@ class RunnerLink:
             if line is not None and b'"t":"welcome"' in line[:_PREFIX] and wire.is_welcome(line):
                 msg = "another client has attached to the runner"
                 raise WireClosedError(msg)
-            await self._take(wire.parse_frame(line))
+            frame = wire.parse_frame(line)
+            await self._take(frame, size_bytes=len(line or b""))
 
-    async def _take(self, frame: wire.UpFrame) -> None:
+    async def _take(self, frame: wire.UpFrame, *, size_bytes: int) -> None:
         if isinstance(frame, wire.PongFrame):
             pong = self._pongs.get(frame.token)
             if pong is not None and not pong.done():
@@ -244,6 +258,8 @@ class RunnerLink:
             raise WireClosedError(msg)
         else:
             event = self._reassembler.accept(frame)
+            self._unacked.append((frame.q, size_bytes + wire.FRAME_OVERHEAD_BYTES))
+            self._unacked_bytes += self._unacked[-1][1]
             if event is not None:
                 await self._buffer.put(event)
 

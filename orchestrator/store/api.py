@@ -117,7 +117,7 @@ class TurnRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRow:
-    """One agent's conversation in a room. `resumable` once a turn has finished in it."""
+    """One agent's conversation in a room. `resumable` once it has a message."""
 
     room_id: RoomId
     session: str

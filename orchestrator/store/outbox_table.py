@@ -11,7 +11,11 @@ from orchestrator.store.api import NewOutboxRow, OutboxRow
 from orchestrator.store.database import Database
 
 _COLUMNS = "seq, room_id, txn_id, event_type, content, priority, attempts, not_before, created_at"
-_RANK = "CASE priority WHEN 'final' THEN 0 WHEN 'notice' THEN 1 ELSE 2 END"
+# A head counts as much as the best row behind it: what waits for it is what the room waits for.
+_RANK = (
+    "(SELECT min(CASE priority WHEN 'final' THEN 0 WHEN 'notice' THEN 1 ELSE 2 END) "
+    "FROM outbox AS behind WHERE behind.state = 'queued' AND behind.room_id = outbox.room_id)"
+)
 # The first unsent row of each room; the others wait behind it.
 _HEADS = (
     f"SELECT {_COLUMNS} FROM outbox WHERE seq IN "  # noqa: S608 - constants
@@ -64,9 +68,8 @@ class OutboxTable:
         """The earliest time at which a room's head is due, or None when nothing waits."""
 
         def work(db: sqlite3.Connection) -> float | None:
-            value: float | None = db.execute(f"SELECT min(not_before) FROM ({_HEADS})").fetchone()[  # noqa: S608
-                0
-            ]
+            query = f"SELECT min(not_before) FROM ({_HEADS})"  # noqa: S608 - constants
+            value: float | None = db.execute(query).fetchone()[0]
             return value
 
         return await self._database.run(work)

@@ -99,13 +99,13 @@ class TurnTable:
         epoch: Epoch | None = None,
         outcome: TurnOutcome | None = None,
         reason: str | None = None,
-        finished_in: SessionId | None = None,
+        seen_by: SessionId | None = None,
         now: float,
     ) -> TurnRow:
         """Move a turn, and store what comes with the move; `event` None only stores.
 
-        `finished_in` is the session that a turn has finished in: it can be resumed from now on, if
-        it still is the conversation's session.
+        `seen_by` is the session that has the turn's message: it can be resumed from now on, if it
+        still is the conversation's session.
 
         Raises:
             IllegalTransitionError: the turn is not in a state for `event`; nothing is stored.
@@ -122,10 +122,10 @@ class TurnTable:
                 )
             if acked is not None:
                 _store_acked(db, acked)
-            if finished_in is not None:
+            if seen_by is not None:
                 db.execute(
                     "UPDATE sessions SET resumable = 1 WHERE room_id = ? AND session_id = ?",
-                    (turn.room_id, finished_in),
+                    (turn.room_id, seen_by),
                 )
             return _select(db, "WHERE turn_id = ?", turn_id)[0]
 

@@ -22,6 +22,9 @@ SPOOL_RESERVE_BYTES = 1024 * 1024
 FRAME_OVERHEAD_BYTES = 128
 """What a kept frame costs beside its bytes: 33 as an object, 56 for its tuple, 8 in the deque."""
 
+BURST_BYTES = 1024 * 1024
+"""Once this much was kept and is gone, memory is given back (which takes about a millisecond)."""
+
 MAX_LIVE_SESSIONS = 16
 MAX_KNOWN_SESSIONS = 32
 """Live ones and ended ones; beyond it the one that ended first is forgotten."""

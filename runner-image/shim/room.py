@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from shim import frames, limits, process
+from shim import frames, limits, memory, process
 from shim.session import SIGNALS, Session
 
 TYPE_CHECKING = False  # as typing's, without importing it
@@ -82,6 +82,8 @@ class Room:
     def ack(self, q: int) -> bool:
         """Forget up to `q`, and read on where there was no room; False if `q` was never sent."""
         known = self._spool.forget(q)
+        if self._spool.take_emptied():
+            memory.release()
         for session in list(self._sessions.values()):
             session.resume()
         return known

@@ -14,7 +14,15 @@ class Spool:
     own room, SPOOL_RESERVE_BYTES.
     """
 
-    __slots__ = ("_output_bytes", "_reserved_bytes", "_sent", "_unsent", "first", "next_q")
+    __slots__ = (
+        "_output_bytes",
+        "_peak_bytes",
+        "_reserved_bytes",
+        "_sent",
+        "_unsent",
+        "first",
+        "next_q",
+    )
 
     def __init__(self) -> None:
         self.first = 1
@@ -23,6 +31,7 @@ class Spool:
         self._unsent: deque[tuple[bytes, bool]] = deque()
         self._output_bytes = 0
         self._reserved_bytes = 0
+        self._peak_bytes = 0
 
     def __repr__(self) -> str:
         return f"Spool({self.first}..{self.next_q - 1}, {self._output_bytes} bytes)"
@@ -42,6 +51,7 @@ class Spool:
     def add_output(self, body: bytes) -> None:
         """Number a frame that carries output; ask `has_room` first."""
         self._output_bytes += self._append(body, reserved=False)
+        self._peak_bytes = max(self._peak_bytes, self._output_bytes)
 
     def add_answer(self, body: bytes) -> None:
         """Number a frame that answers a command or says that a session ended. Never refused."""
@@ -71,6 +81,13 @@ class Spool:
             frame, reserved = (self._sent or self._unsent).popleft()
             self._uncount(len(frame) + limits.FRAME_OVERHEAD_BYTES, reserved=reserved)
             self.first += 1
+        return True
+
+    def take_emptied(self) -> bool:
+        """Whether it is empty now and held much since this was last true."""
+        if self._output_bytes or self._peak_bytes < limits.BURST_BYTES:
+            return False
+        self._peak_bytes = 0
         return True
 
     def _append(self, body: bytes, *, reserved: bool) -> int:

@@ -1,6 +1,6 @@
 """The pinned CLI through the shim's forwarder and the real gateway: nothing it needs is refused.
 
-The CLI's binary is AIAGENTCHAT_TEST_CLI, or is fetched once as the runner image's build does it.
+The CLI's binary is the runner image's, or what AIAGENTCHAT_TEST_CLI names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import base64
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ import pytest
 
 from orchestrator.egress.gateway import EgressGateway, RoomDoor
 from orchestrator.model import JsonObject, JsonValue
+from tests.support.claude_cli import ensure_claude_cli
 from tests.support.cli_process import open_cli
 from tests.support.egress import PLACEHOLDER, REAL_KEY, TAG, open_room
 from tests.support.scripted_api import (
@@ -57,17 +57,7 @@ _PIXEL = base64.b64decode(
 
 @pytest.fixture(scope="module")
 def cli() -> Path:
-    named = os.environ.get("AIAGENTCHAT_TEST_CLI")
-    if named:
-        return Path(named)
-    pin = _ROOT / "runner-image" / "claude-code.json"
-    version = json.loads(pin.read_text())["version"]
-    path = _ROOT / ".cache" / f"claude-{version}"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        fetch = _ROOT / "runner-image" / "fetch_cli.py"
-        subprocess.run([sys.executable, str(fetch), str(pin), str(path)], check=True, timeout=600)
-    return path
+    return ensure_claude_cli()
 
 
 @dataclass(frozen=True, slots=True)

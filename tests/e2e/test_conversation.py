@@ -1,4 +1,4 @@
-"""A person writes, the agent answers: through Synapse, the orchestrator, a container, the real CLI."""
+"""A person writes, the agent answers: Synapse, orchestrator, container and CLI are the real ones."""
 
 from __future__ import annotations
 

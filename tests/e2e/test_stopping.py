@@ -136,8 +136,6 @@ async def test_the_memory_limit_is_told_with_its_number(installation: Installati
     hog = bash("python3 -c 'x = bytearray(10**9); print(len(x))'; echo survived")
     installation.api.when("eat memory", [hog])
     limits = {"memory": "600m"}
-    alice, room = await start(
-        installation, defaults={"permissions": "bypass", "limits": limits}
-    )
+    alice, room = await start(installation, defaults={"permissions": "bypass", "limits": limits})
     await alice.send(room, "eat memory")
     await alice.wait_for_text(room, "memory limit of 600 MiB", timeout_s=60)

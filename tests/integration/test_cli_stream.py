@@ -13,6 +13,7 @@ from orchestrator.core.cli_input import build_user_message
 from orchestrator.core.stream import parse_line
 from orchestrator.core.turn_view import Ended, TurnView
 from orchestrator.model import Permissions, TurnOutcome
+from tests.support.claude_cli import ensure_claude_cli
 from tests.support.cli_expectations import EXPECTED, check, watch
 from tests.support.cli_process import open_cli
 from tests.support.cli_scenarios import (
@@ -20,7 +21,6 @@ from tests.support.cli_scenarios import (
     MESSAGE,
     SCENARIOS,
     SESSION,
-    claude_from_environment,
     run_scenario,
 )
 from tests.support.scripted_api import Reply, ScriptedApi, open_scripted_api, tool_use
@@ -31,7 +31,7 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 
 @pytest.fixture
 def claude_path() -> str:
-    return claude_from_environment()
+    return str(ensure_claude_cli())
 
 
 async def run_turn(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import docker
 
-from tests.support.containers import test_labels
+from tests.support.containers import session_labels
 from tests.support.runner_engine import ensure_runner_image
 
 _CACHE = Path(__file__).resolve().parents[2] / ".cache" / "cli"
@@ -51,7 +51,7 @@ def cli_environment(base_url: str, home: Path) -> dict[str, str]:
 def _copy_out(image: str, path: Path) -> None:
     client = docker.from_env()
     try:
-        container = client.containers.create(image, labels=test_labels())
+        container = client.containers.create(image, labels=session_labels())
         try:
             chunks, _ = container.get_archive(_PATH_IN_IMAGE)
             _unpack_one(chunks, path)

@@ -175,8 +175,8 @@ async def run_scenario(scenario: Scenario, *, claude: str, base: Path) -> list[s
 
 
 def claude_from_environment() -> str:
-    """The CLI's path, as AIAGENTCHAT_TEST_CLAUDE names it."""
-    return os.environ.get("AIAGENTCHAT_TEST_CLAUDE") or "claude"
+    """The CLI's path, as AIAGENTCHAT_TEST_CLI names it."""
+    return os.environ.get("AIAGENTCHAT_TEST_CLI") or "claude"
 
 
 def _placed(reply: Reply | Refusal, cwd: Path) -> Reply | Refusal:

@@ -23,7 +23,7 @@ _RUNNER_LABEL = "aiagentchat.installation"
 _LOG_LINES = 60
 
 
-def test_labels() -> dict[str, str]:
+def session_labels() -> dict[str, str]:
     """The labels for a container that a test starts."""
     return {TEST_LABEL: SESSION}
 

@@ -1,6 +1,6 @@
 """Records what the real CLI prints, for the tests that parse it without the CLI.
 
-    AIAGENTCHAT_TEST_CLAUDE=/path/to/claude python -m tests.support.record_cli
+    AIAGENTCHAT_TEST_CLI=/path/to/claude python -m tests.support.record_cli
 
 writes one file for each scenario into tests/recorded/claude-VERSION. Lines are kept as they are but
 for ids, paths, ports and clocks.

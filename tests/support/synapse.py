@@ -23,7 +23,7 @@ import yaml
 from docker.models.containers import Container
 from testcontainers.core.container import DockerContainer
 
-from tests.support.containers import test_labels
+from tests.support.containers import session_labels
 from tests.support.synapse_image import ensure_synapse_image
 
 SERVER_NAME = "synapse.test"
@@ -137,7 +137,7 @@ def run_synapse(*, stock_limits: bool) -> Iterator[SynapseServer]:
     container = DockerContainer(image)
     # The type names an int; what is given here goes to the engine, which takes an address, too.
     container.ports = {"8008/tcp": ("127.0.0.1", port)}  # type: ignore[dict-item]
-    container.with_kwargs(labels=test_labels(), mem_limit="512m")
+    container.with_kwargs(labels=session_labels(), mem_limit="512m")
     container.with_copy_into_container(config.encode(), "/config/homeserver.yaml")
     container.with_copy_into_container(_LOG_CONFIG.encode(), "/config/log.yaml")
     container.with_copy_into_container(f"ed25519 a_test {seed}\n".encode(), "/config/signing.key")

@@ -6,6 +6,7 @@ index it is set up for) for the image's Python, and go into the build as files.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import platform
 import re
@@ -18,6 +19,10 @@ from pathlib import Path
 import docker
 from docker.errors import BuildError, ImageNotFound
 
+from orchestrator.runners.base_image import find_base
+from orchestrator.runners.engine import open_engine
+from orchestrator.runners.image import Base, image_dir
+
 _HERE = Path(__file__).resolve().parent
 _LOCK = _HERE.parents[1] / "requirements.lock"
 _DOCKERFILE = _HERE / "synapse" / "Dockerfile"
@@ -26,8 +31,6 @@ _REPOSITORY = "aiagentchat-test-synapse"
 _PYTHON = "3.11"
 _MANYLINUX = ("manylinux2014", "manylinux_2_17", "manylinux_2_28", "manylinux_2_34")
 _DOWNLOAD_TIMEOUT_S = 600
-# The public image, or the same name that the base made from Debian's packages gets.
-BASE_IMAGE = "debian:bookworm-slim"
 
 
 def ensure_synapse_image(client: docker.DockerClient) -> str:
@@ -40,16 +43,37 @@ def ensure_synapse_image(client: docker.DockerClient) -> str:
     return name
 
 
+def main() -> None:
+    """Build it if it is missing: `python -m tests.support.synapse_image`."""
+    client = docker.from_env()
+    try:
+        ensure_synapse_image(client)
+    finally:
+        client.close()
+
+
 def _build(client: docker.DockerClient, name: str) -> None:
     with tempfile.TemporaryDirectory(prefix="synapse-image-") as folder:
         context = Path(folder)
         shutil.copy(_DOCKERFILE, context / "Dockerfile")
         _download_wheels(context)
         try:
-            client.images.build(path=folder, tag=name, rm=True, forcerm=True)
+            client.images.build(
+                path=folder, tag=name, rm=True, forcerm=True, buildargs={"BASE": _find_base()}
+            )
         except BuildError as e:
             lines = [str(entry.get("stream", entry)).rstrip() for entry in e.build_log]
             raise RuntimeError("\n".join([str(e), *lines[-20:]])) from e
+
+
+def _find_base() -> str:
+    """The runner image's base: what is here, or pulled, or made from Debian's packages."""
+
+    async def find() -> str:
+        async with open_engine() as engine:
+            return await find_base(engine, image_dir(), Base.AUTO, print)
+
+    return asyncio.run(find())
 
 
 def _download_wheels(context: Path) -> None:
@@ -79,3 +103,7 @@ def _lock_entry(package: str) -> str:
 def _content_tag() -> str:
     content = _DOCKERFILE.read_bytes() + _lock_entry("matrix-synapse").encode()
     return hashlib.sha256(content).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    main()

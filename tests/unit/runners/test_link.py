@@ -98,7 +98,7 @@ class ScreamingStream(PlayedStream):
     """Says lines without end, but never welcome."""
 
     async def read(self) -> bytes:
-        return b'{"q":1}\n' * 8192
+        return b'{"q":1,"d":"' + b"x" * 65_000 + b'"}\n'
 
 
 @asynccontextmanager
@@ -302,6 +302,19 @@ async def test_only_what_was_received_can_be_acknowledged() -> None:
         await link.ack(Seq(1))
         await link.ack(Seq(1))
     assert [frame["q"] for frame in stream.down if frame["t"] == "ack"] == [1]
+
+
+async def test_what_fills_the_spool_is_counted_until_it_is_acknowledged() -> None:
+    stream = PlayedStream()
+    async with linked(stream) as link:
+        for q in range(1, 4):
+            stream.say(**out(q, "x" * 10_000))
+        await take(link, 3)
+        assert 30_000 < link.unacked_bytes < 31_000
+        await link.ack(Seq(2))
+        assert 10_000 < link.unacked_bytes < 10_500
+        await link.ack(Seq(3))
+        assert link.unacked_bytes == 0
 
 
 async def test_a_ping_measures_the_round_trip() -> None:

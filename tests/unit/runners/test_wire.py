@@ -13,6 +13,17 @@ from hypothesis import strategies as st
 from orchestrator.errors import RunnerError, WireProtocolError, WireVersionError
 from orchestrator.model import Epoch, Seq
 from orchestrator.runners import wire
+from orchestrator.runners.event import (
+    Applied,
+    CliLine,
+    CliStderr,
+    LineCut,
+    Reassembler,
+    Refused,
+    SessionExited,
+    SessionStarted,
+    UpEvent,
+)
 from shim import frames, limits
 
 NONCE = "0123456789abcdef"
@@ -108,39 +119,39 @@ def test_a_line_over_the_limit_is_a_protocol_error() -> None:
         wire.parse_frame(None)
 
 
-FRAMES: list[tuple[dict[str, object], wire.UpEvent]] = [
+FRAMES: list[tuple[dict[str, object], UpEvent]] = [
     (
         {"t": "err", "s": "m", "d": "oh", "dropped": 3},
-        wire.CliStderr(q=Seq(1), session="m", text="oh", dropped_bytes=3),
+        CliStderr(q=Seq(1), session="m", text="oh", dropped_bytes=3),
     ),
     (
         {"t": "cut", "s": "m", "bytes": 5_000_000, "head": "{"},
-        wire.LineCut(q=Seq(1), session="m", size_bytes=5_000_000, head="{"),
+        LineCut(q=Seq(1), session="m", size_bytes=5_000_000, head="{"),
     ),
-    ({"t": "started", "s": "m", "pid": 7}, wire.SessionStarted(q=Seq(1), session="m", pid=7)),
+    ({"t": "started", "s": "m", "pid": 7}, SessionStarted(q=Seq(1), session="m", pid=7)),
     (
         {"t": "exited", "s": "m", "code": None, "signal": 9},
-        wire.SessionExited(q=Seq(1), session="m", code=None, signal=9),
+        SessionExited(q=Seq(1), session="m", code=None, signal=9),
     ),
     (
         {"t": "applied", "id": "t1:input", "dup": True},
-        wire.Applied(q=Seq(1), command_id="t1:input", duplicate=True),
+        Applied(q=Seq(1), command_id="t1:input", duplicate=True),
     ),
     (
         {"t": "refused", "id": "c", "why": "no"},
-        wire.Refused(q=Seq(1), command_id="c", why="no"),
+        Refused(q=Seq(1), command_id="c", why="no"),
     ),
 ]
 
 
 @pytest.mark.parametrize(("frame", "event"), FRAMES)
 def test_a_frame_that_the_shim_builds_becomes_its_event(
-    frame: dict[str, object], event: wire.UpEvent
+    frame: dict[str, object], event: UpEvent
 ) -> None:
     line = frames.numbered(1, frames.body(frame)).rstrip(b"\n")
     parsed = wire.parse_frame(line)
     assert not isinstance(parsed, wire.PongFrame | wire.FaultFrame)
-    assert wire.Reassembler(Seq(1)).accept(parsed) == event
+    assert Reassembler(Seq(1)).accept(parsed) == event
 
 
 @given(st.binary(max_size=2000))
@@ -155,8 +166,8 @@ def test_a_long_line_arrives_whole_in_frames_within_the_limit(char: str) -> None
 
 def arrived(line: bytes) -> str:
     """What comes out of our side for a line that goes into the shim's."""
-    reassembler = wire.Reassembler(Seq(1))
-    event: wire.UpEvent | None = None
+    reassembler = Reassembler(Seq(1))
+    event: UpEvent | None = None
     for q, body in enumerate(frames.out_bodies("main", line), start=1):
         assert event is None
         data = frames.numbered(q, body)
@@ -165,7 +176,7 @@ def arrived(line: bytes) -> str:
         parsed = wire.parse_frame(frame)
         assert isinstance(parsed, wire.OutFrame)
         event = reassembler.accept(parsed)
-    assert isinstance(event, wire.CliLine)
+    assert isinstance(event, CliLine)
     assert event.q == reassembler.expected - 1
     return event.line
 
@@ -177,25 +188,25 @@ def out(q: int, *, s: str = "a", d: str = "", more: bool = False) -> wire.OutFra
 @pytest.mark.parametrize("q", [1, 4, 6, 2**53])
 def test_a_gap_or_a_repeat_is_a_protocol_error(q: int) -> None:
     with pytest.raises(WireProtocolError, match="where 5 was expected"):
-        wire.Reassembler(Seq(5)).accept(out(q))
+        Reassembler(Seq(5)).accept(out(q))
 
 
 def test_pieces_of_two_lines_are_not_mixed() -> None:
-    reassembler = wire.Reassembler(Seq(1))
+    reassembler = Reassembler(Seq(1))
     assert reassembler.accept(out(1, s="a", more=True)) is None
     with pytest.raises(WireProtocolError, match="mixed two lines"):
         reassembler.accept(out(2, s="b"))
 
 
 def test_a_line_is_not_broken_off() -> None:
-    reassembler = wire.Reassembler(Seq(1))
+    reassembler = Reassembler(Seq(1))
     assert reassembler.accept(out(1, more=True)) is None
     with pytest.raises(WireProtocolError, match="broke a line off"):
         reassembler.accept(wire.StartedFrame(t="started", q=2, s="a", pid=1))
 
 
 def test_an_endless_line_is_stopped_at_the_limit() -> None:
-    reassembler = wire.Reassembler(Seq(1))
+    reassembler = Reassembler(Seq(1))
     piece = "x" * (wire.MAX_LINE_BYTES // 4)
     for q in range(1, 5):
         assert reassembler.accept(out(q, d=piece, more=True)) is None
@@ -298,6 +309,8 @@ def test_both_sides_have_the_same_limits() -> None:
     ours = {name: value for name, value in vars(wire).items() if name.startswith("MAX_")}
     assert ours == {name: getattr(limits, name) for name in ours}
     assert (wire.VERSION, wire.CUT_HEAD_BYTES) == (limits.VERSION, limits.CUT_HEAD_BYTES)
+    assert wire.SPOOL_BYTES == limits.SPOOL_BYTES
+    assert wire.FRAME_OVERHEAD_BYTES == limits.FRAME_OVERHEAD_BYTES
 
 
 @given(st.text(max_size=140))

@@ -216,32 +216,28 @@ async def test_a_session_dropped_in_mid_turn_is_not_brought_back_by_the_turns_en
     store: Store,
 ) -> None:
     turn = await admit(store, "a")
-    session = SessionRow(
-        room_id=ROOM, session="main", session_id=SessionId("s-1"), resumable=False
-    )
+    session = SessionRow(room_id=ROOM, session="main", session_id=SessionId("s-1"), resumable=False)
     await store.turns.store_session(session)
     await store.turns.drop_session(ROOM, "main")
     await store.turns.advance(
         turn.turn_id,
         TurnEvent.ENDED,
         outcome=TurnOutcome.DONE,
-        finished_in=session.session_id,
+        seen_by=session.session_id,
         now=2.0,
     )
     assert await store.turns.session(ROOM, "main") is None
 
 
-async def test_a_session_is_resumable_once_a_turn_has_finished_in_it(store: Store) -> None:
+async def test_a_session_is_resumable_once_it_has_seen_a_message(store: Store) -> None:
     turn = await admit(store, "a")
-    session = SessionRow(
-        room_id=ROOM, session="main", session_id=SessionId("s-1"), resumable=False
-    )
+    session = SessionRow(room_id=ROOM, session="main", session_id=SessionId("s-1"), resumable=False)
     await store.turns.store_session(session)
     await store.turns.advance(
         turn.turn_id,
         TurnEvent.ENDED,
         outcome=TurnOutcome.DONE,
-        finished_in=session.session_id,
+        seen_by=session.session_id,
         now=2.0,
     )
     stored = await store.turns.session(ROOM, "main")
@@ -253,12 +249,12 @@ async def test_only_the_first_unsent_message_of_a_room_is_offered(store: Store) 
     await store.outbox.add([message("a1"), message("a2", priority=Priority.FINAL)], now=1.0)
     await store.outbox.add([message("b1", room=OTHER, priority=Priority.FINAL)], now=2.0)
     heads = await store.outbox.outbox_heads(now=5.0, limit=10)
-    assert [head.txn_id for head in heads] == ["b1", "a1"]
+    assert [head.txn_id for head in heads] == ["a1", "b1"]
 
-    await store.outbox.mark_attempt(heads[1].seq, now=5.0)
-    await store.outbox.mark_retry(heads[1].seq, not_before=9.0)
+    await store.outbox.mark_attempt(heads[0].seq, now=5.0)
+    await store.outbox.mark_retry(heads[0].seq, not_before=9.0)
     assert [h.txn_id for h in await store.outbox.outbox_heads(now=5.0, limit=10)] == ["b1"]
-    await store.outbox.mark_sent(heads[0].seq, EventId("$sent"), now=6.0)
+    await store.outbox.mark_sent(heads[1].seq, EventId("$sent"), now=6.0)
     assert await store.outbox.next_outbox_at() == 9.0
     (again,) = await store.outbox.outbox_heads(now=9.0, limit=10)
     assert (again.txn_id, again.attempts) == ("a1", 1)
@@ -342,3 +338,11 @@ def test_a_state_directory_is_used_by_one_orchestrator_at_a_time(tmp_path: Path)
         pass
     with hold_state_dir(tmp_path / "state"):
         assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+async def test_an_answer_behind_progress_takes_its_room_to_the_front(store: Store) -> None:
+    await store.outbox.add([message("a1")], now=1.0)
+    await store.outbox.add([message("b1", room=OTHER)], now=2.0)
+    await store.outbox.add([message("b2", room=OTHER, priority=Priority.FINAL)], now=3.0)
+    heads = await store.outbox.outbox_heads(now=5.0, limit=10)
+    assert [head.txn_id for head in heads] == ["b1", "a1"]
