@@ -20,6 +20,7 @@ LOGS=.cache/setup
 ENGINE_WAIT=60
 TAIL_LINES=15
 DOCKERD_LOG=/var/log/aiagentchat-dockerd.log
+dockerd=''
 
 say() { printf '%s\n' "$*"; }
 
@@ -206,14 +207,17 @@ start_dockerd() {
   pid=$(cat /var/run/docker.pid 2> /dev/null || :)
   if [ -n "$pid" ] && ! grep -qs dockerd "/proc/$pid/cmdline"; then rm -f /var/run/docker.pid; fi
   setsid dockerd > "$DOCKERD_LOG" 2>&1 < /dev/null &
+  dockerd=$!
   say "  as a process of its own; its log is $DOCKERD_LOG"
 }
 
+# Seconds, at most; not any longer than the dockerd that was started here lives.
 wait_for_engine() {
   left=$1
   until engine_answers; do
     left=$((left - 1))
     if [ "$left" -le 0 ]; then return 1; fi
+    if [ -n "$dockerd" ] && ! kill -0 "$dockerd" 2> /dev/null; then return 1; fi
     sleep 1
   done
 }
