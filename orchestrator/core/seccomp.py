@@ -43,7 +43,7 @@ _PROCESSES: Final = """
     arch_prctl capget capset execve execveat exit exit_group fork getcpu getegid geteuid getgid
     getgroups getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit
     getrusage getsid gettid getuid ioprio_get ioprio_set kill landlock_add_rule
-    landlock_create_ruleset landlock_restrict_self pidfd_open pidfd_send_signal prctl prlimit64
+    landlock_create_ruleset landlock_restrict_self pidfd_open pidfd_send_signal prctl
     rseq sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr
     sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr
     sched_setparam sched_setscheduler sched_yield seccomp set_tid_address setfsgid setfsuid
@@ -121,6 +121,8 @@ def _process_rules() -> list[JsonValue]:
     return [
         _allow("clone", args=[_masked_equal(0, mask=_CLONE_NAMESPACES, value=0)]),
         no_clone3,
+        # Its own limits only: with another's pid, a process could lower those of PID 1 and end it.
+        _allow("prlimit64", args=[_equal(0, 0)]),
         *(_allow("personality", args=[_equal(0, value)]) for value in _PERSONALITIES),
     ]
 

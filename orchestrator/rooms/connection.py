@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from orchestrator.errors import AiAgentChatError, WireClosedError
 from orchestrator.model import Epoch, Seq
 from orchestrator.ports import RunnerBackend
+from orchestrator.runners.event import SessionExited, SessionStarted, UpEvent
 from orchestrator.runners.link import RunnerLink, open_link
-from orchestrator.runners.wire import SessionExited, SessionStarted, UpEvent
 
 # Frames that the worker has not looked at; behind it, reading from the runner stops.
 _MAILBOX_FRAMES = 256

@@ -15,8 +15,8 @@ from orchestrator.core.stream import parse_line
 from orchestrator.model import Priority, RoomId, Seq
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import MESSAGE
+from orchestrator.runners.event import CliLine, SessionExited, UpEvent
 from orchestrator.runners.link import RunnerLink
-from orchestrator.runners.wire import CliLine, SessionExited, UpEvent
 from orchestrator.store.api import NewOutboxRow
 from orchestrator.store.turn_table import Acked
 

@@ -20,6 +20,7 @@ from orchestrator.rooms.outgoing import (
     build_turn_text_rows,
 )
 from orchestrator.runners.link import RunnerLink
+from orchestrator.runners.wire import SPOOL_BYTES
 from orchestrator.store.api import NewOutboxRow, TurnRow
 from orchestrator.store.turn_table import Acked
 
@@ -27,6 +28,7 @@ from orchestrator.store.turn_table import Acked
 # are taken together: the runner's spool (8 MiB) is far from full after either of these.
 _ACK_FRAMES = 256
 _ACK_EVERY_S = 1.0
+_ACK_BYTES = SPOOL_BYTES // 4
 # Rendering and cutting takes about 3 ms per 1,000 characters: longer than 50 ms is not done in
 # the event loop.
 _LONG_TEXT_CHARS = 16_384
@@ -108,9 +110,13 @@ class TurnOutput:
         done = self._done_with()
         if needed_from is not None:
             done = Seq(min(done, needed_from - 1))
-        if done - self._acked >= _ACK_FRAMES or (
-            done > self._acked and now - self._acked_at >= _ACK_EVERY_S
-        ):
+        is_due = (
+            done - self._acked >= _ACK_FRAMES
+            or now - self._acked_at >= _ACK_EVERY_S
+            # Long lines fill the spool before either; once it is full no frame comes to act on.
+            or link.unacked_bytes > _ACK_BYTES
+        )
+        if done > self._acked and is_due:
             acked = self._acked_row(done)
             await self._kit.store.turns.store_acked(acked)
             await self._acknowledged(link, done, now)

@@ -37,8 +37,7 @@ from orchestrator.model import Limits, TurnId, TurnOutcome, TurnState
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.turn_output import TurnOutput
-from orchestrator.runners.link import RunnerLink
-from orchestrator.runners.wire import (
+from orchestrator.runners.event import (
     Applied,
     CliLine,
     CliStderr,
@@ -47,6 +46,7 @@ from orchestrator.runners.wire import (
     SessionExited,
     UpEvent,
 )
+from orchestrator.runners.link import RunnerLink
 from orchestrator.store.api import SessionRow, TurnRow
 
 # Enough of a crashing program's last words to see what it was.

@@ -1,4 +1,4 @@
-"""A person writes, the agent answers: Synapse, orchestrator, container and CLI are the real ones."""
+"""A person writes, the agent answers: Synapse, orchestrator, container and CLI are real."""
 
 from __future__ import annotations
 
