@@ -40,8 +40,8 @@ step() {
   say "· $text …"
   setsid "$@" > "$log" 2>&1 < /dev/null &
   child=$!
-  trap 'kill -TERM -- "-$child" 2> /dev/null; exit 130' INT
-  trap 'kill -TERM -- "-$child" 2> /dev/null; exit 143' TERM
+  trap 'kill -s TERM -- "-$child" 2> /dev/null; exit 130' INT
+  trap 'kill -s TERM -- "-$child" 2> /dev/null; exit 143' TERM
   status=0
   watch_step &
   watcher=$!

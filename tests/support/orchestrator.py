@@ -36,6 +36,7 @@ class Orchestrator:
         self._arguments = arguments
         self._env = {**_clean_environment(), "ANTHROPIC_API_KEY": API_KEY, **env}
         self._process: asyncio.subprocess.Process | None = None
+        self._log_start = 0
 
     def __repr__(self) -> str:
         pid = self._process.pid if self._process else None
@@ -52,8 +53,14 @@ class Orchestrator:
         """Everything that it has printed so far, both streams."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
+    @property
+    def _said(self) -> str:
+        """What this start has printed so far."""
+        return self.log[self._log_start :]
+
     async def start(self) -> None:
-        """Start it and wait until it is in step with the homeserver."""
+        """Start it and wait until it is in step with the homeserver and has said so."""
+        self._log_start = len(self.log)
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 ORCHESTRATOR,
@@ -89,7 +96,9 @@ class Orchestrator:
     async def _is_ready(self) -> bool:
         with contextlib.suppress(AiAgentChatError):
             status = await ControlClient(self.state_dir).status()
-            return status.pid == self.pid and status.sync.state is SyncState.CONNECTED
+            in_step = status.pid == self.pid and status.sync.state is SyncState.CONNECTED
+            said = "--embedded" not in self._arguments or "Ctrl-C stops everything." in self._said
+            return in_step and said
         return False
 
     async def _end(self, by: signal.Signals) -> int:
