@@ -232,7 +232,6 @@ async def _set_up(
     if demo.user_token != held.user_token:
         save_secrets(directory, held.model_copy(update={"user_token": demo.user_token}))
     say(f"accounts and room {ROOM_ALIAS} are ready ({time.monotonic() - began:.1f} s)")
-    say(f"the message limit of {AGENT_USER_ID} is lifted through Synapse's admin API")
     return EmbeddedHomeserver(
         base_url=base_url,
         server_name=SERVER_NAME,

@@ -34,7 +34,7 @@ class Store:
         def work(db: sqlite3.Connection) -> None:
             insert_outbox(db, rows, now=now)
             db.execute(
-                "UPDATE inbox SET state = ?, reason = ? WHERE seq = ?",
+                "UPDATE inbox SET state = ?, reason = ?, raw = '' WHERE seq = ?",
                 (InboxState.USED, reason, seq),
             )
 

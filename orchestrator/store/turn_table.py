@@ -270,7 +270,7 @@ def _insert_turn(db: sqlite3.Connection, turn: NewTurn, *, refused: bool, now: f
         ),
     )
     db.executemany(
-        "UPDATE inbox SET state = 'used', turn_id = ? WHERE seq = ?",
+        "UPDATE inbox SET state = 'used', turn_id = ?, raw = '' WHERE seq = ?",
         [(turn.turn_id, seq) for seq in turn.inbox],
     )
 

@@ -99,7 +99,6 @@ async def test_the_user_finds_the_agent_in_the_demo_room(tmp_path: Path, port: i
             state = await you.request("GET", f"/_matrix/client/v3/rooms/{server.room_id}/state")
     assert not any(event["type"] == "m.room.encryption" for event in state)
     assert any("Synapse started (" in line for line in said)
-    assert any("limit" in line and "admin API" in line for line in said)
 
 
 async def test_the_users_own_limit_is_left_as_it_is(seeded: Path, port: int) -> None:

@@ -11,39 +11,7 @@ from orchestrator.errors import ConfigError
 
 MINIMAL = {"matrix": {"homeserver": "https://matrix.example.org", "user_id": "@claude:example.org"}}
 
-EXAMPLE = """
-matrix:
-  homeserver: https://matrix.example.org
-  user_id: "@claude:example.org"
-  encryption: supported
-  autojoin: allowed_users
-state_dir: ./state
-anthropic:
-  upstream: https://api.anthropic.com
-access:
-  admins: ["@alice:example.org"]
-  users: ["@*:example.org"]
-gateway: {inbound_window_s: 2.0, quiet_s: 0.25, outbound_window_s: 2.0, max_event_bytes: 55000}
-docker: {image: null, runtime: null, prewarm: 0}
-defaults:
-  agent: claude
-  timeout_s: 300
-  permissions: ask
-  limits: {memory: 2g, cpus: 2.0, pids: 512, tmp: 512m, disk: 5g, output_bytes: 104857600}
-  egress: {allow: []}
-  budget: {usd_per_day: null, agent_turns_in_a_row: 10}
-rooms:
-  "#ops:example.org":
-    timeout_s: 900
-    egress: {allow: [git.example.org, "*.packages.example.org"]}
-agents:
-  claude: {}
-  reviewer: {user_id: "@reviewer:example.org", system_prompt: "You review what others propose."}
-observability:
-  metrics: 127.0.0.1:9464
-  log_format: json
-  log_level: INFO
-"""
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "config.example.yaml"
 
 
 def problems_of(data: dict[str, object]) -> list[str]:
@@ -52,15 +20,18 @@ def problems_of(data: dict[str, object]) -> list[str]:
     return caught.value.problems
 
 
-def test_the_documented_example_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(EXAMPLE)
-    config = load_config(path)
+def test_the_documented_example_is_read_and_names_every_key() -> None:
+    config = load_config(EXAMPLE)
     assert config.defaults.limits.memory == 2 << 30
     ops = config.profile("!id:example.org", "#ops:example.org")
     assert (ops.timeout_s, ops.limits.memory) == (900, 2 << 30)
     assert ops.egress.allow == ("git.example.org", "*.packages.example.org")
     assert config.profile("!id:example.org", None) == config.defaults
+    text = EXAMPLE.read_text()
+    sections = (config, config.matrix, config.gateway, config.docker, config.defaults)
+    for section in (*sections, config.defaults.limits, config.defaults.budget, config.access):
+        for name in type(section).model_fields:
+            assert f"{name}:" in text, name
 
 
 def test_a_room_starts_from_the_defaults_and_changes_only_what_it_names() -> None:
