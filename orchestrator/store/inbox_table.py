@@ -100,10 +100,18 @@ class InboxTable:
         return await self._database.run(work)
 
     async def mark(self, seq: int, state: InboxState, *, reason: str | None = None) -> None:
-        """Move a row on. Handled rows that carry no event id worth keeping are deleted."""
+        """Move a row on.
+
+        Of a handled event only the id stays; handled rows without one worth keeping are deleted.
+        What FAILED keeps its text, for whoever looks into it.
+        """
 
         def work(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE inbox SET state = ?, reason = ? WHERE seq = ?", (state, reason, seq))
+            db.execute(
+                "UPDATE inbox SET state = ?1, reason = ?2, "
+                "raw = CASE WHEN ?1 IN ('used', 'ignored') THEN '' ELSE raw END WHERE seq = ?3",
+                (state, reason, seq),
+            )
             if state is not InboxState.PENDING_KEYS:
                 kept = ", ".join(f"'{kind}'" for kind in _KEPT_KINDS)
                 db.execute(

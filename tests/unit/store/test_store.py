@@ -346,3 +346,15 @@ async def test_an_answer_behind_progress_takes_its_room_to_the_front(store: Stor
     await store.outbox.add([message("b2", room=OTHER, priority=Priority.FINAL)], now=3.0)
     heads = await store.outbox.outbox_heads(now=5.0, limit=10)
     assert [head.txn_id for head in heads] == ["b1", "a1"]
+
+
+async def test_of_a_handled_event_only_the_id_is_kept(store: Store, tmp_path: Path) -> None:
+    await admit(store, "canary-in-a-turn")
+    await store.inbox.commit_sync([event("b"), event("c")], "s2", now=1.0)
+    ignored, failed = await store.inbox.new_rows(after=0)
+    await store.inbox.mark(ignored.seq, InboxState.IGNORED, reason="test")
+    await store.inbox.mark(failed.seq, InboxState.FAILED, reason="test")
+    with sqlite3.connect(tmp_path / "state.sqlite3") as connection:
+        rows = connection.execute("SELECT raw <> '' FROM inbox ORDER BY seq").fetchall()
+    connection.close()
+    assert rows == [(0,), (0,), (1,)]
