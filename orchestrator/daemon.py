@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from loguru import logger
 from pydantic import SecretStr
@@ -37,18 +37,23 @@ from orchestrator.embedded.homeserver import (
     write_embedded_json,
 )
 from orchestrator.embedded.offline_model import open_offline_model
-from orchestrator.errors import ConfigError, RequestRefusedError, RunnerError
+from orchestrator.errors import (
+    ConfigError,
+    EngineUnavailableError,
+    RequestRefusedError,
+    RunnerError,
+)
 from orchestrator.gateway.clock import SteadyClock
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.gateway.outbound import OutboxSender
 from orchestrator.housing import HostHousing
 from orchestrator.log import register_secret
-from orchestrator.matrix.client import MatrixClient, open_matrix
+from orchestrator.matrix.client import MatrixClient, OwnEvent, open_matrix
 from orchestrator.matrix.sync import SyncStatus, run_sync
-from orchestrator.model import EventId
+from orchestrator.model import EventId, RunnerState
 from orchestrator.overview import Overview
-from orchestrator.ports import RunnerBackend
+from orchestrator.ports import RunnerBackend, RunnerInfo
 from orchestrator.rooms.intake import Heard, Intake
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.manager import RoomManager
@@ -58,13 +63,15 @@ from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.store import Store, open_store
 
-# All of a shutdown, after which what is left is cut: below Docker's and systemd's own patience
-# (10 s and 90 s) with some seconds to spare.
+# One half for the outbox to drain, the other for the runners to end: together below Docker's and
+# systemd's own patience (10 s and 90 s), with some seconds to spare.
 _SHUTDOWN_S = 8.0
 
-# A row whose fate is unknown is older than a day; this many of our events are looked through.
+# A row whose fate is unknown is older than a day. Two pages of history: a room that said more since
+# then is answered anew rather than read back for long.
 _RECONCILE_EVENTS = 200
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 
 
@@ -93,15 +100,18 @@ async def run_daemon(plan: Plan, say: Say) -> None:
     """Run until a signal or a failure; everything that was started is finished at the end.
 
     Raises:
-        AiAgentChatError: why it could not start, or what it ended by.
+        AiAgentChatError: why it could not start, or what it ended by; as often as not in groups.
     """
     stop = _watch_signals()
     with hold_state_dir(plan.state_dir):
         async with AsyncExitStack() as opened:
-            system = await _open(plan, say, opened)
+            # An image takes minutes to build: a signal ends the opening, too.
+            system = await _until_signal(stop, _open(plan, say, opened))
+            if system is None:
+                return
             by = await _serve(system, stop, say)
             if by is signal.SIGINT:
-                await _stop_runners(system.kit.backend, say)
+                await _until_signal(stop, _stop_runners(system.kit.backend, say))
 
 
 # Opening...
@@ -119,7 +129,6 @@ class _System:
     intake: Intake
     overview: Overview
     store: Store
-    opened: AsyncExitStack
     state_dir: Path
     offline: bool
 
@@ -156,7 +165,7 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     for room in await store.rooms.all():
         if room.encrypted:
             matrix.encryption.note_encrypted(room.room_id)
-    return _assemble(plan, config, store, backend, housing, matrix, embedded, opened, offline)
+    return _assemble(plan, config, store, backend, housing, matrix, embedded, offline)
 
 
 def _assemble(
@@ -167,7 +176,6 @@ def _assemble(
     housing: HostHousing,
     matrix: MatrixClient,
     embedded: EmbeddedHomeserver | None,
-    opened: AsyncExitStack,
     offline: bool,
 ) -> _System:
     """The parts that hold no resources, wired to each other."""
@@ -210,6 +218,7 @@ def _assemble(
         gate=gate,
         courtesies=courtesies,
         clock=clock,
+        notify_outbox=sender.notify,
     )
     overview = Overview(kit, manager, sender, me=matrix.user_id, started_at=clock())
     return _System(
@@ -223,21 +232,24 @@ def _assemble(
         intake=intake,
         overview=overview,
         store=store,
-        opened=opened,
         state_dir=plan.state_dir,
         offline=offline,
     )
 
 
 async def _find_sent(matrix: MatrixClient, row: OutboxRow) -> EventId | None:
-    """The event that an earlier attempt at this row made, if the room has it.
-
-    Found by the row's whole content, since the homeserver forgets transaction ids after a day.
-    """
+    """The event that an earlier attempt at this row made, if the room has it."""
     for event in await matrix.recent_own_events(row.room_id, _RECONCILE_EVENTS):
-        if event.event_type == row.event_type and event.content == row.content:
+        if _is_of_row(event, row):
             return event.event_id
     return None
+
+
+def _is_of_row(event: OwnEvent, row: OutboxRow) -> bool:
+    """By the transaction id where the homeserver still names it, otherwise by the whole content."""
+    if event.txn_id is not None:
+        return event.txn_id == row.txn_id
+    return event.event_type == row.event_type and event.content == row.content
 
 
 # Running...
@@ -371,18 +383,33 @@ def _watch_signals() -> asyncio.Queue[signal.Signals]:
 
 async def _drain(system: _System, stop: asyncio.Queue[signal.Signals]) -> None:
     """Send what waits, until it is done, the time is up, or a second signal comes."""
-    left = 0
-    try:
-        async with asyncio.TaskGroup() as group:
-            hurry = group.create_task(_raise_at_signal(stop), name="second signal")
-            left = await system.sender.drain(system.kit.wall_clock() + _SHUTDOWN_S / 2)
-            hurry.cancel()
-    except* Stopped:
-        logger.bind(action="daemon.hurry").warning("a second signal: not waiting any longer")
+    deadline = system.kit.wall_clock() + _SHUTDOWN_S / 2
+    left = await _until_signal(stop, system.sender.drain(deadline))
     if left:
-        logger.bind(action="daemon.drained", left=left).warning(
+        logger.bind(action="daemon.drained", rooms=left).warning(
             "some messages wait for the next start"
         )
+
+
+async def _until_signal(
+    stop: asyncio.Queue[signal.Signals], work: Coroutine[Any, Any, T]
+) -> T | None:
+    """Do the work, in this task; None when a signal came first, and it was given up.
+
+    Raises:
+        ExceptionGroup: of what the work raised.
+    """
+    done: T | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(_raise_at_signal(stop), name="signal")
+            done = await work
+            watch.cancel()
+    except* Stopped as stopped:
+        done = None
+        names = ", ".join(str(e) for e in stopped.exceptions)
+        logger.bind(action="daemon.hurry", signal=names).info("not waiting any longer")
+    return done
 
 
 async def _raise_at_signal(stop: asyncio.Queue[signal.Signals]) -> NoReturn:
@@ -391,12 +418,22 @@ async def _raise_at_signal(stop: asyncio.Queue[signal.Signals]) -> NoReturn:
 
 async def _stop_runners(backend: RunnerBackend, say: Say) -> None:
     """Stop this installation's runners, all at once."""
-    running = [info for info in await backend.list() if info.state == "running"]
+    running = [info for info in await backend.list() if info.state is RunnerState.RUNNING]
     if running:
         say(f"Stopping {len(running)} runner{'s' if len(running) > 1 else ''}…")
     async with asyncio.TaskGroup() as group:
         for info in running:
-            group.create_task(backend.stop(info.name, grace_s=_SHUTDOWN_S / 2))
+            group.create_task(_stop_runner(backend, info), name=f"stop {info.slug}")
+
+
+async def _stop_runner(backend: RunnerBackend, info: RunnerInfo) -> None:
+    """One that can't be stopped keeps no other from being stopped."""
+    try:
+        await backend.stop(info.name, grace_s=_SHUTDOWN_S / 2)
+    except (RunnerError, EngineUnavailableError) as e:
+        logger.bind(action="runner.stop", room=info.slug, error=type(e).__name__).error(
+            "a runner could not be stopped; the next start adopts it"
+        )
 
 
 # Choices...

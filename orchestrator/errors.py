@@ -16,6 +16,7 @@ AiAgentChatError
 │   ├── LoginRefusedError          exit code 5
 │   ├── RequestRefusedError        the homeserver said no, for good
 │   └── UndecryptableError
+├── TooManyRoomsError              this installation has no uid left for another room
 ├── RunnerError
 │   ├── RunnerGoneError            the container is not there, or no longer runs
 │   ├── EngineRequestError         (retryable) the engine failed or did not answer in time
@@ -145,6 +146,10 @@ class RequestRefusedError(MatrixError):
 
 class UndecryptableError(MatrixError):
     """The event can't be decrypted with the keys that this device has. They may still arrive."""
+
+
+class TooManyRoomsError(AiAgentChatError):
+    """This installation has 16,384 rooms, the most that it has uids for. Start another one."""
 
 
 class RunnerError(AiAgentChatError):

@@ -85,12 +85,14 @@ class HostHousing:
 
 
 def _load_or_make_key(path: Path) -> bytes:
-    """The secret that the rooms' placeholders are derived from; 0600, made at first use."""
+    """The secret that the rooms' placeholders are derived from; 0600, made at first use.
+
+    Raises:
+        PreconditionError: it can't be read or made, or is damaged.
+    """
     try:
         if not path.exists():
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_KEY_BYTES))
+            _make_key(path)
         key = path.read_bytes()
     except OSError as e:
         msg = f"{path} can't be used: {e.strerror}"
@@ -101,3 +103,15 @@ def _load_or_make_key(path: Path) -> bytes:
         )
         raise PreconditionError(msg)
     return key
+
+
+def _make_key(path: Path) -> None:
+    """Whole or not at all: a kill in between must not leave half a key behind."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(_KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

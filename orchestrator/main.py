@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from loguru import logger
 
 from orchestrator import __version__
-from orchestrator.config import Config, load_config, load_secrets, parse_config
+from orchestrator.config import Config, load_config, load_secrets, not_built, parse_config
 from orchestrator.daemon import Plan, run_daemon
 from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
 from orchestrator.embedded.homeserver import DEFAULT_PORT, EmbeddedHomeserver
@@ -101,6 +100,7 @@ def up(
             )
 
         checked = build(None)
+        _name_not_built(checked)
         if not on_embedded and not (secrets.anthropic_api_key or secrets.claude_code_oauth_token):
             raise ConfigError(
                 ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
@@ -129,7 +129,7 @@ def image_build(base: BaseOption = Base.AUTO) -> None:
 def config_check(file: Annotated[Path, typer.Argument(help="The configuration file.")]) -> None:
     """Read and validate a configuration file; one line for each mistake."""
     with _exit_codes():
-        load_config(file)
+        _name_not_built(load_config(file))
         _say(f"{file}: fine")
 
 
@@ -174,6 +174,11 @@ def _configure_logging(config: Config, secrets: list[str], *, for_a_person: bool
         configure_logging(fmt=settings.log_format, level=settings.log_level, secrets=secrets)
 
 
+def _name_not_built(config: Config) -> None:
+    for path in not_built(config):
+        sys.stderr.write(f"orchestrator: {path}: read, and without effect yet\n")
+
+
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -188,7 +193,6 @@ def _exit_codes() -> Iterator[None]:
         error = _first(errors)
         for line in str(error).splitlines():
             sys.stderr.write(f"orchestrator: {line}\n")
-        logger.complete()
         sys.exit(error.exit_code)
     except* KeyboardInterrupt:
         sys.exit(130)

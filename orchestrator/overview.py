@@ -16,7 +16,7 @@ from orchestrator.control.models import (
     SyncView,
     TurnView,
 )
-from orchestrator.errors import RunnerError
+from orchestrator.errors import EngineUnavailableError, RunnerError
 from orchestrator.gateway.outbound import OutboxSender
 from orchestrator.matrix.sync import SyncStatus
 from orchestrator.model import RoomId, RunnerState, TurnState, UserId
@@ -72,12 +72,13 @@ class Overview:
         """All runners of this installation, with a sample of what each uses."""
         rooms = {room.slug: room for room in await self._kit.store.rooms.all()}
         infos = [info for info in await self._kit.backend.list() if info.slug in rooms]
-        stats = await asyncio.gather(*(self._stats(info) for info in infos))
+        async with asyncio.TaskGroup() as group:
+            samples = [group.create_task(self._stats(info), name="stats") for info in infos]
         queued = await self._queued()
         return tuple(
             [
-                await self._runner(rooms[info.slug], info, sample, queued)
-                for info, sample in zip(infos, stats, strict=True)
+                await self._runner(rooms[info.slug], info, sample.result(), queued)
+                for info, sample in zip(infos, samples, strict=True)
             ]
         )
 
@@ -103,11 +104,12 @@ class Overview:
         return Counter(turn.room_id for turn in turns if turn.state is TurnState.QUEUED)
 
     async def _stats(self, info: RunnerInfo) -> RunnerStats | None:
+        """One sample, or None: a runner that ends meanwhile is no reason to show none of them."""
         if info.state is not RunnerState.RUNNING:
             return None
         try:
             return await self._kit.backend.stats(info.name)
-        except RunnerError:
+        except (RunnerError, EngineUnavailableError):
             return None
 
     async def _runner(
@@ -153,7 +155,7 @@ def _session_state(*, resumable: bool | None) -> SessionState:
 
 
 def _uptime_s(info: RunnerInfo, now: float) -> float | None:
-    """The engine gives RFC 3339 with nanoseconds, of which Python reads six digits."""
+    """Seconds since its start, if the engine names one: RFC 3339 in UTC, read to the second."""
     try:
         started = datetime.fromisoformat((info.started_at or "")[:19] + "+00:00")
     except ValueError:

@@ -31,7 +31,7 @@ EOF
 # Nothing of the host that built it, and nothing that the next layer throws away anyway.
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/* "$root"/tmp/* \
   "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/info/* \
-  "$root"/usr/share/locale/* "$root"/dev/* "$root"/var/cache/debconf/*-old
+  "$root"/usr/share/locale/* "${root:?}"/dev/* "$root"/var/cache/debconf/*-old
 : > "$root/etc/resolv.conf"
 echo localhost > "$root/etc/hostname"
 

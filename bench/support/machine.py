@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,13 @@ _KB_LINE = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 class Memory:
     """What one process has in memory, in bytes.
 
-    RSS counts pages that it shares with other processes in full, PSS its share of them.
+    RSS counts pages that it shares with other processes in full, PSS its share of them. `own` are
+    the anonymous ones: no file's, and after an exec nobody else's.
     """
 
     rss: int
     pss: int
+    own: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +34,25 @@ class Child:
     memory: Memory
 
 
-def describe_machine(client: docker.DockerClient) -> str:
-    """Cores, memory, engine, kernel, load: what figures depend on."""
+def load() -> float:
+    """How many processes wanted a core, on average over the last minute."""
+    return os.getloadavg()[0]
+
+
+def describe_machine(client: docker.DockerClient, load_before: float) -> str:
+    """Cores, memory, engine, kernel, load then and now: what figures depend on."""
     memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
     return (
         f"machine: {os.cpu_count()} cores, {memory_gib:.1f} GiB memory, "
         f"Docker Engine {client.version()['Version']}, Linux {os.uname().release}, "
-        f"load {os.getloadavg()[0]:.1f} at the start"
+        f"load {load_before:.1f} before, {load():.1f} after"
     )
 
 
 def parse_rollup(text: str) -> Memory:
     """The text of /proc/PID/smaps_rollup. Raises KeyError where a field is missing."""
     kb = {name: int(value) for name, value in _KB_LINE.findall(text)}
-    return Memory(rss=kb["Rss"] << 10, pss=kb["Pss"] << 10)
+    return Memory(rss=kb["Rss"] << 10, pss=kb["Pss"] << 10, own=kb["Anonymous"] << 10)
 
 
 def name_program(argv: list[str]) -> str:
@@ -68,19 +74,19 @@ def vm_rss(pid: int, *, proc: Path = _PROC) -> int:
 
 
 def children_of(pid: int, *, proc: Path = _PROC) -> list[Child]:
-    """The direct children of a process, without those that are only waited for."""
-    found = ((child, memory) for child, memory in _children(pid, proc) if memory.rss)
-    return [Child(program=name_program(child), memory=memory) for child, memory in found]
+    """The direct children of a process that have memory (not those that only wait to be reaped)."""
+    entries = (entry for entry in proc.iterdir() if entry.name.isdigit())
+    children = (_read_child(entry, pid) for entry in entries)
+    return [child for child in children if child is not None]
 
 
-def _children(pid: int, proc: Path) -> Iterator[tuple[list[str], Memory]]:
-    for entry in proc.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            status = (entry / "status").read_text()
-            if f"\nPPid:\t{pid}\n" in status and "\nVmRSS:" in status:
-                argv = (entry / "cmdline").read_text(errors="replace").split("\0")
-                yield argv, parse_rollup((entry / "smaps_rollup").read_text())
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
+def _read_child(entry: Path, parent: int) -> Child | None:
+    try:
+        status = (entry / "status").read_text()
+        if f"\nPPid:\t{parent}\n" not in status or "\nVmRSS:" not in status:
+            return None
+        argv = (entry / "cmdline").read_text(errors="replace").split("\0")
+        memory = parse_rollup((entry / "smaps_rollup").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return None  # it ended while we looked
+    return Child(program=name_program(argv), memory=memory)

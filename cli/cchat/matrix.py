@@ -86,8 +86,7 @@ class MatrixClient:
         self._account = account
         self._say = say
         self._sleep = sleep
-        # Not for secrets: it spreads retries.
-        self._rng = rng or random.Random()  # noqa: S311
+        self._rng = rng or random.Random()  # noqa: S311 - no secret: it spreads retries
         self._token: SecretStr | None = None
         self._user_id: str | None = None
 

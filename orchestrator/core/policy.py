@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.model import EventId, UserId
 
-# A longer message can't be one event anyway (65,536 bytes).
-MAX_PROMPT_CHARS = 65536
 _TEXT_TYPES = ("m.text", "m.emote")
 _FILE_TYPES = ("m.file", "m.image", "m.audio", "m.video")
 

@@ -2,7 +2,8 @@
 
 Rules: what is not named here fails with EPERM. A name stands here because a shell, a compiler, git,
 Python, Node.js or the CLI needs it as an ordinary user. What needs a capability, gets around the
-network namespace (AF_VSOCK, io_uring), looks into other processes or makes namespaces does not.
+network namespace (AF_VSOCK, io_uring), looks into other processes or makes namespaces does not, nor
+what takes from a supply that the host has once for all rooms (io_setup: fs.aio-max-nr).
 Only the two native 64-bit architectures are served: the 32-bit `socketcall` passes its arguments by
 pointer, where no filter can see the address family.
 """
@@ -30,9 +31,8 @@ _FILES: Final = """
 _WAITING: Final = """
     epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait
     epoll_wait_old eventfd eventfd2 futex futex_requeue futex_wait futex_waitv futex_wake
-    get_robust_list inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel
-    io_destroy io_getevents io_pgetevents io_setup io_submit ioctl pipe pipe2 poll ppoll
-    pselect6 select set_robust_list signalfd signalfd4 splice tee
+    get_robust_list inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioctl pipe
+    pipe2 poll ppoll pselect6 select set_robust_list signalfd signalfd4 splice tee
 """
 _MEMORY: Final = """
     brk cachestat madvise map_shadow_stack membarrier memfd_create mincore mlock mlock2 mlockall

@@ -5,7 +5,6 @@ from __future__ import annotations
 from orchestrator.model import Limits, TurnOutcome
 
 HELP_HINT = "`!help` lists the commands."
-GREETING = "Hello. Write to me and I work on it here. " + HELP_HINT
 NOT_ALLOWED = (
     "I only take turns from people that this installation's operator has listed (access.users). "
     "Ask them to add you."

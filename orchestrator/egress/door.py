@@ -19,9 +19,9 @@ import aiohttp
 from loguru import logger
 
 from orchestrator.core.egress_http import MAX_BODY_BYTES, Denial
+from orchestrator.core.pace import Pace
 from orchestrator.egress.connection import Connection
 from orchestrator.egress.listener import Listener, open_listener, peer_uid
-from orchestrator.egress.pace import Pace
 from orchestrator.egress.readiness import wait_readable
 from orchestrator.model import RoomSlug
 

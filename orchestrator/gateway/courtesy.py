@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from orchestrator.model import EventId, RoomId
@@ -19,7 +20,11 @@ _MAX_AT_ONCE = 8
 
 
 class Courtesies:
-    """What each room should show now; invariant: only the latest wish for a room is sent."""
+    """What each room should show now.
+
+    Invariant: one request at a time for a room, and only its latest wish is sent, so that what a
+    slow homeserver shows in the end is what was wished last.
+    """
 
     def __init__(self, homeserver: Homeserver, *, clock: Callable[[], float]) -> None:
         self._homeserver = homeserver
@@ -27,10 +32,14 @@ class Courtesies:
         self._typing: dict[RoomId, float] = {}
         self._wishes: dict[RoomId, bool] = {}
         self._seen: dict[RoomId, EventId] = {}
+        self._busy: set[RoomId] = set()
         self._wake = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Courtesies typing={len(self._typing)} to_send={len(self._wishes)}>"
+        return (
+            f"<Courtesies typing={len(self._typing)} to_send={len(self._wishes)} "
+            f"busy={len(self._busy)}>"
+        )
 
     def seen(self, room_id: RoomId, event_id: EventId) -> None:
         """Send a read receipt soon; a later one for the same room replaces it."""
@@ -50,20 +59,27 @@ class Courtesies:
 
     async def run(self) -> NoReturn:
         """Send until cancelled."""
-        limit = asyncio.Semaphore(_MAX_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             while True:
-                await self._wait()
+                self._wake.clear()
                 self._refresh()
-                seen, self._seen = self._seen, {}
-                wishes, self._wishes = self._wishes, {}
-                for room_id in seen.keys() | wishes.keys():
-                    await limit.acquire()
+                for room_id in self._next_rooms():
+                    self._busy.add(room_id)
+                    event_id = self._seen.pop(room_id, None)
+                    wish = self._wishes.pop(room_id, None)
                     task = group.create_task(
-                        self._send(room_id, seen.get(room_id), wishes.get(room_id)),
-                        name=f"courtesy {room_id}",
+                        self._send(room_id, event_id, wish), name=f"courtesy {room_id}"
                     )
-                    task.add_done_callback(lambda _: limit.release())
+                    task.add_done_callback(partial(self._is_back, room_id))
+                await self._wait()
+
+    def _next_rooms(self) -> list[RoomId]:
+        waiting = [r for r in {**self._seen, **self._wishes} if r not in self._busy]
+        return waiting[: _MAX_AT_ONCE - len(self._busy)]
+
+    def _is_back(self, room_id: RoomId, _: asyncio.Task[None]) -> None:
+        self._busy.discard(room_id)
+        self._wake.set()
 
     async def _wait(self) -> None:
         due = min(self._typing.values(), default=None)
@@ -73,7 +89,6 @@ class Courtesies:
                 await self._wake.wait()
         except TimeoutError:
             return
-        self._wake.clear()
 
     def _refresh(self) -> None:
         now = self._clock()
@@ -83,7 +98,8 @@ class Courtesies:
                 self._wishes.setdefault(room_id, True)
 
     async def _send(self, room_id: RoomId, event_id: EventId | None, typing: bool | None) -> None:
-        if event_id is not None:
-            await self._homeserver.mark_read(room_id, event_id)
+        # The typing notice first: it is what a person looks at.
         if typing is not None:
             await self._homeserver.set_typing(room_id, typing=typing)
+        if event_id is not None:
+            await self._homeserver.mark_read(room_id, event_id)

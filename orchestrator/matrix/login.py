@@ -20,6 +20,7 @@ from orchestrator.errors import (
     LoginRefusedError,
     RateLimitedError,
 )
+from orchestrator.log import register_secret
 from orchestrator.matrix.http import MatrixHttp, api_path
 from orchestrator.matrix.session import (
     SESSION_NAME,
@@ -109,7 +110,7 @@ class Login:
             await self._use_kept(kept, kept.access_token)
 
     async def _use_given_token(self, token: SecretStr, kept: KeptSession | None) -> None:
-        self._http.token = token.get_secret_value()
+        self._use(token)
         answer = await self._whoami()
         if answer.is_token_refused():
             msg = (
@@ -131,7 +132,7 @@ class Login:
         )
 
     async def _use_kept(self, kept: KeptSession, token: SecretStr) -> None:
-        self._http.token = token.get_secret_value()
+        self._use(token)
         answer = await self._whoami()
         if not answer.is_token_refused():
             self._identity(answer)
@@ -169,7 +170,7 @@ class Login:
         login = await self._post_login(session.device_id, self._password)
         token = login.access_token
         self._keep(session.model_copy(update={"device_id": login.device_id, "access_token": token}))
-        self._http.token = token.get_secret_value()
+        self._use(token)
 
     async def _post_login(self, device_id: str, password: SecretStr) -> _Login:
         body: JsonObject = {
@@ -196,6 +197,11 @@ class Login:
             raise unreadable(what) from None
         self._check_user(login.user_id)
         return login
+
+    def _use(self, token: SecretStr) -> None:
+        """Send it from here on; a renewed token is hidden in the log as the first one is."""
+        register_secret(token.get_secret_value())
+        self._http.token = token.get_secret_value()
 
     async def _whoami(self) -> Answer:
         what = "checking the session"

@@ -204,8 +204,8 @@ def build_one_time_keys(machine: Machine, *, wanted: int) -> JsonObject:
 
 def build_fallback_key(machine: Machine) -> JsonObject:
     """The key that serves when the one-time keys have run out; new unless one is unpublished."""
-    # nio has no way to the fallback key, and vodozemac's stubs leave it out.
-    account: Any = machine.account._account  # noqa: SLF001
+    # vodozemac's stubs leave the fallback key out.
+    account: Any = machine.account._account  # noqa: SLF001 - nio has no way to it
     if not account.fallback_key:
         account.generate_fallback_key()
     return {

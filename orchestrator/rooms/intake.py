@@ -26,25 +26,18 @@ from orchestrator.core.policy import (
     Verdict,
     decide,
 )
-from orchestrator.errors import (
-    AiAgentChatError,
-    HomeserverUnreachableError,
-    RateLimitedError,
-    StoreError,
-    UndecryptableError,
-)
+from orchestrator.errors import StoreError, UndecryptableError
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
+from orchestrator.rooms.invitation import Invitations
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, RoomRow
 from orchestrator.store.store import Store
 
 # A key that has not come by then probably never will; the sender is told to send again.
 KEY_PATIENCE_S = 300.0
-# An invitation is tried this often, with doubling waits from 1 s (about 8 minutes in all).
-_JOIN_ATTEMPTS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +68,6 @@ class _Summary(_Outside):
     joined: int | None = Field(default=None, alias="m.joined_member_count")
 
 
-class _Member(_Outside):
-    membership: str
-
-
-class _Stripped(_Outside):
-    type: str
-    sender: str
-    state_key: str = ""
-    content: dict[str, object] = {}
-
-
-class _Invite(_Outside):
-    events: list[_Stripped] = []
-
-
 class Intake:
     """Reads the inbox in order of arrival. Invariant: rows up to `cursor` have been looked at."""
 
@@ -105,6 +83,7 @@ class Intake:
         gate: InboundGate[Heard],
         courtesies: Courtesies,
         clock: Callable[[], float],
+        notify_outbox: Callable[[], None],
     ) -> None:
         self._config = config
         self._me = me
@@ -115,10 +94,17 @@ class Intake:
         self._gate = gate
         self._courtesies = courtesies
         self._clock = clock
+        self._notify_outbox = notify_outbox
         self._cursor = 0
         self._wake = asyncio.Event()
         self._wake.set()
-        self._group: asyncio.TaskGroup | None = None
+        self._invitations = Invitations(
+            access=config.access,
+            autojoin=config.matrix.autojoin,
+            me=me,
+            homeserver=homeserver,
+            inbox=store.inbox,
+        )
 
     def __repr__(self) -> str:
         return f"<Intake cursor={self._cursor}>"
@@ -130,7 +116,7 @@ class Intake:
     async def run(self) -> NoReturn:
         """Handle rows until cancelled. Only an error of the store ends it."""
         async with asyncio.TaskGroup() as group:
-            self._group = group
+            self._invitations.use_group(group)
             for row in await self._store.inbox.pending_keys():
                 await self._handle_guarded(row)
             while True:
@@ -173,20 +159,19 @@ class Intake:
                 await self._encryption.handle_device_lists(row.raw)
                 await self._done(row, "device lists")
             case InboxKind.INVITE:
-                self._start_invite(row)
+                self._invitations.start(row)
             case InboxKind.LEAVE:
                 await self._leave(row)
             case InboxKind.SUMMARY:
                 await self._summary(row)
             case InboxKind.STATE | InboxKind.TIMELINE:
-                await self._event(row, row.raw)
+                await self._event(row, RoomEvent.model_validate_json(row.raw), row.raw)
 
     async def _done(self, row: InboxRow, reason: str) -> None:
         await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
 
-    async def _event(self, row: InboxRow, raw: str) -> None:
+    async def _event(self, row: InboxRow, event: RoomEvent, raw: str) -> None:
         room_id = _room_id(row)
-        event = RoomEvent.model_validate_json(raw)
         room = await self._store.rooms.get(room_id)
         if room is None or not room.joined:
             room = await self._store.rooms.ensure(room_id, joined=True)
@@ -194,8 +179,14 @@ class Intake:
             await self._state(room_id, event, raw)
             await self._done(row, "state")
         elif event.type == "m.room.encrypted":
-            await self._event(row, await self._encryption.decrypt(raw, room_id))
-        elif event.type == "m.room.message":
+            clear = await self._encryption.decrypt(raw, room_id)
+            await self._plain(room, row, RoomEvent.model_validate_json(clear))
+        else:
+            await self._plain(room, row, event)
+
+    async def _plain(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """What may stand in a message, encrypted or not: never state, which is the server's."""
+        if event.type == "m.room.message":
             await self._message(room, row, event)
         else:
             await self._done(row, "event type")
@@ -270,6 +261,7 @@ class Intake:
             else []
         )
         await self._store.answer(row.seq, rows, reason=reason, now=self._clock())
+        self._notify_outbox()
 
     async def _summary(self, row: InboxRow) -> None:
         summary = _Summary.model_validate_json(row.raw)
@@ -281,54 +273,13 @@ class Intake:
         room_id = _room_id(row)
         if await self._store.rooms.get(room_id) is not None:
             await self._store.rooms.ensure(room_id, joined=False)
-            await self._store.outbox.drop_room(room_id, reason="left the room", now=self._clock())
             await self._rooms.retire(room_id)
+            for pending in await self._store.inbox.pending_keys():
+                if pending.room_id == room_id:
+                    await self._done(pending, "left the room")
+            # Last: the ends of its turns are of no use there, either.
+            await self._store.outbox.drop_room(room_id, reason="left the room", now=self._clock())
         await self._done(row, "left")
-
-    def _start_invite(self, row: InboxRow) -> None:
-        if self._group is None:
-            msg = "the intake is not running"
-            raise RuntimeError(msg)
-        self._group.create_task(self._invite(row), name=f"invite {row.room_id}")
-
-    async def _invite(self, row: InboxRow) -> None:
-        """Accept or decline; the row stays NEW until the homeserver has answered."""
-        room_id = _room_id(row)
-        log = logger.bind(room=room_id)
-        try:
-            welcome = self._is_welcome(_Invite.model_validate_json(row.raw))
-            for attempt in range(_JOIN_ATTEMPTS):
-                try:
-                    await (self._homeserver.join if welcome else self._homeserver.leave)(room_id)
-                    break
-                except (HomeserverUnreachableError, RateLimitedError):
-                    await asyncio.sleep(2**attempt)
-            log.bind(action="intake.invite", accepted=welcome).info("invitation answered")
-            await self._done(row, "accepted" if welcome else "declined")
-        except (AiAgentChatError, ValidationError) as e:
-            if isinstance(e, StoreError):
-                raise
-            log.bind(action="intake.invite_failed", error=type(e).__name__).warning(
-                "invitation not accepted"
-            )
-            await self._store.inbox.mark(row.seq, InboxState.FAILED, reason=type(e).__name__)
-
-    def _is_welcome(self, invite: _Invite) -> bool:
-        inviter = next(
-            (
-                e.sender
-                for e in invite.events
-                if e.type == "m.room.member"
-                and e.state_key == self._me
-                and _Member.model_validate(e.content).membership == "invite"
-            ),
-            None,
-        )
-        return (
-            self._config.matrix.autojoin == "allowed_users"
-            and inviter is not None
-            and self._config.access.is_allowed(inviter)
-        )
 
     async def _retry_pending(self, rooms: set[RoomId]) -> None:
         for row in await self._store.inbox.pending_keys():
@@ -336,10 +287,24 @@ class Intake:
                 await self._handle_guarded(row)
 
     async def _give_up_late_keys(self) -> None:
+        """Tell a room once, however many of its events stayed closed; strangers nothing."""
         now = self._clock()
+        told: set[RoomId] = set()
         for row in await self._store.inbox.pending_keys():
             if row.received_at + KEY_PATIENCE_S <= now:
-                await self._tell(row, texts.UNDECRYPTABLE, reason="undecryptable")
+                room_id = _room_id(row)
+                is_first = room_id not in told and self._may_be_told(row)
+                if is_first:
+                    told.add(room_id)
+                text = texts.UNDECRYPTABLE if is_first else None
+                await self._tell(row, text, reason="undecryptable")
+
+    def _may_be_told(self, row: InboxRow) -> bool:
+        try:
+            sender = RoomEvent.model_validate_json(row.raw).sender
+        except ValidationError:
+            return False
+        return sender != self._me and self._config.access.is_allowed(sender)
 
 
 def _room_id(row: InboxRow) -> RoomId:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NoReturn
 
 from loguru import logger
@@ -19,15 +20,31 @@ from orchestrator.core.command import (
 from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message, build_prompt
-from orchestrator.errors import RequestRefusedError, RunnerError, StoreError
+from orchestrator.errors import RequestRefusedError, StoreError
 from orchestrator.model import Priority, RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
-from orchestrator.rooms.outgoing import Final, build_notice_rows, build_turn_notice_rows
+from orchestrator.rooms.outgoing import (
+    TURN_KEY,
+    Final,
+    build_notice_rows,
+    build_turn_notice_rows,
+)
+from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.status import render_status
 from orchestrator.rooms.worker import MAIN, RoomWorker
-from orchestrator.store.api import InboxRow, NewOutboxRow, OutboxRow, RoomRow, TurnRow
+from orchestrator.store.api import (
+    InboxRow,
+    InboxState,
+    NewOutboxRow,
+    OutboxRow,
+    RoomRow,
+    TurnRow,
+)
 from orchestrator.store.turn_table import NewTurn
+
+# A worker that ran for so long after a failure is well again; the next failure is its first.
+_WELL_AFTER_S = 600.0
 
 
 class RoomManager:
@@ -37,6 +54,7 @@ class RoomManager:
         self._kit = kit
         self._workers: dict[RoomId, RoomWorker] = {}
         self._tasks: dict[RoomId, asyncio.Task[None]] = {}
+        self._retiring: dict[RoomId, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
 
     def __repr__(self) -> str:
@@ -53,22 +71,44 @@ class RoomManager:
         async with asyncio.TaskGroup() as group:
             self._group = group
             for turn in await self._kit.store.turns.open_turns():
-                await self._ensure_worker(turn.room_id)
+                await self._take_up(turn.room_id)
             await self._adopt_runners()
             await asyncio.Event().wait()
         raise AssertionError
 
+    async def _take_up(self, room_id: RoomId) -> None:
+        """A room with turns from an earlier life; of one that was left since they end."""
+        if await self._ensure_worker(room_id) is None:
+            await self.retire(room_id)
+
     async def _adopt_runners(self) -> None:
-        """Rooms whose runner was left running get their worker at once."""
-        running = {info.slug for info in await self._kit.backend.list()}
+        """Rooms whose runner was left running get their worker; of rooms that were left it stops.
+
+        An engine that does not answer now is asked again: nothing else depends on it here.
+        """
+        failures = 0
+        while True:
+            try:
+                known = {info.slug for info in await self._kit.backend.list()}
+                break
+            except TROUBLE as e:
+                failures += 1
+                logger.bind(action="rooms.adopt", error=type(e).__name__).warning(
+                    "the engine does not list its runners yet"
+                )
+                await asyncio.sleep(restart_delay_s(failures))
         for room in await self._kit.store.rooms.all():
-            if room.joined and room.slug in running:
-                await self._ensure_worker(room.room_id)
+            if room.slug in known:
+                await self._take_up(room.room_id)
 
     async def close_window(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
         """A sender's burst is over: it becomes a turn. Idempotent by the first message."""
         room = await self._kit.store.rooms.get(room_id)
-        if room is None:
+        if room is None or not room.joined:
+            for item in items:
+                await self._kit.store.inbox.mark(
+                    item.seq, InboxState.IGNORED, reason="left the room"
+                )
             return
         prompt = build_prompt(
             [item.message for item in items], name_senders=(room.joined_members or 0) > 2
@@ -91,7 +131,8 @@ class RoomManager:
             "messages became a turn"
         )
         worker = await self._ensure_worker(room_id)
-        worker.wake()
+        if worker is not None:
+            worker.wake()
 
     def _admission_notices(self, turn: TurnRow, ahead: int) -> list[NewOutboxRow]:
         max_event_bytes = self._kit.config.gateway.max_event_bytes
@@ -111,6 +152,9 @@ class RoomManager:
         """Execute a room command, and store its answer with the mark on its inbox row."""
         command = parse_command(message.text)
         worker = await self._ensure_worker(room.room_id)
+        if worker is None:
+            await self._kit.store.inbox.mark(row.seq, InboxState.IGNORED, reason="left the room")
+            return
         text = await self._answer(command, worker)
         rows = build_notice_rows(
             room.room_id,
@@ -132,7 +176,7 @@ class RoomManager:
             case CommandName.STATUS:
                 return await render_status(worker, self._kit)
             case CommandName.CANCEL:
-                return texts.CANCEL_ASKED if worker.cancel() else texts.CANCEL_NOTHING
+                return texts.CANCEL_ASKED if await worker.cancel() else texts.CANCEL_NOTHING
             case CommandName.NEW:
                 await self._kit.store.turns.drop_session(worker.room_id, MAIN)
                 if worker.current is not None:
@@ -140,19 +184,38 @@ class RoomManager:
                 return texts.NEW_CONVERSATION
 
     async def retire(self, room_id: RoomId) -> None:
-        """The agent is no longer in the room: its worker ends, its container stops, files stay."""
+        """The agent is no longer in the room: its turns end, its container stops, files stay.
+
+        The container is stopped behind the caller's back: that may take as long as it is given, and
+        other rooms don't wait for it. Should the agent come back, the room's next worker does.
+        """
         task, worker = self._tasks.pop(room_id, None), self._workers.pop(room_id, None)
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        if worker is not None:
-            try:
-                await worker.stop_runner()
-            except RunnerError as e:
-                logger.bind(action="room.retire", room=room_id, error=type(e).__name__).error(
-                    "the runner of a room that was left could not be stopped"
-                )
-            await worker.refuse_all("the agent left the room")
+        self._kit.courtesies.typing(room_id, typing=False)
+        room = await self._kit.store.rooms.get(room_id)
+        if room is None or self._group is None:
+            return
+        worker = worker or RoomWorker(room, self._kit)
+        await worker.refuse_all("the agent left the room")
+        before = self._retiring.get(room_id)
+        self._retiring[room_id] = self._group.create_task(
+            self._stop_runner(worker, before), name=f"retire {room.slug}"
+        )
+
+    async def _stop_runner(self, worker: RoomWorker, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            await worker.stop_runner()
+        except TROUBLE as e:
+            logger.bind(action="room.retire", room=worker.room_id, error=type(e).__name__).error(
+                "the runner of a room that was left could not be stopped; the next start tries"
+            )
+        finally:
+            if self._retiring.get(worker.room_id) is asyncio.current_task():
+                del self._retiring[worker.room_id]
 
     async def tell_refused(self, row: OutboxRow, error: RequestRefusedError) -> None:
         """A message will never be accepted: say so in its room, where that can help. Idempotent."""
@@ -167,6 +230,10 @@ class RoomManager:
                 texts.MESSAGE_TOO_LARGE,
                 max_event_bytes=self._kit.config.gateway.max_event_bytes,
             )
+            mark = row.content.get(TURN_KEY)
+            if mark is not None:
+                # Whoever waits for the turn's end waits for this mark.
+                rows = [replace(r, content={**r.content, TURN_KEY: mark}) for r in rows]
             await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
 
     def note_out_of_memory(self, slug: RoomSlug) -> None:
@@ -175,33 +242,41 @@ class RoomManager:
             if worker.room.slug == slug:
                 worker.note_out_of_memory()
 
-    async def _ensure_worker(self, room_id: RoomId) -> RoomWorker:
+    async def _ensure_worker(self, room_id: RoomId) -> RoomWorker | None:
+        """The room's worker; None where the agent is no longer in the room."""
         if room_id in self._workers:
             return self._workers[room_id]
         if self._group is None:
             msg = "the rooms are not running"
             raise RuntimeError(msg)
-        room = await self._kit.store.rooms.ensure(room_id, joined=True)
+        room = await self._kit.store.rooms.get(room_id)
+        if room is None or not room.joined:
+            return None
         if room_id not in self._workers:
-            profile = self._kit.config.profile(room_id, room.alias)
-            self._workers[room_id] = RoomWorker(room, profile, self._kit)
+            self._workers[room_id] = RoomWorker(room, self._kit)
             self._tasks[room_id] = self._group.create_task(
-                self._contained(self._workers[room_id]), name=f"room {room.slug}"
+                self._contained(self._workers[room_id], self._retiring.get(room_id)),
+                name=f"room {room.slug}",
             )
         return self._workers[room_id]
 
-    async def _contained(self, worker: RoomWorker) -> None:
+    async def _contained(self, worker: RoomWorker, before: asyncio.Task[None] | None) -> None:
         """A worker's failure is its room's: the room is told, and the worker starts again."""
+        if before is not None:
+            await asyncio.wait([before])
         failures = 0
         while True:
+            started_at = asyncio.get_running_loop().time()
             try:
                 await worker.run()
             except* StoreError:
                 raise
             except* Exception as errors:  # noqa: BLE001 - contains one room's bugs in that room
-                failures += 1
                 kinds = [type(e).__name__ for e in errors.exceptions]
                 log = logger.bind(action="room.failed", room=worker.room_id, errors=kinds)
                 log.opt(exception=errors).error("a room's worker failed")
             await worker.fail_current(texts.FAILED_INSIDE)
+            if asyncio.get_running_loop().time() - started_at > _WELL_AFTER_S:
+                failures = 0
+            failures += 1
             await asyncio.sleep(restart_delay_s(failures))

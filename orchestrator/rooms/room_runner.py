@@ -2,7 +2,8 @@
 
 Rules: a running container that speaks our protocol is adopted, whatever version made it, while a
 turn is in it; one that doesn't match today's specification is replaced as soon as no turn is; a
-dead one is replaced, not revived (its workspace and home are directories of the host and stay).
+dead one is replaced, not revived (its workspace and home are directories of the host and stay). One
+that may still be working on a turn that has ended is condemned: it gets no other turn.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from dataclasses import replace
 
 from loguru import logger
 
-from orchestrator.core.lifecycle import (
-    RunnerAction,
-    RunnerGoal,
-    next_action,
-    restart_delay_s,
-    runner_sight,
+from orchestrator.core.lifecycle import RunnerAction, RunnerGoal, next_action, runner_sight
+from orchestrator.core.naming import runner_name
+from orchestrator.errors import (
+    EgressError,
+    PreconditionError,
+    RunnerError,
+    RunnerGoneError,
+    WireProtocolError,
+    WireVersionError,
 )
-from orchestrator.errors import RunnerError, RunnerGoneError, WireVersionError
 from orchestrator.model import RunnerState
 from orchestrator.ports import RunnerInfo
 from orchestrator.rooms.connection import Connection
@@ -31,58 +34,83 @@ from orchestrator.store.api import RoomRow
 # being undone by something else (a person, another tool).
 _MAX_STEPS = 8
 STOP_GRACE_S = 10.0
+TROUBLE = (RunnerError, PreconditionError, EgressError)
+"""What a runner, its engine and its place on the host may fail with; never the store."""
 
 
 class RoomRunner:
     """Invariant: `connection` is None, or a task of the worker's group serves it."""
 
     def __init__(self, room: RoomRow, kit: Kit, group: asyncio.TaskGroup) -> None:
+        self.name = runner_name(kit.backend.installation, room.slug)
+        self.connection: Connection | None = None
+        self.quarters: Quarters | None = None
         self._room = room
         self._kit = kit
         self._group = group
-        self._failures = 0
+        self._is_current = False
+        self._is_condemned = False
         self._log = logger.bind(room=room.room_id)
-        self.connection: Connection | None = None
-        self.quarters: Quarters | None = None
-        self.name: str | None = None
 
     def __repr__(self) -> str:
-        return f"<RoomRunner {self._room.slug} {self.connection!r}>"
+        condemned = " condemned" if self._is_condemned else ""
+        return f"<RoomRunner {self._room.slug} {self.connection!r}{condemned}>"
 
     async def connect(self, *, busy: bool) -> RunnerLink:
         """A link to the room's running shim. `busy`: a turn is in the runner, so don't replace it.
 
         Raises:
             RunnerGoneError: `busy`, and there is no running container.
-            RunnerError, PreconditionError: it can't be brought up now.
+            WireProtocolError, WireVersionError: `busy`, and it can't be talked to.
+            RunnerError, PreconditionError, EgressError: it can't be brought up now.
         """
-        if self.connection is not None and not self.connection.lost:
-            return await self.connection.ready()
-        if self._failures:
-            await asyncio.sleep(restart_delay_s(self._failures))
+        connection = self.connection
+        if connection is not None and not connection.lost and (busy or self._is_current):
+            return await connection.ready()
+        self.disconnect()
+        if self._is_condemned:
+            if busy:
+                raise RunnerGoneError
+            await self.replace()
+        await self._bring_up(busy=busy)
         try:
-            await self._bring_up(busy=busy)
-            link = await self._attach()
-        except WireVersionError:
+            return await self._attach()
+        except (WireVersionError, WireProtocolError) as e:
             if busy:
                 raise
+            self._log.bind(action="runner.replace", why=str(e)).warning("replacing the runner")
             await self.replace()
-            link = await self._attach_after_replace()
-        except RunnerError:
-            self._failures += 1
-            raise
-        self._failures = 0
-        return link
+            await self._bring_up(busy=False)
+            return await self._attach()
+
+    async def adopt(self) -> None:
+        """Listen to a runner that runs already, so that nothing that it says waits.
+
+        One of another specification is left alone: the next turn replaces it.
+        """
+        if self.connection is not None or self._is_condemned:
+            return
+        try:
+            info, quarters = await self.inspect(), await self._prepare()
+            if info is not None and info.state is RunnerState.RUNNING:
+                self._is_current = info.spec_hash == quarters.spec_hash
+                if self._is_current:
+                    await self._attach()
+        except TROUBLE as e:
+            self._log.bind(action="runner.adopt", error=type(e).__name__).warning(
+                "a running runner could not be attached to yet"
+            )
 
     async def replace(self) -> None:
-        """Remove the container; the next `connect` makes another."""
-        self.disconnect()
-        await self._kit.backend.remove(await self._runner_name())
+        """Remove the container; the next `connect` makes another, also when this fails."""
+        self.condemn()
+        await self._kit.backend.remove(self.name)
+        self._is_condemned = False
 
-    async def stop(self) -> None:
-        """Stop the container, if there is one."""
+    def condemn(self) -> None:
+        """Detach, and give this container no other turn: the next `connect` replaces it."""
+        self._is_condemned = True
         self.disconnect()
-        await self._kit.backend.stop(await self._runner_name(), grace_s=STOP_GRACE_S)
 
     def disconnect(self) -> None:
         """Detach; the runner goes on."""
@@ -92,30 +120,24 @@ class RoomRunner:
 
     async def inspect(self) -> RunnerInfo | None:
         """What the engine says of the container."""
-        return await self._kit.backend.inspect(await self._runner_name())
+        return await self._kit.backend.inspect(self.name)
 
-    async def _runner_name(self) -> str:
-        return (await self._prepared()).spec.name
-
-    async def _prepared(self) -> Quarters:
-        if self.quarters is None:
-            row = await self._kit.store.turns.runner(self._room.room_id)
-            self.quarters = await self._kit.housing.prepare(self._room, generation=row.generation)
+    async def _prepare(self) -> Quarters:
+        """The room's place, as its configuration is now."""
+        room_id = self._room.room_id
+        self._room = await self._kit.store.rooms.get(room_id) or self._room
+        row = await self._kit.store.turns.runner(room_id)
+        self.quarters = await self._kit.housing.prepare(self._room, generation=row.generation)
         return self.quarters
-
-    async def _attach_after_replace(self) -> RunnerLink:
-        await self._bring_up(busy=False)
-        return await self._attach()
 
     async def _bring_up(self, *, busy: bool) -> None:
         """Move the container towards running, one step at a time."""
+        quarters = await self._prepare()
         for _ in range(_MAX_STEPS):
-            quarters = await self._prepared()
             info = await self.inspect()
+            self._is_current = info is not None and info.spec_hash == quarters.spec_hash
             sight = runner_sight(
-                info.state if info else None,
-                is_current=info is not None and info.spec_hash == quarters.spec_hash,
-                has_work=busy,
+                info.state if info else None, is_current=self._is_current, has_work=busy
             )
             action = next_action(RunnerGoal.UP, sight)
             if action is RunnerAction.NONE:
@@ -128,28 +150,27 @@ class RoomRunner:
         raise RunnerError(msg)
 
     async def _step(self, action: RunnerAction, quarters: Quarters) -> None:
-        name = quarters.spec.name
         match action:
             case RunnerAction.CREATE:
                 generation = await self._kit.store.turns.new_generation(self._room.room_id)
-                spec = replace(quarters.spec, generation=generation)
-                self.quarters = replace(quarters, spec=spec)
-                await self._kit.backend.ensure(spec)
+                await self._kit.backend.ensure(replace(quarters.spec, generation=generation))
             case RunnerAction.START:
-                await self._kit.backend.start(name)
+                await self._kit.backend.start(self.name)
             case RunnerAction.REMOVE:
-                await self._kit.backend.remove(name)
+                await self._kit.backend.remove(self.name)
             case RunnerAction.STOP:
-                await self._kit.backend.stop(name, grace_s=STOP_GRACE_S)
+                await self._kit.backend.stop(self.name, grace_s=STOP_GRACE_S)
             case RunnerAction.NONE:
                 pass
 
     async def _attach(self) -> RunnerLink:
         row = await self._kit.store.turns.runner(self._room.room_id)
-        connection = Connection(
-            self._kit.backend, await self._runner_name(), epoch=row.epoch, acked=row.acked
-        )
+        connection = Connection(self._kit.backend, self.name, epoch=row.epoch, acked=row.acked)
         self._group.create_task(connection.run(), name=f"connection {self._room.slug}")
-        link = await connection.ready()
+        try:
+            link = await connection.ready()
+        except BaseException:
+            connection.close()
+            raise
         self.connection = connection
         return link

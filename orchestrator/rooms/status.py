@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from orchestrator.core import texts
 from orchestrator.errors import AiAgentChatError
 from orchestrator.model import TurnState
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.worker import MAIN, RoomWorker
+
+# The messages of all rooms wait while a command is answered. A sample takes some 20 ms.
+_ENGINE_S = 2.0
 
 
 async def render_status(worker: RoomWorker, kit: Kit) -> str:
@@ -33,12 +38,15 @@ async def render_status(worker: RoomWorker, kit: Kit) -> str:
 
 async def _runner_line(worker: RoomWorker, kit: Kit) -> str:
     try:
-        info = await worker.inspect()
-        if info is None:
-            return "none yet; the next message makes it"
-        if info.state != "running":
-            return f"{info.state}; the next message makes it anew"
-        stats = await kit.backend.stats(info.name)
+        async with asyncio.timeout(_ENGINE_S):
+            info = await worker.inspect()
+            if info is None:
+                return "none yet; the next message makes it"
+            if info.state != "running":
+                return f"{info.state}; the next message makes it anew"
+            stats = await kit.backend.stats(info.name)
+    except TimeoutError:
+        return "unknown (the engine does not answer)"
     except AiAgentChatError as e:
         return f"unknown ({type(e).__name__})"
     return (

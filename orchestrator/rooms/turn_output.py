@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from orchestrator.core.lifecycle import TurnEvent
-from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome, TurnState
+from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
     Final,
@@ -29,6 +29,8 @@ from orchestrator.store.turn_table import Acked
 _ACK_FRAMES = 256
 _ACK_EVERY_S = 1.0
 _ACK_BYTES = SPOOL_BYTES // 4
+# Text that waits for the window is in memory: more than this goes out at once.
+_MAX_PENDING_CHARS = 256 * 1024
 # Rendering and cutting takes about 3 ms per 1,000 characters: longer than 50 ms is not done in
 # the event loop.
 _LONG_TEXT_CHARS = 16_384
@@ -44,7 +46,9 @@ class TurnOutput:
         self._pending: list[str] = []
         self._pending_since: float | None = None
         self._held_from: Seq | None = None
+        self._pending_chars = 0
         self._seen = acked
+        self._received = acked
         self._acked = acked
         self._acked_at = 0.0
 
@@ -61,13 +65,26 @@ class TurnOutput:
         """The last frame that was taken in; replays up to it are skipped."""
         return self._seen
 
-    def saw(self, seq: Seq) -> None:
-        """A frame was taken in."""
-        self._seen = seq
+    @property
+    def received(self) -> Seq:
+        """The last frame that came over the present link, taken in now or before."""
+        return self._received
+
+    def use_link(self, link: RunnerLink) -> None:
+        """Go on over a new attach: it has yet to replay what was not acknowledged."""
+        self._received = Seq(link.welcome.first - 1)
+
+    def receive(self, seq: Seq) -> bool:
+        """A frame came; False when it was taken in over an earlier link."""
+        self._received = seq
+        is_new = seq > self._seen
+        self._seen = max(self._seen, seq)
+        return is_new
 
     def add_text(self, text: str, seq: Seq, now: float) -> None:
         """Text for the room; it goes out at the end of the outbound window."""
         self._pending.append(text)
+        self._pending_chars += len(text)
         if self._held_from is None:
             self._held_from = seq
             self._pending_since = now
@@ -76,13 +93,26 @@ class TurnOutput:
         """When pending text goes out, if there is any (loop time)."""
         if self._pending_since is None:
             return None
+        if self._pending_chars > _MAX_PENDING_CHARS:
+            return self._pending_since
         return self._pending_since + self._kit.config.gateway.outbound_window_s
 
-    async def flush(self, link: RunnerLink, now: float) -> None:
+    async def flush(self, link: RunnerLink, now: float, *, needed_from: Seq | None) -> None:
         """Store the pending text as messages, then acknowledge the frames that it came from."""
         if not self._pending:
             return
-        await self._commit(await self._text_rows(final=None), link, now)
+        done = _before(needed_from, self._seen)
+        rows = await self._text_rows(final=None)
+        self.turn = await self._kit.store.turns.advance(
+            self.turn.turn_id,
+            None,
+            rows=rows,
+            acked=self._acked_row(done),
+            now=self._kit.wall_clock(),
+        )
+        self._clear()
+        self._kit.notify_outbox()
+        await self._acknowledged(link, done, now)
 
     async def notice(self, topic: str, text: str) -> None:
         """Tell the room something about the turn, at once. Once per topic and turn."""
@@ -93,23 +123,24 @@ class TurnOutput:
         self._kit.notify_outbox()
 
     async def applied(self, session: SessionId) -> None:
-        """The runner has the turn; the CLI keeps a session from its first message on."""
-        if self.turn.state is TurnState.DELIVERING:
-            self.turn = await self._kit.store.turns.advance(
-                self.turn.turn_id,
-                TurnEvent.APPLIED,
-                seen_by=session,
-                now=self._kit.wall_clock(),
-            )
+        """The runner has the turn; the CLI keeps a session from its first message on.
+
+        What came before the turn is of no use to it, and is not replayed into it.
+        """
+        self.turn = await self._kit.store.turns.advance(
+            self.turn.turn_id,
+            TurnEvent.APPLIED,
+            seen_by=session,
+            acked=self._acked_row(self._done_with()),
+            now=self._kit.wall_clock(),
+        )
 
     async def acknowledge(self, link: RunnerLink, now: float, *, needed_from: Seq | None) -> None:
         """Acknowledge what needs no replay, when enough of it has come together.
 
         `needed_from` is the first frame that whoever reads the frames would need again.
         """
-        done = self._done_with()
-        if needed_from is not None:
-            done = Seq(min(done, needed_from - 1))
+        done = _before(needed_from, self._done_with())
         is_due = (
             done - self._acked >= _ACK_FRAMES
             or now - self._acked_at >= _ACK_EVERY_S
@@ -117,8 +148,7 @@ class TurnOutput:
             or link.unacked_bytes > _ACK_BYTES
         )
         if done > self._acked and is_due:
-            acked = self._acked_row(done)
-            await self._kit.store.turns.store_acked(acked)
+            await self._kit.store.turns.store_acked(self._acked_row(done))
             await self._acknowledged(link, done, now)
 
     async def end(
@@ -127,25 +157,29 @@ class TurnOutput:
         *,
         reason: str | None,
         sentence: str | None,
-        link: RunnerLink | None,
-        now: float,
+        store_acked: bool,
     ) -> TurnRow:
-        """End the turn: last text or `sentence`, outcome and acknowledgement at once."""
+        """End the turn: last text or `sentence`, outcome and acknowledgement at once.
+
+        Without `store_acked` the frames are another reader's: their runner is gone.
+        """
         rows = await self._last_rows(Final(outcome=outcome), sentence)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             TurnEvent.ENDED,
             rows=rows,
-            acked=self._acked_row(self._seen) if link else None,
+            acked=self._acked_row(self._seen) if store_acked else None,
             outcome=outcome,
             reason=reason,
             now=self._kit.wall_clock(),
         )
         self._clear()
         self._kit.notify_outbox()
-        if link:
-            await self._acknowledged(link, self._seen, now)
         return self.turn
+
+    async def acknowledge_all(self, link: RunnerLink, now: float) -> None:
+        """After the end: the runner may forget all of it."""
+        await self._acknowledged(link, self._seen, now)
 
     async def _last_rows(self, final: Final, sentence: str | None) -> Sequence[NewOutboxRow]:
         rows: list[NewOutboxRow] = []
@@ -170,21 +204,11 @@ class TurnOutput:
             return build()
         return await asyncio.to_thread(build)
 
-    async def _commit(self, rows: Sequence[NewOutboxRow], link: RunnerLink, now: float) -> None:
-        self.turn = await self._kit.store.turns.advance(
-            self.turn.turn_id,
-            None,
-            rows=rows,
-            acked=self._acked_row(self._seen),
-            now=self._kit.wall_clock(),
-        )
-        self._clear()
-        self._kit.notify_outbox()
-        await self._acknowledged(link, self._seen, now)
-
     async def _acknowledged(self, link: RunnerLink, seq: Seq, now: float) -> None:
         self._acked, self._acked_at = seq, now
-        await link.ack(seq)
+        # A new link has yet to replay what an earlier one brought; what it has not said yet can't
+        # be acknowledged on it. The next hello does it.
+        await link.ack(min(seq, self._received))
 
     def _acked_row(self, seq: Seq) -> Acked:
         return Acked(room_id=self.turn.room_id, epoch=self._epoch, seq=seq)
@@ -194,5 +218,11 @@ class TurnOutput:
 
     def _clear(self) -> None:
         self._pending.clear()
+        self._pending_chars = 0
         self._pending_since = None
         self._held_from = None
+
+
+def _before(needed_from: Seq | None, done: Seq) -> Seq:
+    """The last frame that may be acknowledged, where `needed_from` is needed again."""
+    return done if needed_from is None else Seq(min(done, needed_from - 1))

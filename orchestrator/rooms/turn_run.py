@@ -1,27 +1,24 @@
 """One turn on the runner: offered, followed to its end, stopped when asked or when its time is up.
 
-A turn survives the loss of its connection: `follow` raises, the worker attaches again, and calls
+A turn survives the loss of its connection: `follow` raises, the driver attaches again, and calls
 `follow` anew; frames that were taken in are skipped, the others are replayed by the runner.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass
 
 from loguru import logger
 
 from orchestrator.config import RoomProfile
 from orchestrator.core import texts
 from orchestrator.core.cli_input import (
-    build_interrupt,
+    build_control_error,
     build_permission_deny,
     build_user_message,
     message_uuid,
 )
 from orchestrator.core.deadline import TurnClock
-from orchestrator.core.ladder import KillLadder, LadderStep
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.stream import parse_line
 from orchestrator.core.turn_view import (
@@ -32,11 +29,16 @@ from orchestrator.core.turn_view import (
     TextReady,
     TurnView,
 )
-from orchestrator.errors import RunnerError, WireClosedError
-from orchestrator.model import Limits, TurnId, TurnOutcome, TurnState
+from orchestrator.errors import RunnerError
+from orchestrator.model import Seq, TurnOutcome, TurnState
 from orchestrator.rooms.connection import Connection, LinkLost
+from orchestrator.rooms.cut_line import CutKind, parse_cut
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.turn_end import LastWords, render_end
+from orchestrator.rooms.turn_error import NotTakenError, ResumeFailedError, StuckError
 from orchestrator.rooms.turn_output import TurnOutput
+from orchestrator.rooms.turn_reply import TurnReplies
+from orchestrator.rooms.turn_stop import TurnStop
 from orchestrator.runners.event import (
     Applied,
     CliLine,
@@ -49,26 +51,17 @@ from orchestrator.runners.event import (
 from orchestrator.runners.link import RunnerLink
 from orchestrator.store.api import SessionRow, TurnRow
 
-# Enough of a crashing program's last words to see what it was.
-_STDERR_LINES = 12
-_STDERR_CHARS = 600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
-    """Why a turn is being stopped, and since when (loop time)."""
-
-    outcome: TurnOutcome
-    reason: str | None
-    since: float
-
-
-class ResumeFailedError(RunnerError):
-    """The CLI could not resume the session; the turn did not start."""
-
-
-class StuckError(RunnerError):
-    """The runner does not even react to a kill; it has to be replaced."""
+# What the runner kept while nobody listened (8 MiB) is here within a second or two. Until it is,
+# or this time is over, silence says nothing of the turn.
+_REPLAY_S = 30.0
+# The engine tells of an out-of-memory kill within milliseconds, but not in order with the wire.
+_OOM_NEWS_S = 1.0
+# A stop takes 15 s with all of its steps (core.ladder); without a connection it is given no more.
+_STOP_WITHOUT_LINK_S = 20.0
+# Tools that were denied, each with a notice of its own; a turn that asks for more is not helped.
+_MAX_DENIED_NOTICES = 8
+_TOOL_NAME_CHARS = 64
+_RESULT_TOO_LONG = "its result was too long to read"
 
 
 class TurnRun:
@@ -82,83 +75,107 @@ class TurnRun:
         profile: RoomProfile,
         session: SessionRow,
         link: RunnerLink,
-        output: TurnOutput,
-        ran_for_s: float = 0.0,
     ) -> None:
         self._kit = kit
         self._profile = profile
         self._session = session
         self._link = link
-        self._output = output
-        self._loop = asyncio.get_running_loop()
-        now = self._loop.time()
-        self._view = TurnView(
-            message_uuid=message_uuid(turn.turn_id), now=now, text_shown=turn.parts > 0
+        self._output = TurnOutput(
+            turn, kit=kit, epoch=link.welcome.epoch, acked=Seq(link.welcome.first - 1)
         )
+        self._loop = asyncio.get_running_loop()
+        now, wall = self._loop.time(), kit.wall_clock()
+        self._view = self._new_view(text_shown=turn.parts > 0)
+        ran_for_s = max(0.0, wall - (turn.started_at or wall))
         self._clock = TurnClock(
             timeout_s=profile.timeout_s, ceiling_s=profile.ceiling_s, now=now - ran_for_s
         )
         self._clock.progress(now)
-        self._ladder = KillLadder()
-        self._stop: Stop | None = None
-        self._steps_taken: set[LadderStep] = set()
-        self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._attached_at = now
+        self._stop = TurnStop(turn.turn_id)
+        self._stderr = LastWords()
         self._bytes = 0
+        self._is_over_limit = False
         self._out_of_memory = False
-        self._attempt = 0
+        self._memory_told = False
+        self._denied: set[str] = set()
+        # RUNNING in a session that has no message yet: it was being started over.
+        self._attempt = int(turn.state is TurnState.RUNNING and not session.resumable)
+        self._is_applied = turn.state is TurnState.RUNNING and not self._attempt
+        self._why_not_opened: str | None = None
+        self._replies = TurnReplies(turn.turn_id)
+        self._result: tuple[TurnOutcome, str | None] | None = None
+        self._killed_at: float | None = None
+        self._held_from: Seq | None = None
+        self.turn_id = turn.turn_id
         self.ended: TurnRow | None = None
         self._log = logger.bind(room=turn.room_id, turn=turn.turn_id)
 
     def __repr__(self) -> str:
-        stop = self._stop.outcome if self._stop else "no"
-        return f"<TurnRun {self._output!r} stop={stop} ended={self.ended is not None}>"
+        return f"<TurnRun {self._output!r} {self._stop!r} ended={self.ended is not None}>"
 
     @property
-    def turn_id(self) -> TurnId:
-        """The turn's id."""
-        return self._output.turn.turn_id
+    def epoch(self) -> str | None:
+        """The life of the shim that the turn was offered to; None before."""
+        return self._output.turn.epoch
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether something of it may have left this process."""
+        return self._output.turn.state is not TurnState.QUEUED
+
+    @property
+    def may_start_over(self) -> bool:
+        """Whether a session that can't be resumed has not been replaced yet."""
+        return self._attempt == 0
+
+    @property
+    def give_up_at(self) -> float:
+        """When there is no sense in waiting for a connection any longer (loop time)."""
+        if self._stop.asked is not None:
+            return self._stop.since + _STOP_WITHOUT_LINK_S
+        return self._clock.next_deadline() or self._loop.time()
+
+    # What the driver does with it...
 
     async def offer(self) -> None:
-        """Send the turn. The same id is applied once by the runner, however often it is sent."""
+        """Send the turn, unless the runner said that it has it.
+
+        The same id is applied once by the runner, however often it is sent.
+        """
         turn = self._output.turn
         if turn.state is TurnState.QUEUED:
-            self._output.turn = await self._kit.store.turns.advance(
+            turn = self._output.turn = await self._kit.store.turns.advance(
                 turn.turn_id,
                 TurnEvent.OFFERED,
                 epoch=self._link.welcome.epoch,
                 now=self._kit.wall_clock(),
             )
-        command_id = turn.turn_id if self._attempt == 0 else f"{turn.turn_id}.{self._attempt}"
-        await self._link.send_line(
-            command_id,
-            self._session.session_id,
-            build_user_message(turn.prompt, message_uuid=message_uuid(turn.turn_id)),
-        )
+        if not self._is_applied:
+            line = build_user_message(turn.prompt, message_uuid=message_uuid(turn.turn_id))
+            await self._link.send_line(self._offer_id, self._session.session_id, line)
+        await self._replies.send_again(self._link, self._session.session_id)
 
-    async def offer_in_new_session(self, session: SessionRow) -> None:
-        """Send the turn again after a ResumeFailedError: it reached no model."""
+    def use_session(self, session: SessionRow, *, start_over: bool = False) -> None:
+        """Go on in this session; `start_over` after a ResumeFailedError: it reached no model."""
         self._session = session
-        self._attempt += 1
-        self._view = TurnView(
-            message_uuid=message_uuid(self.turn_id), now=self._loop.time(), text_shown=False
-        )
+        self._is_applied = False
         self._stderr.clear()
-        await self.offer()
-
-    async def offer_again(self) -> None:
-        """After a new attach: send it unless the runner has said that it has it."""
-        if self._output.turn.state is not TurnState.RUNNING:
-            await self.offer()
+        if start_over:
+            self._attempt += 1
+            self._view = self._new_view(text_shown=False)
 
     def use_link(self, link: RunnerLink) -> None:
         """Go on over a new attach to the same runner."""
+        now = self._loop.time()
         self._link = link
+        self._output.use_link(link)
+        self._attached_at = now
+        self._stop.restart(now)
 
     def stop(self, outcome: TurnOutcome, reason: str | None = None) -> None:
         """Ask for the end. The first reason counts."""
-        if self._stop is None:
-            self._stop = Stop(outcome=outcome, reason=reason, since=self._loop.time())
-            self._log.bind(action="turn.stop", outcome=outcome, reason=reason).info("stopping")
+        self._stop.ask(outcome, reason)
 
     def note_out_of_memory(self) -> None:
         """The kernel ended a process of this runner for its memory."""
@@ -168,8 +185,8 @@ class TurnRun:
         """Take in frames until the turn has ended; returns its stored row.
 
         Raises:
-            ResumeFailedError: send it with `offer_in_new_session`.
-            StuckError: nothing helps but a new container; the turn has ended.
+            ResumeFailedError, NotTakenError: give it another session and offer it again.
+            StuckError: nothing helps but a new container; then call `interrupted`.
             RunnerError: the connection is lost; the turn goes on in the runner.
         """
         while True:
@@ -179,85 +196,109 @@ class TurnRun:
             item = await connection.receive(self._next_deadline())
             if isinstance(item, LinkLost):
                 raise item.error
-            if item is not None and item.q > self._output.last_seen:
-                self._output.saw(item.q)
+            if item is not None and self._output.receive(item.q):
                 await self._take(item)
-                await self._output.acknowledge(
-                    self._link, self._loop.time(), needed_from=self._view.needs_replay_from
-                )
+                if self.ended is None:
+                    now = self._loop.time()
+                    await self._output.acknowledge(self._link, now, needed_from=self._needed_from)
 
     async def interrupted(self, reason: str) -> TurnRow:
-        """End the turn because its runner is gone."""
-        if self._out_of_memory:
-            return await self._end(TurnOutcome.OUT_OF_MEMORY, None, lost=True)
-        if self._stop is not None:
-            return await self._end(self._stop.outcome, self._stop.reason, lost=True)
-        return await self._end(TurnOutcome.INTERRUPTED, reason, lost=True)
+        """End the turn because its runner is gone, or can't be reached in time."""
+        if (why := self._clock.expired(self._loop.time())) is not None:
+            self.stop(TurnOutcome.TIMED_OUT, why)
+        outcome = TurnOutcome.OUT_OF_MEMORY if self._out_of_memory else TurnOutcome.INTERRUPTED
+        return await self._end(outcome, None if self._out_of_memory else reason, lost=True)
+
+    async def failed(self, reason: str) -> None:
+        """End the turn for a reason in words."""
+        await self._end(TurnOutcome.FAILED, reason)
+
+    @property
+    def _needed_from(self) -> Seq | None:
+        """The first frame without which another life would not know what this one knows."""
+        needed = (self._view.needs_replay_from, self._held_from)
+        return min((seq for seq in needed if seq is not None), default=None)
+
+    @property
+    def _offer_id(self) -> str:
+        return self.turn_id if self._attempt == 0 else f"{self.turn_id}.{self._attempt}"
+
+    def _new_view(self, *, text_shown: bool) -> TurnView:
+        uuid = message_uuid(self._output.turn.turn_id)
+        return TurnView(message_uuid=uuid, now=self._loop.time(), text_shown=text_shown)
 
     # What time brings...
 
     def _next_deadline(self) -> float | None:
-        times = [self._output.due_at(), self._clock.next_deadline()]
-        if self._stop is not None:
-            step_at_s = self._ladder.next_step_at_s(self._loop.time() - self._stop.since)
-            times[1] = None if step_at_s is None else self._stop.since + step_at_s
+        now = self._loop.time()
+        clock = self._clock.next_deadline() if self._stop.asked is None else None
+        if clock is not None and self._is_replaying(now):
+            clock = max(clock, self._attached_at + _REPLAY_S)
+        exit_at = None if self._killed_at is None else self._killed_at + _OOM_NEWS_S
+        times = [self._output.due_at(), clock, self._stop.next_step_at(now), exit_at]
         return min((t for t in times if t is not None), default=None)
+
+    def _is_replaying(self, now: float) -> bool:
+        is_behind = self._output.received + 1 < self._link.welcome.next
+        return is_behind and now < self._attached_at + _REPLAY_S
 
     async def _act_on_time(self) -> None:
         now = self._loop.time()
         due = self._output.due_at()
         if due is not None and due <= now:
-            await self._output.flush(self._link, now)
-        if self._stop is None and (why := self._clock.expired(now)) is not None:
-            self.stop(TurnOutcome.TIMED_OUT, why)
-        if self._out_of_memory:
-            await self._output.notice("memory", texts.memory_limit_met(self._limits()))
-        if self._stop is not None:
-            await self._climb(self._ladder.step(now - self._stop.since), self._stop)
-
-    async def _climb(self, step: LadderStep, stop: Stop) -> None:
-        if step in self._steps_taken:
+            await self._output.flush(self._link, now, needed_from=self._needed_from)
+        if self._killed_at is not None and (
+            self._out_of_memory or self._killed_at + _OOM_NEWS_S <= now
+        ):
+            await self._end(*self._how_it_exited("signal 9"))
             return
-        self._steps_taken.add(step)
-        self._log.bind(action="turn.ladder", step=step).info("next step to stop it")
-        turn_id, session = self._output.turn.turn_id, self._session.session_id
-        match step:
-            case LadderStep.INTERRUPT:
-                line = build_interrupt(f"{turn_id}-interrupt")
-                await self._link.send_line(f"{turn_id}:interrupt", session, line)
-            case LadderStep.CLOSE:
-                await self._link.close_session(f"{turn_id}:close", session)
-                await self._link.signal_session(f"{turn_id}:terminate", session, "terminate")
-            case LadderStep.KILL:
-                await self._link.signal_session(f"{turn_id}:kill", session, "kill")
-            case LadderStep.REMOVE:
-                await self._end(stop.outcome, stop.reason, lost=True)
-                raise StuckError
+        if self._out_of_memory and not self._memory_told:
+            self._memory_told = True
+            limits = self._profile.limits.limits()
+            await self._output.notice("memory", texts.memory_limit_met(limits))
+        if not self._is_replaying(now) and (why := self._clock.expired(now)) is not None:
+            self.stop(TurnOutcome.TIMED_OUT, why)
+        if await self._stop.climb(now, self._link, self._session.session_id):
+            raise StuckError
 
     # What the runner says...
 
     async def _take(self, event: UpEvent) -> None:
+        own = self._session.session_id
         match event:
-            case CliLine() if event.session == self._session.session_id:
+            case CliLine() if event.session == own:
                 await self._line(event)
-            case CliStderr() if event.session == self._session.session_id:
-                self._stderr.append(event.text)
-            case LineCut() if event.session == self._session.session_id:
+            case CliStderr() if event.session == own:
+                self._stderr.add(event.text)
+            case LineCut() if event.session == own:
                 await self._cut(event)
-            case SessionExited() if event.session == self._session.session_id:
+            case SessionExited() if event.session == own and self._is_applied:
                 await self._exited(event)
-            case Applied() if event.command_id.startswith(self._output.turn.turn_id):
-                await self._output.applied(self._session.session_id)
-            case Refused() if event.command_id.startswith(self._output.turn.turn_id):
-                if self._stop is None:
-                    await self._end(TurnOutcome.FAILED, f"the runner refused it: {event.why}")
+            case Applied() | Refused():
+                await self._command_came(event)
             case _:
                 pass
+
+    async def _command_came(self, event: Applied | Refused) -> None:
+        """Whether the runner did what we told it."""
+        is_offer = event.command_id == self._offer_id
+        if isinstance(event, Refused) and event.command_id.startswith("open:"):
+            self._why_not_opened = event.why
+        elif isinstance(event, Refused) and is_offer:
+            if self._stop.asked is None:
+                raise NotTakenError(self._why_not_opened or event.why)
+            await self._end(TurnOutcome.CANCELLED, None)
+        elif is_offer and not self._is_applied:
+            await self._output.applied(self._session.session_id)
+            self._is_applied = True
+        else:
+            self._replies.settle(event.command_id, self._view)
 
     async def _line(self, event: CliLine) -> None:
         now = self._loop.time()
         self._bytes += len(event.line)
-        if self._bytes > self._profile.limits.output_bytes:
+        if self._bytes > self._profile.limits.output_bytes and not self._is_over_limit:
+            self._is_over_limit = True
             limit = texts.size(self._profile.limits.output_bytes)
             self.stop(TurnOutcome.FAILED, f"it met this room's output limit of {limit}")
         cli = parse_line(event.line)
@@ -268,89 +309,92 @@ class TurnRun:
 
     async def _show(self, show: Show, event: CliLine, now: float) -> None:
         match show:
-            case TextReady():
+            case TextReady() if not self._is_over_limit:
                 self._output.add_text(show.text, event.q, now)
             case PermissionAsked():
-                await self._deny(show)
+                await self._deny(show, event.q)
             case ReplyToCli():
-                await self._reply(f"line:{event.q}", show.line)
-            case Ended() if show.session_lost:
+                await self._reply(event.q, "", show.line)
+            case Ended() if show.session_lost and self.may_start_over:
                 raise ResumeFailedError
             case Ended():
-                await self._result(show)
+                await self._result_came(show.outcome, show.reason, event.q)
             case _:
                 self._log.bind(action="turn.event", event=type(show).__name__).debug("noted")
 
-    async def _deny(self, asked: PermissionAsked) -> None:
-        await self._reply(
-            asked.request_id, build_permission_deny(asked.request_id, texts.tool_denied(asked.tool))
-        )
-        self._view.answered(asked.request_id)
-        await self._output.notice(
-            f"denied:{asked.tool}",
-            texts.tool_denied_notice([asked.tool], self._profile.permissions),
-        )
+    async def _deny(self, asked: PermissionAsked, seq: Seq) -> None:
+        """Deny it. The request counts as answered when the runner has the answer, not before."""
+        tool = asked.tool[:_TOOL_NAME_CHARS]
+        line = build_permission_deny(asked.request_id, texts.tool_denied(tool))
+        await self._reply(seq, asked.request_id, line)
+        if tool not in self._denied and len(self._denied) < _MAX_DENIED_NOTICES:
+            self._denied.add(tool)
+            text = texts.tool_denied_notice([tool], self._profile.permissions)
+            await self._output.notice(f"denied:{tool}", text)
 
-    async def _reply(self, key: str, line: str) -> None:
-        command_id = f"{self._output.turn.turn_id}:reply:{key}"
-        await self._link.send_line(command_id, self._session.session_id, line)
+    async def _reply(self, seq: Seq, request_id: str, line: str) -> None:
+        await self._replies.send(self._link, self._session.session_id, seq, request_id, line)
 
-    async def _result(self, ended: Ended) -> None:
-        if self._stop is not None:
-            await self._end(self._stop.outcome, self._stop.reason)
+    async def _result_came(self, outcome: TurnOutcome, reason: str | None, seq: Seq) -> None:
+        if self._stop.closes_session:
+            # The CLI was told to end. The next turn must not meet it while it does.
+            self._result = (outcome, reason)
+            self._hold(seq)
         else:
-            await self._end(ended.outcome, ended.reason)
+            await self._end(outcome, reason)
 
     async def _cut(self, event: LineCut) -> None:
         self._log.bind(action="turn.line_cut", size_bytes=event.size_bytes).warning("line too long")
-        if event.head.startswith('{"type":"result"'):
-            await self._end(TurnOutcome.FAILED, "its result was too long to read")
-        elif event.head.startswith('{"type":"assistant"'):
-            text = f"*[a part of {texts.size(event.size_bytes)} was left out: too long]*"
-            self._output.add_text(text, event.q, self._loop.time())
+        cut = parse_cut(event.head)
+        match cut.kind:
+            case CutKind.RESULT:
+                await self._result_came(TurnOutcome.FAILED, _RESULT_TOO_LONG, event.q)
+            case CutKind.ANSWER:
+                text = f"*[a part of {texts.size(event.size_bytes)} was left out: too long]*"
+                self._output.add_text(text, event.q, self._loop.time())
+            case CutKind.REQUEST if cut.request_id is not None:
+                line = build_control_error(cut.request_id, "the request was too long to read")
+                await self._reply(event.q, cut.request_id, line)
 
     async def _exited(self, event: SessionExited) -> None:
-        if self._stop is not None:
-            await self._end(self._stop.outcome, self._stop.reason)
-        elif self._out_of_memory:
-            await self._end(TurnOutcome.OUT_OF_MEMORY, None)
-        else:
-            how = f"signal {event.signal}" if event.signal else f"code {event.code}"
-            words = "\n".join(self._stderr)[-_STDERR_CHARS:].strip()
-            reason = f"Claude Code ended by itself ({how})" + (f": {words}" if words else "")
-            await self._end(TurnOutcome.FAILED, reason)
+        if event.signal == 9 and self._stop.asked is None and not self._out_of_memory:
+            self._killed_at = self._loop.time()
+            self._hold(event.q)
+            return
+        how = f"signal {event.signal}" if event.signal else f"code {event.code}"
+        await self._end(*self._how_it_exited(how))
+
+    def _hold(self, seq: Seq) -> None:
+        """This frame ends the turn, but not yet: it must not be forgotten before."""
+        self._held_from = self._held_from or seq
+
+    def _how_it_exited(self, how: str) -> tuple[TurnOutcome, str | None]:
+        if self._out_of_memory:
+            return TurnOutcome.OUT_OF_MEMORY, None
+        reason = f"Claude Code ended by itself ({how}){self._stderr.render()}"
+        return self._result or (TurnOutcome.FAILED, reason)
 
     # The end...
 
     async def _end(
-        self,
-        outcome: TurnOutcome,
-        reason: str | None,
-        *,
-        lost: bool = False,
+        self, outcome: TurnOutcome, reason: str | None, *, lost: bool = False
     ) -> TurnRow:
-        sentence = None
-        if outcome is not TurnOutcome.DONE or not self._output.has_shown_text:
-            sentence = texts.ended(
-                outcome,
-                reason=reason,
-                timeout_s=self._profile.timeout_s,
-                ceiling_s=self._profile.ceiling_s,
-                limits=self._limits(),
-            )
-        try:
-            self.ended = await self._output.end(
-                outcome,
-                reason=reason,
-                sentence=sentence,
-                link=None if lost else self._link,
-                now=self._loop.time(),
-            )
-        except WireClosedError:
-            # Stored already; only the acknowledgement did not get through, and a replay is skipped.
-            self.ended = self._output.turn
+        """Store the end. A stop that was asked for is the reason, unless the answer came first."""
+        stop = self._stop.asked
+        if stop is not None and (outcome is not TurnOutcome.DONE or self._is_over_limit):
+            outcome, reason = stop.outcome, stop.reason
+        is_answered = outcome is TurnOutcome.DONE and self._output.has_shown_text
+        self.ended = await self._output.end(
+            outcome,
+            reason=reason,
+            sentence=None if is_answered else render_end(outcome, reason, self._profile),
+            store_acked=not lost,
+        )
         self._log.bind(action="turn.end", outcome=outcome, reason=reason).info("turn ended")
+        if not lost:
+            try:
+                await self._output.acknowledge_all(self._link, self._loop.time())
+            except RunnerError as e:
+                # Stored already; the next hello says it.
+                self._log.bind(action="turn.ack", error=type(e).__name__).debug("not told")
         return self.ended
-
-    def _limits(self) -> Limits:
-        return self._profile.limits.limits()

@@ -154,7 +154,7 @@ async def exchange(
     async with _connection(address, _LINE_BYTES) as (reader, writer):
         with _translated(address):
             await _send(writer, head, body)
-            await _read_head(reader)
+            await _read_head(reader, of_a_runner=False)
         yield Exchange(reader=reader, writer=writer)
 
 
@@ -174,7 +174,7 @@ async def upgrade(
         with _translated(address):
             async with asyncio.timeout(CALL_S):
                 await _send(writer, head, b"")
-                await _read_head(reader)
+                await _read_head(reader, of_a_runner=True)
         yield Exchange(reader=reader, writer=writer)
 
 
@@ -240,10 +240,11 @@ async def _send(
         return
 
 
-async def _read_head(reader: asyncio.StreamReader) -> None:
+async def _read_head(reader: asyncio.StreamReader, *, of_a_runner: bool) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     _, status, *_ = head.split(b" ", 2)
-    if int(status) in {404, 409}:
+    # Elsewhere a 404 is about something else: an image that no registry has.
+    if of_a_runner and int(status) in {404, 409}:
         raise RunnerGoneError
     if int(status) >= _HTTP_ERROR:
         async with asyncio.timeout(CALL_S):

@@ -2,7 +2,8 @@
 
 Rules: one reader task, one writer lock. When the reader fails, everything that waits on the link
 fails at once, after the events that came before. A consumer that stops taking events stops the
-reading (and with it, in the end, the CLI); nothing gathers without bound.
+reading (and with it, in the end, the CLI); nothing gathers without bound, and a room that says more
+than a CLI does is read at a pace, so that the others are served.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
+from orchestrator.core.pace import Pace
 from orchestrator.errors import WireClosedError, WireError, WireProtocolError
 from orchestrator.model import Epoch, JsonValue, Seq
 from orchestrator.ports import ByteStream
@@ -57,6 +59,12 @@ _MAX_SKIPPED_BYTES: Final = 40 * 1024 * 1024
 # Read and not yet taken by the consumer; one more event may pass it. Enough to never idle.
 _MAX_BUFFERED_CHARS: Final = 1024 * 1024
 _EVENT_COST_CHARS: Final = 200
+# What a room may cost the event loop that all rooms share, in frames or KiB, whichever is more.
+# Each takes about 0.1 ms from here to the room. A CLI says up to 100 a second, several subagents as
+# many each; a replay after a restart is one spool, 8 MiB.
+_COST_PER_S: Final = 1000.0
+_COST_BURST: Final = 20_000.0
+_COST_BYTES: Final = 1024
 # A welcome names its type within these bytes: the shim writes it first.
 _PREFIX: Final = 32
 
@@ -122,6 +130,7 @@ class RunnerLink:
         self._acked = Seq(expected - 1)
         self._unacked: deque[tuple[int, int]] = deque()
         self._unacked_bytes = 0
+        self._pace = Pace(rate=_COST_PER_S, burst=_COST_BURST)
 
     def __repr__(self) -> str:
         return (
@@ -246,6 +255,14 @@ class RunnerLink:
                 raise WireClosedError(msg)
             frame = wire.parse_frame(line)
             await self._take(frame, size_bytes=len(line or b""))
+            await self._wait_for_pace(len(line or b""))
+
+    async def _wait_for_pace(self, size_bytes: int) -> None:
+        """Let a room that says very much wait, and with it, once its spool is full, its CLIs."""
+        cost = max(1.0, size_bytes / _COST_BYTES)
+        delay = self._pace.spend(cost, now=asyncio.get_running_loop().time())
+        if delay > 0:
+            await asyncio.sleep(delay)
 
     async def _take(self, frame: wire.UpFrame, *, size_bytes: int) -> None:
         if isinstance(frame, wire.PongFrame):

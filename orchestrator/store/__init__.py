@@ -1,4 +1,4 @@
-"""SQLite: schema, migrations, and the transactions of docs/architecture.md §3.
+"""SQLite: schema, migrations, and the transactions of docs/architecture.md ("One message").
 
 Owns the database file.
 """

@@ -79,7 +79,7 @@ class InboxTable:
         def work(db: sqlite3.Connection) -> list[InboxRow]:
             return _rows(
                 db.execute(
-                    f"SELECT {_COLUMNS} FROM inbox WHERE state = 'new' AND seq > ? "  # noqa: S608
+                    f"SELECT {_COLUMNS} FROM inbox WHERE state = 'new' AND seq > ? "  # noqa: S608 - constants
                     "ORDER BY seq LIMIT ?",
                     (after, limit),
                 )
@@ -93,7 +93,7 @@ class InboxTable:
         def work(db: sqlite3.Connection) -> list[InboxRow]:
             return _rows(
                 db.execute(
-                    f"SELECT {_COLUMNS} FROM inbox WHERE state = 'pending_keys' ORDER BY seq"  # noqa: S608
+                    f"SELECT {_COLUMNS} FROM inbox WHERE state = 'pending_keys' ORDER BY seq"  # noqa: S608 - constants
                 )
             )
 
@@ -115,7 +115,7 @@ class InboxTable:
             if state is not InboxState.PENDING_KEYS:
                 kept = ", ".join(f"'{kind}'" for kind in _KEPT_KINDS)
                 db.execute(
-                    f"DELETE FROM inbox WHERE seq = ? AND kind NOT IN ({kept}) "  # noqa: S608
+                    f"DELETE FROM inbox WHERE seq = ? AND kind NOT IN ({kept}) "  # noqa: S608 - constants
                     "AND state IN ('used', 'ignored')",
                     (seq,),
                 )

@@ -116,7 +116,7 @@ class OutboxTable:
     async def _update(self, seq: int, assignments: str, *values: object) -> None:
         def work(db: sqlite3.Connection) -> None:
             db.execute(
-                f"UPDATE outbox SET {assignments} WHERE seq = ? AND state = 'queued'",  # noqa: S608
+                f"UPDATE outbox SET {assignments} WHERE seq = ? AND state = 'queued'",  # noqa: S608 - constants
                 (*values, seq),
             )
 

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_slug
-from orchestrator.errors import StoreError
+from orchestrator.errors import TooManyRoomsError
 from orchestrator.model import InstallationId, RoomId, RoomSlug, UserId
 from orchestrator.store.api import RoomRow
 from orchestrator.store.database import Database
@@ -37,15 +37,14 @@ class RoomTable:
         """The room's row, made if it is new; `joined` is stored either way. Idempotent.
 
         Raises:
-            StoreError: the installation has as many rooms as it has uids for.
+            TooManyRoomsError: the installation has as many rooms as it has uids for.
         """
 
         def work(db: sqlite3.Connection) -> RoomRow:
             (count,) = db.execute("SELECT count(*) FROM rooms").fetchone()
             known = db.execute("SELECT 1 FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
             if known is None and count >= ROOMS_PER_INSTALLATION:
-                msg = f"this installation has {count} rooms, the most that it can have"
-                raise StoreError(msg)
+                raise TooManyRoomsError
             db.execute(
                 "INSERT INTO rooms (room_id, slug, idx, joined) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (room_id) DO UPDATE SET joined = excluded.joined",

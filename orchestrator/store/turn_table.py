@@ -109,6 +109,7 @@ class TurnTable:
 
         Raises:
             IllegalTransitionError: the turn is not in a state for `event`; nothing is stored.
+            StoreError: an outcome without the end, or the end without one; nothing is stored.
         """
 
         def work(db: sqlite3.Connection) -> TurnRow:

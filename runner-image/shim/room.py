@@ -147,7 +147,7 @@ class Room:
         if target is None:
             self._refuse(command, "there is no such session")
         elif how == "kill":
-            self.kill(session)
+            self.kill(target)
             self._apply(command)
         elif not target.is_running():
             self._refuse(command, "the session has ended")
@@ -174,14 +174,18 @@ class Room:
         """Whether every session has said `exited`."""
         return all(session.is_ended for session in self._sessions.values())
 
-    def kill(self, victim: str | None, rounds: int = limits.MAX_KILL_ROUNDS) -> None:
-        """Kill all that belongs to a session (None: everything), until a look finds nothing."""
-        spared = {
-            session.pid: name
-            for name, session in self._sessions.items()
-            if session.is_running() and name != victim and victim is not None
-        }
-        if process.kill_all_but(spared.keys(), spared.values()) and rounds > 1:
+    def kill(self, victim: Session | None, rounds: int = limits.MAX_KILL_ROUNDS) -> None:
+        """Kill all that belongs to a session (None: everything), until a look finds nothing.
+
+        Not what a later session of the same name has started meanwhile.
+        """
+        spared = [
+            session
+            for session in self._sessions.values()
+            if session.is_running() and victim is not None and session is not victim
+        ]
+        names = [one.name for one in spared if victim is not None and one.name != victim.name]
+        if process.kill_all_but([one.pid for one in spared], names) and rounds > 1:
             self._reactor.call_later(
                 limits.KILL_ROUND_S, lambda: self.kill(victim, rounds=rounds - 1)
             )

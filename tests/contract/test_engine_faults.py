@@ -179,6 +179,15 @@ async def test_something_else_behind_the_socket_is_a_request_that_failed(
             await lines_of(address)
 
 
+async def test_an_image_that_no_registry_has_is_a_refusal_and_no_runner_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    refusal = b"HTTP/1.1 404 No\r\nContent-Length: 31\r\n\r\n" + b'{"message":"manifest unknown"}\n'
+    async with engine_that(says(refusal), tmp_path) as address:
+        with pytest.raises(EngineRequestError, match="manifest unknown"):
+            await lines_of(address)
+
+
 @pytest.mark.parametrize("status", [404, 409])
 async def test_attaching_to_what_the_engine_does_not_have_is_a_runner_that_is_gone(
     tmp_path: Path, status: int

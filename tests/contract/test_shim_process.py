@@ -274,3 +274,19 @@ async def test_an_idle_shim_stays_below_its_memory_bound(shim: ShimProcess) -> N
         await link.ping()
         assert shim.resident_kib() < 20 * 1024
         assert status_kib(shim.pid, "RssAnon") < 10 * 1024
+
+
+async def test_a_kill_does_not_reach_what_takes_the_sessions_name_after_it(
+    shim: ShimProcess,
+) -> None:
+    """A turn that was killed may be followed at once by the next one, in the same session."""
+    async with shim.link() as link:
+        await start_python(link, "main", SLEEP)
+        await collect_until(link, says("up"))
+        await link.signal_session("kill", "main", "kill")
+        await collect_until(link, exited("main"))
+        await start_python(link, "main", SLEEP, command_id="again")
+        await collect_until(link, says("up"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):  # many times the 20 ms between two looks
+                await collect_until(link, exited("main"))

@@ -20,6 +20,7 @@ from orchestrator.errors import (
     RateLimitedError,
     RequestRefusedError,
 )
+from orchestrator.log import redact
 from orchestrator.matrix import login
 from orchestrator.matrix.client import MatrixClient, open_matrix
 from orchestrator.matrix.sync import SyncStatus, run_sync
@@ -315,7 +316,9 @@ async def test_a_soft_logout_gets_a_new_token_for_the_same_device_in_mid_run(
         server.script("PUT /rooms/*", Reply(status=401, body=soft), sent)
         await client.send_event(ROOM, "m.room.message", TEXT, TxnId("t"))
         assert client.device_id == device
-        assert client.secret_values[0] != token
+        renewed = client.secret_values[0]
+        assert renewed != token
+        assert renewed not in redact(f"it went out as {renewed}")
         assert server.logins == {device: 2}
         gone = Reply(status=401, body={"errcode": "M_UNKNOWN_TOKEN", "soft_logout": False})
         server.script("PUT /rooms/*", gone)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import load_config, load_secrets, parse_config, parse_size
+from orchestrator.config import load_config, load_secrets, not_built, parse_config, parse_size
 from orchestrator.errors import ConfigError
 
 MINIMAL = {"matrix": {"homeserver": "https://matrix.example.org", "user_id": "@claude:example.org"}}
@@ -32,6 +32,32 @@ def test_the_documented_example_is_read_and_names_every_key() -> None:
     for section in (*sections, config.defaults.limits, config.defaults.budget, config.access):
         for name in type(section).model_fields:
             assert f"{name}:" in text, name
+
+
+def test_a_key_that_has_no_effect_yet_is_named_once_where_it_is_set() -> None:
+    config = parse_config(
+        {
+            **MINIMAL,
+            "defaults": {"idle_stop_s": 60},
+            "rooms": {"#a:b": {"budget": {"usd_per_day": 5}, "timeout_s": 9}},
+        },
+        source="c.yaml",
+    )
+    assert not_built(config) == ["defaults.idle_stop_s", "rooms.#a:b.budget.usd_per_day"]
+
+
+def test_nothing_is_named_where_nothing_without_effect_is_asked_for() -> None:
+    off = {"observability": {"metrics": None}, "defaults": {"egress": {"allow": []}}}
+    assert not_built(parse_config(dict(MINIMAL), source="c.yaml")) == []
+    assert not_built(parse_config({**MINIMAL, **off}, source="c.yaml")) == []
+
+
+def test_the_documented_example_marks_every_key_that_has_no_effect_yet() -> None:
+    lines = EXAMPLE.read_text().splitlines()
+    for path in not_built(load_config(EXAMPLE)):
+        name = path.rpartition(".")[2]
+        marked = [line for line in lines if f"{name}:" in line and "without effect yet" in line]
+        assert marked, path
 
 
 def test_a_room_starts_from_the_defaults_and_changes_only_what_it_names() -> None:

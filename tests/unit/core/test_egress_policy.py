@@ -76,7 +76,8 @@ def test_no_other_key_opens_the_door(key: str) -> None:
     denial = _check(_head(headers={**HEADERS, "x-api-key": key}))
     assert isinstance(denial, Denial)
     assert denial.reason is DenialReason.FOREIGN_CREDENTIAL
-    assert key not in denial.message or len(key) < 4
+    # The same words whatever the key: nothing of it can be in them.
+    assert denial == _check(_head(headers={**HEADERS, "x-api-key": "another"}))
 
 
 def test_the_placeholder_may_come_as_a_bearer() -> None:

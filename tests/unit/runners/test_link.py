@@ -423,3 +423,25 @@ async def test_a_failing_sibling_ends_the_link_and_no_task_is_left() -> None:
         await both()
     assert [str(error) for error in caught.value.exceptions] == ["'sibling'"]
     assert len(asyncio.all_tasks()) == 1
+
+
+def test_a_room_that_says_very_much_is_read_at_a_pace() -> None:
+    async def scenario() -> tuple[float, float]:
+        stream = PlayedStream()
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        async with linked(stream) as link:
+            stream.say_bytes(b"".join(empty_line(q) for q in range(1, 20_001)))
+            await take(link, 20_000)
+            burst_s = loop.time() - start
+            stream.say_bytes(b"".join(empty_line(q) for q in range(20_001, 30_001)))
+            await take(link, 10_000)
+            return burst_s, loop.time() - start - burst_s
+
+    burst_s, more_s = run_in_virtual_time(scenario())
+    assert burst_s < 0.1, "a replay after a restart is read at once"
+    assert more_s == pytest.approx(10, rel=0.05), "then a thousand a second"
+
+
+def empty_line(q: int) -> bytes:
+    return b'{"q":%d,"t":"out","s":"main","d":""}\n' % q

@@ -336,3 +336,39 @@ def test_a_hello_ends_a_line_that_another_attach_left_half() -> None:
 
 def frames_after(data: bytes) -> list[bytes]:
     return [line for line in wire.LineSplitter().feed(data) if line is not None]
+
+
+def out_frames(line: str) -> list[wire.UpFrame]:
+    bodies = frames.out_bodies("main", line.encode())
+    return [wire.parse_frame(frames.numbered(q, b)[:-1]) for q, b in enumerate(bodies, start=1)]
+
+
+def whole(line: str) -> UpEvent | None:
+    reassembler = Reassembler(Seq(1))
+    event: UpEvent | None = None
+    for frame in out_frames(line):
+        assert isinstance(frame, wire.OutFrame)
+        event = reassembler.accept(frame)
+    return event
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", "1", '""', '{"a":[]}'])
+def test_a_line_of_very_many_values_is_cut_before_anything_reads_it(value: str) -> None:
+    """One of 4 MiB took 16 s and 1 GB to read, and all rooms waited."""
+    line = '{"type":"assistant","message":{"content":[' + ",".join([value] * 500_000) + "]}}"
+    event = whole(line[: wire.MAX_LINE_BYTES])
+    assert isinstance(event, LineCut)
+    assert event.head.startswith('{"type":"assistant"')
+    assert len(event.head) == 4096
+    assert event.size_bytes == min(len(line), wire.MAX_LINE_BYTES)
+
+
+def test_what_stands_in_strings_does_not_count_as_values() -> None:
+    line = json.dumps({"type": "user", "text": '[{"a": 1}, "b\\\\"],' * 100_000})
+    assert whole(line) == CliLine(q=Seq(len(out_frames(line))), session="main", line=line)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("tail", ['"' + "\\" * 3_000_000, '"' * 3_000_001, '"' + "a" * 3_000_000])
+def test_a_string_without_an_end_is_looked_at_once(tail: str) -> None:
+    assert isinstance(whole("{," * 50_000 + tail), LineCut)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.egress.pace import Pace
+from orchestrator.core.pace import Pace
 
 
 def test_the_burst_is_free_and_what_is_beyond_waits() -> None:

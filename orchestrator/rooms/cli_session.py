@@ -1,0 +1,128 @@
+"""The CLI's sessions in a room's runner: the live one, resumed, new, or cleared away."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from loguru import logger
+
+from orchestrator.config import RoomProfile
+from orchestrator.core.cli_command import build_cli_argv, build_cli_env
+from orchestrator.errors import RunnerGoneError
+from orchestrator.model import RoomId, SessionId
+from orchestrator.rooms.connection import LinkLost
+from orchestrator.rooms.idle import IdleEar
+from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.room_runner import TROUBLE, RoomRunner
+from orchestrator.runners.event import SessionExited
+from orchestrator.runners.link import RunnerLink
+from orchestrator.store.api import SessionRow, TurnRow
+
+MAIN = "main"
+"""The session of the room's main timeline."""
+# A killed process is reaped and its last output said within milliseconds; a shim that needs longer
+# does not do what it is told.
+_CLEAR_S = 5.0
+
+
+class CliSessions:
+    """Invariant: of a room's sessions the stored one alone is given turns."""
+
+    def __init__(self, room_id: RoomId, profile: RoomProfile, kit: Kit, runner: RoomRunner) -> None:
+        self._room_id = room_id
+        self._profile = profile
+        self._kit = kit
+        self._runner = runner
+
+    async def ensure(self, link: RunnerLink) -> SessionRow:
+        """The room's conversation, with a CLI that runs: the live one, resumed, or new."""
+        row = await self._kit.store.turns.session(self._room_id, MAIN)
+        live = self._live()
+        for other in sorted(live - {row.session_id if row else ""}):
+            await link.signal_session(f"end:{uuid.uuid4()}", other, "kill")
+        if row is not None and row.session_id in live:
+            return row
+        if row is not None and row.resumable:
+            await self._open(link, row, resume=True)
+            return row
+        return await self.begin(link)
+
+    async def begin(self, link: RunnerLink) -> SessionRow:
+        """A new conversation, stored and started."""
+        row = SessionRow(
+            room_id=self._room_id,
+            session=MAIN,
+            session_id=SessionId(str(uuid.uuid4())),
+            resumable=False,
+        )
+        await self._kit.store.turns.store_session(row)
+        await self._open(link, row, resume=False)
+        return row
+
+    async def of_turn(self, turn: TurnRow, link: RunnerLink) -> SessionRow | None:
+        """The session that a running turn is in, also when `!new` has dropped it meanwhile."""
+        row = await self._kit.store.turns.session(self._room_id, turn.session)
+        if row is None and link.welcome.sessions:
+            newest = list(link.welcome.sessions)[-1]
+            row = SessionRow(
+                room_id=self._room_id,
+                session=turn.session,
+                session_id=SessionId(newest),
+                resumable=True,
+            )
+        return row
+
+    async def clear(self) -> None:
+        """End every process of every session, and wait until that was said.
+
+        A runner that does not do it is condemned.
+        """
+        try:
+            async with asyncio.timeout(_CLEAR_S):
+                await self._kill_all()
+        except (TimeoutError, *TROUBLE) as e:
+            logger.bind(
+                action="runner.condemn", room=self._room_id, error=type(e).__name__
+            ).warning("the runner could not be cleared, and will be replaced")
+            self._runner.condemn()
+
+    async def _kill_all(self) -> None:
+        connection = self._runner.connection
+        if connection is None:
+            raise RunnerGoneError
+        link, killed = await connection.ready(), set(connection.live_sessions)
+        for session in sorted(killed | set(link.welcome.sessions)):
+            await link.signal_session(f"clear:{uuid.uuid4()}", session, "kill")
+        ear = IdleEar(self._room_id, self._kit)
+        while killed:
+            item = await connection.receive(None)
+            if isinstance(item, LinkLost):
+                raise item.error
+            if item is not None:
+                await ear.hear(item, link, is_last=connection.is_empty)
+            if isinstance(item, SessionExited):
+                killed.discard(item.session)
+
+    def _live(self) -> set[str]:
+        connection = self._runner.connection
+        return set(connection.live_sessions) if connection else set()
+
+    async def _open(self, link: RunnerLink, session: SessionRow, *, resume: bool) -> None:
+        agent = self._kit.config.agents.get(self._profile.agent)
+        argv = build_cli_argv(
+            session_id=session.session_id,
+            resume=resume,
+            model=self._profile.model or (agent.model if agent else None),
+            system_prompt=self._profile.system_prompt or (agent.system_prompt if agent else None),
+            permissions=self._profile.permissions,
+        )
+        if self._runner.quarters is None:
+            raise RunnerGoneError
+        await link.open_session(
+            f"open:{uuid.uuid4()}",
+            session.session_id,
+            argv=argv,
+            env=build_cli_env(self._runner.quarters.placeholder),
+            cwd="/workspace",
+        )

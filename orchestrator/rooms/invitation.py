@@ -1,0 +1,131 @@
+"""Invitations: accepted from those who may use the agent, declined from everybody else.
+
+Rule: an invitation's row stays NEW until the homeserver has answered; a homeserver that does not is
+asked again for as long as it takes, since nobody else would ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from loguru import logger
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator.config import AccessConfig
+from orchestrator.errors import (
+    HomeserverUnreachableError,
+    RateLimitedError,
+    RequestRefusedError,
+)
+from orchestrator.model import RoomId, UserId
+from orchestrator.ports import Homeserver
+from orchestrator.store.api import InboxRow, InboxState
+from orchestrator.store.inbox_table import InboxTable
+
+# Strangers can invite as often as they like; declining them must not fill the line.
+_MAX_AT_ONCE = 4
+_MAX_WAIT_S = 60.0
+
+
+class _Outside(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Member(_Outside):
+    membership: str
+
+
+class _Stripped(_Outside):
+    type: str
+    sender: str
+    state_key: str = ""
+    content: dict[str, object] = {}
+
+
+class _Invite(_Outside):
+    events: list[_Stripped] = []
+
+
+class Invitations:
+    """Invariant: an invitation has one task from `start` until it was answered."""
+
+    def __init__(
+        self,
+        *,
+        access: AccessConfig,
+        autojoin: str,
+        me: UserId,
+        homeserver: Homeserver,
+        inbox: InboxTable,
+    ) -> None:
+        self._access = access
+        self._autojoin = autojoin
+        self._me = me
+        self._homeserver = homeserver
+        self._inbox = inbox
+        self._limit = asyncio.Semaphore(_MAX_AT_ONCE)
+        self._group: asyncio.TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        return f"<Invitations free={self._limit}>"
+
+    def use_group(self, group: asyncio.TaskGroup) -> None:
+        """Whose tasks the answers are; before `start`."""
+        self._group = group
+
+    def start(self, row: InboxRow) -> None:
+        """Answer the invitation soon."""
+        if self._group is None or row.room_id is None:
+            msg = f"inbox row {row.seq} can't be answered"
+            raise ValueError(msg)
+        self._group.create_task(self._contained(row, row.room_id), name=f"invite {row.room_id}")
+
+    async def _contained(self, row: InboxRow, room_id: RoomId) -> None:
+        log = logger.bind(room=room_id)
+        try:
+            welcome = self._is_welcome(_Invite.model_validate_json(row.raw))
+            await self._answer(room_id, welcome=welcome)
+        except (RequestRefusedError, ValidationError) as e:
+            log.bind(action="intake.invite_failed", error=type(e).__name__).warning(
+                "invitation not accepted"
+            )
+            await self._inbox.mark(row.seq, InboxState.FAILED, reason=type(e).__name__)
+            return
+        log.bind(action="intake.invite", accepted=welcome).info("invitation answered")
+        reason = "accepted" if welcome else "declined"
+        await self._inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
+
+    async def _answer(self, room_id: RoomId, *, welcome: bool) -> None:
+        failures = 0
+        while True:
+            wait_s = 0.0
+            async with self._limit:
+                try:
+                    await (self._homeserver.join if welcome else self._homeserver.leave)(room_id)
+                except RateLimitedError as e:
+                    wait_s = e.retry_after_s or 0.0
+                except HomeserverUnreachableError:
+                    pass
+                else:
+                    return
+            # 64 s is past the maximum: no large powers for large counts.
+            wait_s = max(wait_s, float(1 << min(failures, 6)))
+            failures += 1
+            await asyncio.sleep(min(wait_s, _MAX_WAIT_S))
+
+    def _is_welcome(self, invite: _Invite) -> bool:
+        inviter = next(
+            (
+                e.sender
+                for e in invite.events
+                if e.type == "m.room.member"
+                and e.state_key == self._me
+                and _Member.model_validate(e.content).membership == "invite"
+            ),
+            None,
+        )
+        return (
+            self._autojoin == "allowed_users"
+            and inviter is not None
+            and self._access.is_allowed(inviter)
+        )

@@ -1,0 +1,328 @@
+"""Takes one turn from the queue, or from an earlier life, to its end: connects, offers, reconnects.
+
+Rule: whatever fails but the store, the turn ends, the room is told how, and a runner that may still
+be working on it gets no other turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+
+from loguru import logger
+
+from orchestrator.config import RoomProfile
+from orchestrator.core import texts
+from orchestrator.core.lifecycle import restart_delay_s
+from orchestrator.errors import (
+    EngineUnavailableError,
+    PreconditionError,
+    RunnerGoneError,
+    WireError,
+    WireProtocolError,
+    WireVersionError,
+)
+from orchestrator.model import TurnOutcome, TurnState
+from orchestrator.ports import RunnerInfo
+from orchestrator.rooms.cli_session import CliSessions
+from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.rooms.room_runner import TROUBLE, RoomRunner
+from orchestrator.rooms.turn_end import end_turn
+from orchestrator.rooms.turn_error import NotTakenError, ResumeFailedError, StuckError
+from orchestrator.rooms.turn_run import TurnRun
+from orchestrator.runners.link import RunnerLink
+from orchestrator.store.api import SessionRow, TurnRow
+
+# An engine that restarts is back within seconds; with the delays of core.lifecycle these are some
+# two minutes, after which the room is told.
+_CONNECT_ATTEMPTS = 8
+# While a turn runs, the connection is tried for at least every so many failures' delay (16 s).
+_MOST_FAILURES = 5
+# Processes that a turn is offered to, one after the other, when each ends before it takes it.
+_MOST_OFFERS = 3
+# A connection that lasted this long was one; the next loss of it is no repetition.
+_GOOD_LINK_S = 10.0
+_BROKEN = "its runner broke the protocol and was replaced"
+
+
+class _Session(Enum):
+    """Which session the turn goes on in, when it can't in the one that it had."""
+
+    NEW = "new"
+    ANY = "any"
+    """The conversation's: live, resumed, or new where there is none."""
+
+
+class TurnDriver:
+    """Invariant: after `drive` the turn has ended, unless it was cancelled or the store failed."""
+
+    def __init__(
+        self, turn: TurnRow, *, kit: Kit, profile: RoomProfile, runner: RoomRunner
+    ) -> None:
+        self.turn = turn
+        self._kit = kit
+        self._profile = profile
+        self._runner = runner
+        self._sessions = CliSessions(turn.room_id, profile, kit, runner)
+        self._run: TurnRun | None = None
+        self._is_cancelled = False
+        self._hurry = asyncio.Event()
+        self._failures = 0
+        self._offers = 0
+        self._connected_at: float | None = None
+        self._session_due: _Session | None = None
+        self._log = logger.bind(room=turn.room_id, turn=turn.turn_id)
+
+    def __repr__(self) -> str:
+        return f"<TurnDriver {self.turn.turn_id} {self._run!r} failures={self._failures}>"
+
+    # What others may ask of it...
+
+    def cancel(self) -> None:
+        """Stop the turn, wherever it is."""
+        self._is_cancelled = True
+        if self._run is not None:
+            self._run.stop(TurnOutcome.CANCELLED)
+        self._hurry.set()
+        self._nudge()
+
+    def note_out_of_memory(self) -> None:
+        """The kernel ended a process of the room's runner for its memory."""
+        if self._run is not None:
+            self._run.note_out_of_memory()
+            self._nudge()
+
+    def _nudge(self) -> None:
+        if self._runner.connection is not None:
+            self._runner.connection.nudge()
+
+    # From the queue, or from an earlier life...
+
+    async def drive(self) -> None:
+        """Take the turn to its end. Only the store's errors come out. May be cancelled anywhere."""
+        run = await (self._start() if self.turn.state is TurnState.QUEUED else self._resume())
+        if run is not None:
+            await self._follow(run)
+
+    async def _start(self) -> TurnRun | None:
+        while True:
+            if self._is_cancelled:
+                await self._end(TurnOutcome.CANCELLED, None)
+                return None
+            try:
+                link = await self._runner.connect(busy=False)
+                session = await self._sessions.ensure(link)
+            except TROUBLE as e:
+                if not await self._is_worth_another(e):
+                    await self._end(TurnOutcome.FAILED, str(e))
+                    return None
+                continue
+            if not self._is_cancelled:
+                return self._begin(session, link)
+
+    async def _resume(self) -> TurnRun | None:
+        """Go on with a turn that an earlier life of the orchestrator had offered."""
+        while True:
+            try:
+                link = await self._runner.connect(busy=True)
+                break
+            except RunnerGoneError:
+                await self._end_gone()
+                return None
+            except (WireProtocolError, WireVersionError):
+                self._runner.condemn()
+                await self._end(TurnOutcome.INTERRUPTED, _BROKEN)
+                return None
+            except TROUBLE as e:
+                if not await self._is_worth_another(e):
+                    self._runner.condemn()
+                    await self._end(TurnOutcome.INTERRUPTED, _clause(e))
+                    return None
+        session = await self._sessions.of_turn(self.turn, link)
+        if session is None or self.turn.epoch != link.welcome.epoch:
+            await self._end(TurnOutcome.INTERRUPTED, "the room's runner was started anew")
+            return None
+        self._log.bind(action="turn.resume").info("taking up a turn again")
+        return self._begin(session, link)
+
+    def _begin(self, session: SessionRow, link: RunnerLink) -> TurnRun:
+        self._run = TurnRun(
+            self.turn, kit=self._kit, profile=self._profile, session=session, link=link
+        )
+        self._failures = 0
+        self._connected_at = asyncio.get_running_loop().time()
+        if self._is_cancelled:
+            self._run.stop(TurnOutcome.CANCELLED)
+        return self._run
+
+    async def _is_worth_another(self, error: Exception) -> bool:
+        """Wait before the next attempt; False when there is none."""
+        is_lasting = isinstance(error, PreconditionError) and not isinstance(
+            error, EngineUnavailableError
+        )
+        self._failures += 1
+        self._log.bind(
+            action="runner.connect",
+            error=type(error).__name__,
+            why=str(error),
+            attempt=self._failures,
+        ).warning("no connection to the runner yet")
+        self._runner.disconnect()
+        if is_lasting or self._failures >= _CONNECT_ATTEMPTS:
+            return False
+        if self._is_cancelled and self.turn.state is not TurnState.QUEUED:
+            return False
+        await self._pause(asyncio.get_running_loop().time() + restart_delay_s(self._failures))
+        return True
+
+    async def _pause(self, until: float) -> None:
+        """Wait until then (loop time), or until somebody cancels the turn."""
+        self._hurry.clear()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+
+    # On the runner...
+
+    async def _follow(self, run: TurnRun) -> None:
+        while run.ended is None:
+            try:
+                await self._go_on(run)
+            except ResumeFailedError:
+                await self._tell_session_lost(run)
+                self._session_due = _Session.NEW
+            except NotTakenError as e:
+                await self._offer_elsewhere(run, e)
+            except StuckError:
+                await self._remove()
+                await run.interrupted("the runner did not stop it, and was replaced")
+            except (WireProtocolError, WireVersionError) as e:
+                self._log.bind(action="runner.protocol", why=str(e)).error("not trusted further")
+                await self._remove()
+                await run.interrupted(_BROKEN)
+            except RunnerGoneError:
+                await self._gone(run)
+            except WireError:
+                self._runner.disconnect()
+                await self._wait_for_link(run)
+            except TROUBLE as e:
+                await self._trouble(run, e)
+        if run.ended.outcome is TurnOutcome.TIMED_OUT:
+            # It may have left processes; none stays.
+            await self._sessions.clear()
+
+    async def _go_on(self, run: TurnRun) -> None:
+        connection = self._runner.connection
+        if connection is None or connection.lost:
+            link = await self._runner.connect(busy=run.is_offered)
+            if run.is_offered and run.epoch != link.welcome.epoch:
+                raise RunnerGoneError
+            self._connected_at = asyncio.get_running_loop().time()
+            run.use_link(link)
+            if not run.is_offered:
+                self._session_due = _Session.ANY
+        await self._change_session(run)
+        await run.offer()
+        connection = self._runner.connection
+        if connection is not None:
+            await run.follow(connection)
+
+    async def _change_session(self, run: TurnRun) -> None:
+        due, connection = self._session_due, self._runner.connection
+        if due is None or connection is None:
+            return
+        link = await connection.ready()
+        if due is _Session.NEW:
+            run.use_session(await self._sessions.begin(link), start_over=True)
+        else:
+            run.use_session(await self._sessions.ensure(link))
+        self._session_due = None
+
+    async def _wait_for_link(self, run: TurnRun) -> None:
+        """Wait a moment before the next attach; give the turn up when its time is over."""
+        now = asyncio.get_running_loop().time()
+        if now >= run.give_up_at:
+            self._runner.condemn()
+            await run.interrupted("the connection to its runner was lost")
+            return
+        if self._connected_at is not None and now > self._connected_at + _GOOD_LINK_S:
+            self._failures = 0
+        self._connected_at = None
+        delay_s = restart_delay_s(min(self._failures, _MOST_FAILURES))
+        self._failures += 1
+        if delay_s:
+            await self._pause(min(now + delay_s, run.give_up_at))
+
+    async def _trouble(self, run: TurnRun, error: Exception) -> None:
+        self._log.bind(action="runner.trouble", error=type(error).__name__, why=str(error)).warning(
+            "the turn's runner can't be reached"
+        )
+        if self._runner.connection is not None and not self._runner.connection.lost:
+            # The connection is well: what we wanted to say is at fault (a prompt over the limit).
+            await run.failed(_clause(error))
+            return
+        self._runner.disconnect()
+        await self._wait_for_link(run)
+
+    async def _gone(self, run: TurnRun) -> None:
+        info = await self._inspect()
+        self._runner.disconnect()
+        if info is not None and info.oom_killed:
+            run.note_out_of_memory()
+        code = f" (exit code {info.exit_code})" if info and info.exit_code is not None else ""
+        self._log.bind(action="runner.gone", code=code).error("the runner is gone")
+        await run.interrupted(f"the room's runner ended{code}")
+
+    async def _inspect(self) -> RunnerInfo | None:
+        try:
+            return await self._runner.inspect()
+        except TROUBLE:
+            return None
+
+    async def _remove(self) -> None:
+        """Replace the container; later, where the engine can't do it now."""
+        try:
+            await self._runner.replace()
+        except TROUBLE as e:
+            self._log.bind(action="runner.remove", error=type(e).__name__).error("not removed yet")
+
+    # Its session...
+
+    async def _offer_elsewhere(self, run: TurnRun, error: NotTakenError) -> None:
+        self._offers += 1
+        if self._offers >= _MOST_OFFERS:
+            await run.failed(f"the runner refused it: {error}")
+            return
+        await self._sessions.clear()
+        self._session_due = _Session.ANY
+
+    async def _tell_session_lost(self, run: TurnRun) -> None:
+        """The conversation could not be resumed: the room is told that it is a new one."""
+        self._log.bind(action="session.lost").warning("session could not be resumed")
+        rows = build_notice_rows(
+            self.turn.room_id,
+            f"{run.turn_id}:session-lost",
+            texts.SESSION_LOST,
+            max_event_bytes=self._kit.config.gateway.max_event_bytes,
+        )
+        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
+        self._kit.notify_outbox()
+
+    # An end without the runner...
+
+    async def _end_gone(self) -> None:
+        info = await self._inspect()
+        if info is not None and info.oom_killed:
+            await self._end(TurnOutcome.OUT_OF_MEMORY, None)
+        else:
+            await self._end(TurnOutcome.INTERRUPTED, "the room's runner ended")
+
+    async def _end(self, outcome: TurnOutcome, reason: str | None) -> None:
+        await end_turn(self.turn, outcome, reason, kit=self._kit, profile=self._profile)
+
+
+def _clause(error: Exception) -> str:
+    return str(error).rstrip(".")

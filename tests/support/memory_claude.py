@@ -1,0 +1,207 @@
+"""A CLI in memory that behaves as docs/cli-facts.md says, scripted by prompt.
+
+Its lines have the shapes of tests/recorded; `tests/unit/rooms/test_room_runner.py` compares them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.memory_shim import CliProcess
+
+Script = Callable[["Turn"], Coroutine[Any, Any, None]]
+
+
+class ExitNow(Exception):  # noqa: N818 - how a script ends its process
+    """The process ends by itself."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(code)
+
+
+@dataclass(slots=True)
+class MemoryClaude:
+    """What outlives a process: conversations on disk, and what the test wants to happen."""
+
+    scripts: dict[str, Script] = field(default_factory=dict)
+    """By a word that the prompt holds; without one the prompt is echoed."""
+    conversations: dict[str, list[str]] = field(default_factory=dict)
+    """Session id → uuids of the messages that it has seen."""
+    asked: list[str] = field(default_factory=list)
+    """Every prompt that was worked on, in order."""
+    started: list[list[str]] = field(default_factory=list)
+    """The command line of every process."""
+    on_start: Callable[[CliProcess], int | None] = lambda _: None
+    """Gives an exit code to end at once with."""
+
+    async def __call__(self, process: CliProcess) -> int:
+        self.started.append(process.argv)
+        if (code := self.on_start(process)) is not None:
+            return code
+        argv = process.argv
+        if "--resume" in argv:
+            session = argv[argv.index("--resume") + 1]
+            if session not in self.conversations:
+                await process.read()
+                process.write(unknown_session(session))
+                process.complain(f"No conversation found with session ID: {session}")
+                return 1
+        else:
+            session = argv[argv.index("--session-id") + 1]
+            if session in self.conversations:
+                process.complain(f"Error: Session ID {session} is already in use.")
+                return 1
+        return await self._serve(process, session)
+
+    async def _serve(self, process: CliProcess, session: str) -> int:
+        while True:
+            line = await process.read()
+            if line is None:
+                if process.is_deaf:
+                    await asyncio.Event().wait()
+                return 0
+            message = json.loads(line)
+            if message["type"] == "user":
+                try:
+                    await self._turn(process, session, message)
+                except ExitNow as end:
+                    return end.code
+
+    async def _turn(self, process: CliProcess, session: str, message: dict[str, Any]) -> None:
+        uuid, prompt = message["uuid"], message["message"]["content"]
+        seen = self.conversations.setdefault(session, [])
+        turn = Turn(process, session, uuid, prompt)
+        if uuid in seen:
+            turn.lifecycle("completed")
+            return
+        seen.append(uuid)
+        self.asked.append(prompt)
+        turn.lifecycle("queued")
+        turn.lifecycle("started")
+        script = next((s for word, s in self.scripts.items() if word in prompt), echo)
+        try:
+            async with asyncio.TaskGroup() as group:
+                listening = group.create_task(turn.listen(), name="claude listens")
+                work = group.create_task(turn.work(script), name="claude works")
+                turn.task = work
+                await asyncio.wait([work])
+                listening.cancel()
+        except* ExitNow as ends:
+            raise _first(ends) from None
+
+
+class Turn:
+    """One turn from inside; what scripts are given."""
+
+    def __init__(self, process: CliProcess, session: str, uuid: str, prompt: str) -> None:
+        self.process = process
+        self.session = session
+        self.uuid = uuid
+        self.prompt = prompt
+        self.task: asyncio.Task[None] | None = None
+        self.ignores_interrupt = False
+        self.answers: dict[str, dict[str, Any]] = {}
+        self._answered = asyncio.Event()
+        self._interrupted = False
+
+    async def work(self, script: Script) -> None:
+        """The script, and its end."""
+        try:
+            await script(self)
+        except asyncio.CancelledError:
+            if not self._interrupted:
+                raise
+            self.line(
+                type="result",
+                subtype="error_during_execution",
+                is_error=True,
+                terminal_reason="aborted_streaming",
+                errors=[],
+                user_message_uuids=[self.uuid],
+            )
+            self.lifecycle("cancelled")
+
+    async def listen(self) -> None:
+        """Control lines on stdin while the turn runs."""
+        while True:
+            line = await self.process.read()
+            if line is None:
+                if not self.process.is_deaf:
+                    self._interrupt()
+                continue
+            message = json.loads(line)
+            assert message["type"] != "user", "a message into a running turn"
+            if message["type"] == "control_response":
+                response = message["response"]
+                self.answers[response["request_id"]] = response
+                self._answered.set()
+            elif not self.ignores_interrupt:
+                self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self.task is not None and not self._interrupted:
+            self._interrupted = True
+            self.task.cancel()
+
+    def line(self, **values: Any) -> None:
+        """Print a line."""
+        self.process.write(json.dumps({**values, "session_id": self.session}))
+
+    def lifecycle(self, state: str) -> None:
+        """Print where the message is."""
+        self.line(type="command_lifecycle", command_uuid=self.uuid, state=state)
+
+    def text(self, text: str) -> None:
+        """Print a text block."""
+        content = [{"type": "text", "text": text}]
+        self.line(type="assistant", message={"content": content}, parent_tool_use_id=None)
+
+    def result(self, text: str = "", **values: Any) -> None:
+        """Print the result, and that the message is done with."""
+        usual = {"subtype": "success", "is_error": False, "terminal_reason": "completed"}
+        self.line(**{**usual, **values}, result=text, type="result", user_message_uuids=[self.uuid])
+        self.lifecycle("completed")
+
+    async def ask(self, tool: str, request_id: str) -> dict[str, Any]:
+        """Ask for a permission, and wait for the answer."""
+        request = {"subtype": "can_use_tool", "tool_name": tool, "input": {"command": "x"}}
+        self.line(type="control_request", request_id=request_id, request=request)
+        return await self.wait_answer(request_id)
+
+    async def wait_answer(self, request_id: str) -> dict[str, Any]:
+        """Wait until a request is answered."""
+        while request_id not in self.answers:
+            self._answered.clear()
+            await self._answered.wait()
+        return self.answers[request_id]
+
+
+async def echo(turn: Turn) -> None:
+    """The usual turn."""
+    await asyncio.sleep(0.1)
+    turn.text(f"You said: {turn.prompt}")
+    turn.result(f"You said: {turn.prompt}")
+
+
+def unknown_session(session: str) -> str:
+    """What `--resume` of an unknown session prints."""
+    return json.dumps(
+        {
+            "type": "result",
+            "subtype": "error_during_execution",
+            "is_error": True,
+            "session_id": session,
+            "errors": [f"No conversation found with session ID: {session}"],
+        }
+    )
+
+
+def _first(ends: BaseExceptionGroup[ExitNow]) -> ExitNow:
+    for error in ends.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError

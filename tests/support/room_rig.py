@@ -1,0 +1,551 @@
+"""The rooms on a real store, in virtual time: a life of the orchestrator that can end anywhere.
+
+What outlives a life: the database file, the runners, the CLI's conversations. A crash drops all
+else at a chosen await: before or after a transaction, before or after a write to a runner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from orchestrator.config import Config, parse_config
+from orchestrator.core.naming import room_slug, room_uid, runner_name
+from orchestrator.core.sandbox import SandboxSpec, spec_hash
+from orchestrator.errors import EngineUnavailableError, UndecryptableError
+from orchestrator.gateway.courtesy import Courtesies
+from orchestrator.gateway.inbound import InboundGate
+from orchestrator.model import EventId, InstallationId, JsonObject, JsonValue, RoomId, TxnId
+from orchestrator.ports import ByteStream, RunnerBackend, RunnerInfo
+from orchestrator.rooms.intake import Heard, Intake
+from orchestrator.rooms.kit import Kit, Quarters
+from orchestrator.rooms.manager import RoomManager
+from orchestrator.runners.memory_backend import MemoryBackend, MemoryEngine, open_memory_backend
+from orchestrator.store.api import InboxKind, NewInboxRow, RoomRow, TurnRow
+from orchestrator.store.database import Database
+from orchestrator.store.inbox_table import InboxTable
+from orchestrator.store.outbox_table import OutboxTable
+from orchestrator.store.room_table import RoomTable
+from orchestrator.store.store import Store, open_store
+from orchestrator.store.turn_table import TurnTable
+from tests.support.memory_claude import MemoryClaude
+from tests.support.memory_shim import MemoryShim, shim_program
+from tests.support.virtual_time import VirtualTimeLoop, loop_clock
+
+T = TypeVar("T")
+INSTALLATION = InstallationId("00112233aabbccdd")
+IMAGE = "sha256:test"
+ME = "@agent:test"
+ALICE = "@alice:test"
+ROOM = RoomId("!room:test")
+
+
+class StoreLoop(VirtualTimeLoop):
+    """Virtual time with a store: what would run in a thread runs at once, and is told later."""
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        """Run it now; whoever awaits it is resumed in the next turn of the loop."""
+        future: asyncio.Future[T] = self.create_future()
+        try:
+            result = func(*args)
+        except BaseException as e:  # noqa: BLE001 - passed on, as a thread would
+            self.call_soon(_settle, future, None, e)
+        else:
+            self.call_soon(_settle, future, result, None)
+        return future
+
+
+def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if future.cancelled():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def run_rooms(main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end in virtual time."""
+    with asyncio.Runner(loop_factory=StoreLoop) as runner:
+        return runner.run(main)
+
+
+@dataclass(slots=True)
+class CrashPoints:
+    """Counts the places where a life may end; at `crash_at` it ends there."""
+
+    crash_at: int = 0
+    count: int = 0
+    crashed: asyncio.Event = field(default_factory=asyncio.Event)
+    marks: dict[int, asyncio.Event] = field(default_factory=dict)
+    """Set when so many places were passed."""
+
+    async def pass_by(self) -> None:
+        """One such place."""
+        self.count += 1
+        if self.count in self.marks:
+            self.marks[self.count].set()
+        if self.crashed.is_set():
+            raise asyncio.CancelledError  # the dead do nothing while they are taken apart
+        if self.count == self.crash_at:
+            self.crashed.set()
+            await asyncio.Event().wait()
+
+
+class CrashingDatabase:
+    """A life's way to the database."""
+
+    def __init__(self, database: Database, points: CrashPoints) -> None:
+        self._database = database
+        self._points = points
+        self.fail: Callable[[], BaseException | None] = lambda: None
+
+    async def run(self, work: Callable[..., T]) -> T:
+        """As `Database.run`, with a place to die before and after."""
+        await self._points.pass_by()
+        if (error := self.fail()) is not None:
+            raise error
+        result = await self._database.run(work)
+        await self._points.pass_by()
+        return result
+
+
+@dataclass(slots=True)
+class _CrashingStream:
+    inner: ByteStream
+    points: CrashPoints
+
+    async def read(self) -> bytes:
+        return await self.inner.read()
+
+    async def write(self, data: bytes) -> None:
+        await self.points.pass_by()
+        await self.inner.write(data)
+        await self.points.pass_by()
+
+
+class CrashingBackend:
+    """A life's way to the engine, which can be away, and cut what it attached."""
+
+    def __init__(self, inner: MemoryBackend, points: CrashPoints) -> None:
+        self.inner = inner
+        self.installation = inner.installation
+        self.is_away = False
+        self.calls: list[str] = []
+        self.fail_next: dict[str, list[BaseException]] = {}
+        self._points = points
+        self._attached: set[asyncio.Event] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*args: Any, **options: Any) -> Any:
+            await self._check(name)
+            result = await getattr(self.inner, name)(*args, **options)
+            await self._points.pass_by()
+            return result
+
+        return call
+
+    async def _check(self, name: str) -> None:
+        self.calls.append(name)
+        await self._points.pass_by()
+        if self.is_away:
+            raise EngineUnavailableError
+        if self.fail_next.get(name):
+            raise self.fail_next[name].pop(0)
+
+    def attach(self, name: str) -> AbstractAsyncContextManager[ByteStream]:
+        """As the port says."""
+        return self._attach(name)
+
+    @asynccontextmanager
+    async def _attach(self, name: str) -> AsyncIterator[ByteStream]:
+        await self._check("attach")
+        async with self.inner.attach(name) as stream:
+            cut = asyncio.Event()
+            self._attached.add(cut)
+            try:
+                yield _CuttableStream(
+                    cast("ByteStream", _CrashingStream(stream, self._points)), cut
+                )
+            finally:
+                self._attached.discard(cut)
+
+    def cut(self) -> None:
+        """End every attached stream, as an engine that restarts does."""
+        for cut in self._attached:
+            cut.set()
+
+    def lose(self) -> None:
+        """The engine is gone, streams included."""
+        self.is_away = True
+        self.cut()
+
+
+@dataclass(slots=True)
+class _CuttableStream:
+    inner: ByteStream
+    is_cut: asyncio.Event
+
+    async def read(self) -> bytes:
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self.inner.read())
+            cutting = group.create_task(self.is_cut.wait())
+            await asyncio.wait([reading, cutting], return_when=asyncio.FIRST_COMPLETED)
+            reading.cancel()
+            cutting.cancel()
+        return b"" if reading.cancelled() or self.is_cut.is_set() else reading.result()
+
+    async def write(self, data: bytes) -> None:
+        if not self.is_cut.is_set():  # what is written into a dead connection is just gone
+            await self.inner.write(data)
+
+
+@dataclass(slots=True)
+class MemoryHousing:
+    """Rooms on no disk."""
+
+    memory: int = 1 << 30
+    prepared: int = 0
+    errors: list[BaseException] = field(default_factory=list)
+
+    async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
+        """As the protocol says."""
+        self.prepared += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        spec = room_spec(room.room_id, room.index, generation, self.memory)
+        return Quarters(spec=spec, spec_hash=spec_hash(spec), placeholder="placeholder")
+
+
+def room_spec(room_id: RoomId, index: int, generation: int, memory: int = 1 << 30) -> SandboxSpec:
+    """The specification of a room's runner."""
+    slug, uid = room_slug(room_id), room_uid(INSTALLATION, index)
+    limits = replace(config().defaults.limits.limits(), memory_bytes=memory)
+    return SandboxSpec(
+        name=runner_name(INSTALLATION, slug),
+        installation=INSTALLATION,
+        slug=slug,
+        generation=generation,
+        image=IMAGE,
+        uid=uid,
+        gid=uid,
+        workspace=Path("/rooms") / slug / "workspace",
+        home=Path("/rooms") / slug / "home",
+        egress_dir=Path("/rooms") / slug / "egress",
+        limits=limits,
+    )
+
+
+def config(**sections: Any) -> Config:
+    """A small configuration, with what the test says of it."""
+    usual: dict[str, Any] = {
+        "matrix": {"homeserver": "http://test", "user_id": ME},
+        "access": {"users": [ALICE, "@bob:test"]},
+    }
+    return parse_config({**usual, **sections}, source="test")
+
+
+@dataclass(slots=True)
+class MemoryCourtesyServer:
+    """A homeserver as intake and courtesies need it."""
+
+    typing: dict[RoomId, bool] = field(default_factory=dict)
+    read: list[tuple[RoomId, EventId]] = field(default_factory=list)
+    joined: list[RoomId] = field(default_factory=list)
+    left: list[RoomId] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+    delays_s: list[float] = field(default_factory=list)
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+    async def send_event(
+        self, room_id: RoomId, event_type: str, content: Mapping[str, JsonValue], txn_id: TxnId
+    ) -> EventId:
+        """Rooms send by the outbox only."""
+        raise AssertionError
+
+    async def set_typing(self, room_id: RoomId, *, typing: bool) -> None:
+        """As the port says."""
+        await self._delay()
+        self.typing[room_id] = typing
+
+    async def mark_read(self, room_id: RoomId, event_id: EventId) -> None:
+        """As the port says."""
+        await self._delay()
+        self.read.append((room_id, event_id))
+
+    async def join(self, room_id: RoomId) -> None:
+        """As the port says."""
+        if self.errors:
+            raise self.errors.pop(0)
+        self.joined.append(room_id)
+
+    async def leave(self, room_id: RoomId) -> None:
+        """As the port says."""
+        if self.errors:
+            raise self.errors.pop(0)
+        self.left.append(room_id)
+
+    async def _delay(self) -> None:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self.delays_s.pop(0) if self.delays_s else 0.01)
+        finally:
+            self.in_flight -= 1
+
+
+@dataclass(slots=True)
+class MemoryEncryption:
+    """Opens events whose `key` it has."""
+
+    keys: set[str] = field(default_factory=set)
+    states: list[str] = field(default_factory=list)
+
+    async def handle_to_device(self, raw: str) -> Sequence[RoomId]:
+        """A to-device event names its key and the room."""
+        event = json.loads(raw)
+        self.keys.add(event["key"])
+        return [RoomId(event["room_id"])]
+
+    async def handle_device_lists(self, raw: str) -> None:
+        """Nothing to do."""
+
+    async def handle_state(self, room_id: RoomId, raw: str) -> None:
+        """Remembered."""
+        self.states.append(raw)
+
+    async def decrypt(self, raw: str, room_id: RoomId) -> str:
+        """The event in `clear`."""
+        event = json.loads(raw)
+        if event["content"]["key"] not in self.keys:
+            raise UndecryptableError
+        return json.dumps({**event["content"]["clear"], "event_id": event["event_id"]})
+
+
+@dataclass(slots=True)
+class Rig:
+    """What outlives lives of the orchestrator."""
+
+    store: Store
+    backend: MemoryBackend
+    claude: MemoryClaude
+    shims: list[MemoryShim]
+    homeserver: MemoryCourtesyServer
+    encryption: MemoryEncryption
+    housing: MemoryHousing
+    config: Config
+    events: int = 0
+
+    @asynccontextmanager
+    async def life(
+        self, *, crash_at: int = 0, mark: tuple[int, asyncio.Event] | None = None
+    ) -> AsyncIterator[Life]:
+        """Run the rooms until the body ends; then all of it is cancelled."""
+        marks = dict([mark]) if mark else {}
+        life = build_life(self, CrashPoints(crash_at=crash_at, marks=marks))
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(life.run(), name="life")
+            try:
+                yield life
+            finally:
+                life.points.crashed.set()
+                running.cancel()
+
+    async def receive(
+        self, text: str, *, sender: str = ALICE, room: RoomId = ROOM, event_id: str | None = None
+    ) -> EventId:
+        """A message arrives in the inbox."""
+        content: JsonObject = {"msgtype": "m.text", "body": text}
+        return await self.receive_event("m.room.message", content, sender, room, event_id)
+
+    async def receive_event(
+        self,
+        event_type: str,
+        content: JsonObject,
+        sender: str = ALICE,
+        room: RoomId = ROOM,
+        event_id: str | None = None,
+        **more: Any,
+    ) -> EventId:
+        """Any event of a timeline."""
+        self.events += 1
+        known = EventId(event_id or f"$e{self.events}")
+        event = {"type": event_type, "sender": sender, "event_id": known, "content": content}
+        await self.receive_row(InboxKind.TIMELINE, {**event, **more}, room, known)
+        return known
+
+    async def receive_row(
+        self, kind: InboxKind, raw: Any, room: RoomId | None = ROOM, event_id: EventId | None = None
+    ) -> None:
+        """Any row of the inbox; a string is stored as it is."""
+        text = raw if isinstance(raw, str) else json.dumps(raw)
+        row = NewInboxRow(kind=kind, room_id=room, event_id=event_id, raw=text)
+        self.events += 1
+        await self.store.inbox.commit_sync([row], f"s{self.events}", now=loop_clock())
+
+    async def said(self, room: RoomId = ROOM) -> list[JsonObject]:
+        """The contents of all that waits for the room, in order."""
+
+        def work(db: Any) -> list[JsonObject]:
+            rows = db.execute("SELECT content FROM outbox WHERE room_id = ? ORDER BY seq", (room,))
+            return [json.loads(row[0]) for row in rows.fetchall()]
+
+        return await self.store.database.run(work)
+
+    async def bodies(self, room: RoomId = ROOM) -> list[str]:
+        """What the room reads, in order."""
+        return [str(content["body"]) for content in await self.said(room) if "body" in content]
+
+    async def outcomes(self, room: RoomId = ROOM) -> list[str]:
+        """The outcome marks that the room was given, in order."""
+        marks = [c.get("org.aiagentchat.turn") for c in await self.said(room)]
+        return [str(m["outcome"]) for m in marks if isinstance(m, dict) and m["final"]]
+
+    async def turns(self) -> list[TurnRow]:
+        """All turns, ended ones too, in order."""
+
+        def work(db: Any) -> list[str]:
+            rows = db.execute("SELECT turn_id FROM turns ORDER BY position").fetchall()
+            return [row[0] for row in rows]
+
+        ids = await self.store.database.run(work)
+        return [t for i in ids if (t := await self.store.turns.get(cast("Any", i))) is not None]
+
+    async def inbox_states(self) -> list[tuple[str, str | None]]:
+        """State and reason of every row that is left."""
+
+        def work(db: Any) -> list[tuple[str, str | None]]:
+            return list(db.execute("SELECT state, reason FROM inbox ORDER BY seq").fetchall())
+
+        return await self.store.database.run(work)
+
+    async def wait(
+        self, check: Callable[[], Coroutine[Any, Any, bool]], *, timeout_s: float = 100
+    ) -> None:
+        """Until the check holds, in virtual time."""
+        async with asyncio.timeout(timeout_s):
+            while not await check():  # noqa: ASYNC110 - virtual time; the store has no event
+                await asyncio.sleep(0.05)
+
+    async def wait_body(self, word: str, *, timeout_s: float = 100, room: RoomId = ROOM) -> None:
+        """Until the room reads the word."""
+
+        async def check() -> bool:
+            return any(word in body for body in await self.bodies(room))
+
+        await self.wait(check, timeout_s=timeout_s)
+
+    async def wait_ended(self, count: int, *, timeout_s: float = 100) -> None:
+        """Until so many turns have ended."""
+
+        async def check() -> bool:
+            return sum(t.outcome is not None for t in await self.turns()) >= count
+
+        await self.wait(check, timeout_s=timeout_s)
+
+    async def info(self, room: RoomId = ROOM) -> RunnerInfo | None:
+        """What the engine has for the room."""
+        return await self.backend.inspect(runner_name(INSTALLATION, room_slug(room)))
+
+    @property
+    def shim(self) -> MemoryShim:
+        """The newest life of a shim."""
+        return self.shims[-1]
+
+
+@dataclass(slots=True)
+class Life:
+    """One life of the orchestrator's rooms."""
+
+    manager: RoomManager
+    intake: Intake
+    gate: InboundGate[Heard]
+    courtesies: Courtesies
+    backend: CrashingBackend
+    database: CrashingDatabase
+    points: CrashPoints
+
+    async def run(self) -> None:
+        """All of its tasks, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.manager.run(), name="rooms")
+            group.create_task(self.courtesies.run(), name="courtesies")
+            group.create_task(self.gate.run(), name="gate")
+            group.create_task(self.intake.run(), name="intake")
+
+    def notify(self) -> None:
+        """There are new rows."""
+        self.intake.notify()
+
+
+def build_life(rig: Rig, points: CrashPoints) -> Life:
+    """Wire the rooms as the daemon does."""
+    database = CrashingDatabase(rig.store.database, points)
+    own = cast("Database", database)
+    store = Store(
+        database=own,
+        rooms=RoomTable(own),
+        inbox=InboxTable(own),
+        turns=TurnTable(own),
+        outbox=OutboxTable(own),
+    )
+    backend = CrashingBackend(rig.backend, points)
+    courtesies = Courtesies(rig.homeserver, clock=loop_clock)
+    kit = Kit(
+        config=rig.config,
+        store=store,
+        backend=cast("RunnerBackend", backend),
+        housing=rig.housing,
+        courtesies=courtesies,
+        notify_outbox=lambda: None,
+        wall_clock=loop_clock,
+        version="test",
+    )
+    manager = RoomManager(kit)
+    gate: InboundGate[Heard] = InboundGate(
+        manager.close_window, quiet_s=0.25, window_s=2.0, clock=loop_clock
+    )
+    intake = Intake(
+        config=rig.config,
+        me=cast("Any", ME),
+        store=store,
+        homeserver=rig.homeserver,
+        encryption=rig.encryption,
+        rooms=manager,
+        gate=gate,
+        courtesies=courtesies,
+        clock=loop_clock,
+        notify_outbox=lambda: None,
+    )
+    return Life(manager, intake, gate, courtesies, backend, database, points)
+
+
+@asynccontextmanager
+async def open_rig(folder: Path, **sections: Any) -> AsyncIterator[Rig]:
+    """A store in `folder`, an engine in memory, and no orchestrator yet."""
+    claude, shims = MemoryClaude(), list[MemoryShim]()
+    engine = MemoryEngine(images={IMAGE: shim_program(claude, shims)})
+    folder.mkdir(parents=True, exist_ok=True)
+    async with open_store(folder) as store, open_memory_backend(INSTALLATION, engine) as backend:
+        # A test's machine does not lose power; syncing would take most of its time.
+        await store.database.run(lambda db: None)
+        store.database._connection.execute("PRAGMA synchronous = OFF")
+        yield Rig(
+            store=store,
+            backend=backend,
+            claude=claude,
+            shims=shims,
+            homeserver=MemoryCourtesyServer(),
+            encryption=MemoryEncryption(),
+            housing=MemoryHousing(),
+            config=config(**sections),
+        )

@@ -1,0 +1,47 @@
+"""What the tests of the rooms share: how a scenario runs, and what a turn can do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from tests.support.memory_claude import Turn
+from tests.support.room_rig import Life, Rig, open_rig, run_rooms
+
+Test = Callable[[Rig], Coroutine[Any, Any, None]]
+
+
+def run(folder: Path, test: Test, **sections: Any) -> None:
+    async def main() -> None:
+        async with open_rig(folder, **sections) as rig:
+            await test(rig)
+
+    run_rooms(main())
+
+
+async def hang(turn: Turn) -> None:
+    turn.text("working")
+    await asyncio.Event().wait()
+
+
+async def hang_for_ever(turn: Turn) -> None:
+    turn.ignores_interrupt = True
+    turn.process.is_deaf = True
+    await hang(turn)
+
+
+def works_for(seconds: float) -> Callable[[Turn], Coroutine[Any, Any, None]]:
+    async def script(turn: Turn) -> None:
+        turn.text("begun")
+        await asyncio.sleep(seconds)
+        turn.text("finished")
+        turn.result("finished")
+
+    return script
+
+
+async def tell(rig: Rig, life: Life, text: str) -> None:
+    await rig.receive(text)
+    life.notify()

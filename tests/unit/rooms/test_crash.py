@@ -1,0 +1,174 @@
+"""A life of the orchestrator ends at each of its steps; the next one finishes what it began."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.model import TurnState
+from tests.support.memory_claude import Turn
+from tests.support.room_rig import ROOM, Rig, open_rig, run_rooms
+from tests.unit.rooms.scenario import hang, tell
+
+
+async def tools(turn: Turn) -> None:
+    turn.text("first")
+    await asyncio.sleep(5)
+    answer = await turn.ask("Bash", "r1")
+    turn.text(answer["response"]["behavior"])
+    await asyncio.sleep(5)
+    turn.text("last")
+    turn.result("last")
+
+
+async def long(turn: Turn) -> None:
+    for i in range(6):
+        turn.text(f"block {i} " + "word " * 1500)
+        await asyncio.sleep(0.9)
+    turn.result("")
+
+
+async def crashing(turn: Turn) -> None:
+    turn.text("before the crash")
+    await asyncio.sleep(3)
+    turn.process.kill(9)
+    await asyncio.sleep(1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What happens in the turn that is interrupted, and before it."""
+
+    name: str
+    script: Callable[[Turn], Coroutine[Any, Any, None]] | None
+    outcome: str = "done"
+    loses_session: bool = False
+    stride: int = 1
+    """Not each step, where most are the same as in another case."""
+
+
+CASES = [
+    Case("plain", None),
+    Case("tools", tools),
+    Case("long", long, stride=3),
+    Case("crashing", crashing, outcome="failed", stride=2),
+    Case("session lost", None, loses_session=True),
+]
+
+
+async def prepare(rig: Rig, case: Case) -> None:
+    """An earlier turn, whose conversation is lost."""
+    async with rig.life() as life:
+        await tell(rig, life, "before")
+        await rig.wait_ended(1)
+        for process in rig.shim.sessions.values():
+            process.kill(9)
+        rig.claude.conversations.clear()
+        await asyncio.sleep(1)
+
+
+async def crash_and_go_on(folder: Path, case: Case, crash_at: int) -> tuple[int, str]:
+    """A turn, a crash at that step, another life; the number of steps, and what the room read."""
+    async with open_rig(folder, gateway={"max_event_bytes": 8192}) as rig:
+        earlier = int(case.loses_session)
+        if case.loses_session:
+            await prepare(rig, case)
+        if case.script is not None:
+            rig.claude.scripts["work"] = case.script
+        await rig.receive("work")
+        async with rig.life(crash_at=crash_at) as life:
+
+            async def is_over() -> bool:
+                ended = sum(t.outcome is not None for t in await rig.turns())
+                return life.points.crashed.is_set() or ended > earlier
+
+            await rig.wait(is_over)
+            count = life.points.count
+        async with rig.life() as life:
+            await rig.wait_ended(earlier + 1, timeout_s=60)
+            await tell(rig, life, "and now?")
+            await rig.wait_ended(earlier + 2, timeout_s=60)
+        # Where long text is cut into messages depends on what waited together.
+        read = " ".join(" ".join(await rig.bodies()).split())
+        outcomes = await rig.outcomes()
+        assert outcomes[-2:] == [case.outcome, "done"], (crash_at, outcomes, read)
+        assert rig.claude.asked[-2:] == ["work", "and now?"], crash_at
+        assert rig.claude.asked.count("work") == 1, crash_at
+        assert all(t.state is TurnState.ENDED for t in await rig.turns())
+        assert len(rig.shims) == 1, crash_at
+        return count, read
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_crash_at_any_step_of_a_turn_neither_loses_nor_doubles_anything(
+    tmp_path: Path, case: Case
+) -> None:
+    steps, usual = run_rooms(crash_and_go_on(tmp_path / "none", case, 0))
+    assert steps > 30
+    for crash_at in range(1, steps + 1, case.stride):
+        _, read = run_rooms(crash_and_go_on(tmp_path / str(crash_at), case, crash_at))
+        assert read == usual, crash_at
+
+
+async def crash_twice(folder: Path, first: int, second: int) -> None:
+    async with open_rig(folder) as rig:
+        rig.claude.scripts["work"] = tools
+        await rig.receive("work")
+        for crash_at in (first, second):
+            async with rig.life(crash_at=crash_at) as life:
+                crashed = life.points.crashed
+
+                async def is_over(crashed: asyncio.Event = crashed) -> bool:
+                    return crashed.is_set() or bool(await rig.outcomes())
+
+                await rig.wait(is_over)
+        async with rig.life():
+            await rig.wait_ended(1, timeout_s=60)
+        assert rig.claude.asked == ["work"]
+        bodies = await rig.bodies()
+        assert [b for b in bodies if "approval" not in b] == ["first", "deny", "last"], (
+            first,
+            second,
+        )
+
+
+def test_two_crashes_are_survived_as_one_is(tmp_path: Path) -> None:
+    for first in range(14, 70, 7):
+        for second in range(3, 40, 6):
+            run_rooms(crash_twice(tmp_path / f"{first}-{second}", first, second))
+
+
+async def crash_while_stopping(folder: Path, crash_at: int) -> int:
+    async with open_rig(folder) as rig:
+        rig.claude.scripts["hang"] = hang
+        async with rig.life() as life:
+            await tell(rig, life, "hang")
+            await rig.wait_body("working")
+        await rig.receive("!cancel")
+        async with rig.life(crash_at=crash_at) as life:
+
+            async def is_over() -> bool:
+                return life.points.crashed.is_set() or bool(await rig.outcomes())
+
+            await rig.wait(is_over)
+            count = life.points.count
+        async with rig.life() as life:
+            await asyncio.sleep(1)
+            worker = life.manager.workers.get(ROOM)
+            if worker is not None:
+                await worker.cancel()
+            await rig.wait_ended(1, timeout_s=30)
+        assert await rig.outcomes() == ["cancelled"], crash_at
+        assert (await rig.bodies()).count("Cancelled.") == 1
+        return count
+
+
+def test_a_crash_while_a_turn_is_stopped_leaves_a_turn_that_can_be_stopped(tmp_path: Path) -> None:
+    steps = run_rooms(crash_while_stopping(tmp_path / "none", 0))
+    for crash_at in range(1, steps + 1):
+        run_rooms(crash_while_stopping(tmp_path / str(crash_at), crash_at))
