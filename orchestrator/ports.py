@@ -57,6 +57,14 @@ class Homeserver(Protocol):
         """
         ...
 
+    async def resolve_alias(self, alias: str) -> RoomId | None:
+        """The room that an alias (`#name:server`) stands for; None where it stands for none.
+
+        Raises:
+            HomeserverUnreachableError: try again.
+        """
+        ...
+
     async def leave(self, room_id: RoomId) -> None:
         """Leave, or decline an invitation. Idempotent; same errors as `join`."""
         ...

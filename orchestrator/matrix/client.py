@@ -229,6 +229,16 @@ class MatrixClient:
                 return None
             raise
 
+    async def resolve_alias(self, alias: str) -> RoomId | None:
+        """The room that an alias stands for, or None where it stands for none."""
+        path = api_path("directory", "room", alias)
+        try:
+            answer = await self._http.get(path, what="looking an alias up")
+        except RequestRefusedError:
+            return None
+        room_id = answer.get("room_id")
+        return RoomId(room_id) if isinstance(room_id, str) else None
+
     async def joined_members(self, room_id: RoomId) -> Mapping[UserId, str | None]:
         """The joined members and their names."""
         what = "reading a room's members"

@@ -192,6 +192,9 @@ class Intake:
             await self._done(row, "event type")
 
     async def _state(self, room_id: RoomId, event: RoomEvent, raw: str) -> None:
+        if event.state_key and event.type != "m.room.member":
+            # A room's own properties have an empty key; others anybody could make up.
+            return
         await self._encryption.handle_state(room_id, raw)
         match event.type:
             case "m.room.encryption":
@@ -199,7 +202,11 @@ class Intake:
             case "m.room.name":
                 await self._store.rooms.update(room_id, name=_text(event.content.get("name")))
             case "m.room.canonical_alias":
-                await self._store.rooms.update(room_id, alias=_text(event.content.get("alias")))
+                alias = _text(event.content.get("alias"))
+                # The room says so; what the alias stands for is for the alias's own server to say.
+                # Otherwise any room could have the profile that is configured for another's alias.
+                if alias is not None and await self._homeserver.resolve_alias(alias) == room_id:
+                    await self._store.rooms.update(room_id, alias=alias)
 
     async def _message(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         try:

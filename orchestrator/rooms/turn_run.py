@@ -206,8 +206,9 @@ class TurnRun:
         """End the turn because its runner is gone, or can't be reached in time."""
         if (why := self._clock.expired(self._loop.time())) is not None:
             self.stop(TurnOutcome.TIMED_OUT, why)
-        outcome = TurnOutcome.OUT_OF_MEMORY if self._out_of_memory else TurnOutcome.INTERRUPTED
-        return await self._end(outcome, None if self._out_of_memory else reason, lost=True)
+        if self._out_of_memory:
+            return await self._end(TurnOutcome.OUT_OF_MEMORY, None, lost=True)
+        return await self._end(TurnOutcome.INTERRUPTED, reason, lost=True)
 
     async def failed(self, reason: str) -> None:
         """End the turn for a reason in words."""
@@ -224,8 +225,8 @@ class TurnRun:
         return self.turn_id if self._attempt == 0 else f"{self.turn_id}.{self._attempt}"
 
     def _new_view(self, *, text_shown: bool) -> TurnView:
-        uuid = message_uuid(self._output.turn.turn_id)
-        return TurnView(message_uuid=uuid, now=self._loop.time(), text_shown=text_shown)
+        uuid, now = message_uuid(self._output.turn.turn_id), self._loop.time()
+        return TurnView(message_uuid=uuid, now=now, text_shown=text_shown)
 
     # What time brings...
 
@@ -234,8 +235,8 @@ class TurnRun:
         clock = self._clock.next_deadline() if self._stop.asked is None else None
         if clock is not None and self._is_replaying(now):
             clock = max(clock, self._attached_at + _REPLAY_S)
-        exit_at = None if self._killed_at is None else self._killed_at + _OOM_NEWS_S
-        times = [self._output.due_at(), clock, self._stop.next_step_at(now), exit_at]
+        times = [self._output.due_at(), clock, self._stop.next_step_at(now)]
+        times += [self._killed_at + _OOM_NEWS_S] if self._killed_at is not None else []
         return min((t for t in times if t is not None), default=None)
 
     def _is_replaying(self, now: float) -> bool:
@@ -299,8 +300,8 @@ class TurnRun:
         self._bytes += len(event.line)
         if self._bytes > self._profile.limits.output_bytes and not self._is_over_limit:
             self._is_over_limit = True
-            limit = texts.size(self._profile.limits.output_bytes)
-            self.stop(TurnOutcome.FAILED, f"it met this room's output limit of {limit}")
+            size = texts.size(self._profile.limits.output_bytes)
+            self.stop(TurnOutcome.FAILED, f"it met this room's output limit of {size}")
         cli = parse_line(event.line)
         if cli.is_progress:
             self._clock.progress(now)
@@ -384,11 +385,9 @@ class TurnRun:
         if stop is not None and (outcome is not TurnOutcome.DONE or self._is_over_limit):
             outcome, reason = stop.outcome, stop.reason
         is_answered = outcome is TurnOutcome.DONE and self._output.has_shown_text
+        sentence = None if is_answered else render_end(outcome, reason, self._profile)
         self.ended = await self._output.end(
-            outcome,
-            reason=reason,
-            sentence=None if is_answered else render_end(outcome, reason, self._profile),
-            store_acked=not lost,
+            outcome, reason=reason, sentence=sentence, store_acked=not lost
         )
         self._log.bind(action="turn.end", outcome=outcome, reason=reason).info("turn ended")
         if not lost:

@@ -86,6 +86,11 @@ class MemoryShim:
         self._attach = 0
         self._pieces = ""
 
+    @property
+    def spooled(self) -> int:
+        """Frames that were not acknowledged."""
+        return len(self._spool)
+
     async def run(self) -> None:
         """Serve until cancelled."""
         writer = self._group.create_task(self._write(), name="shim writer")

@@ -260,6 +260,7 @@ class MemoryCourtesyServer:
     typing: dict[RoomId, bool] = field(default_factory=dict)
     read: list[tuple[RoomId, EventId]] = field(default_factory=list)
     joined: list[RoomId] = field(default_factory=list)
+    aliases: dict[str, RoomId] = field(default_factory=dict)
     left: list[RoomId] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
     delays_s: list[float] = field(default_factory=list)
@@ -287,6 +288,10 @@ class MemoryCourtesyServer:
         if self.errors:
             raise self.errors.pop(0)
         self.joined.append(room_id)
+
+    async def resolve_alias(self, alias: str) -> RoomId | None:
+        """As the port says."""
+        return self.aliases.get(alias, ROOM)
 
     async def leave(self, room_id: RoomId) -> None:
         """As the port says."""

@@ -292,3 +292,30 @@ def test_a_command_that_fails_takes_nothing_along_and_a_failing_store_ends_it(
         assert caught.group_contains(StoreFullError)
 
     run(tmp_path, test)
+
+
+def test_an_alias_counts_only_when_its_own_server_says_so(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.homeserver.aliases["#ops:test"] = RoomId("!somewhere-else:test")
+        await rig.receive_event("m.room.canonical_alias", {"alias": "#ops:test"}, state_key="")
+        async with rig.life():
+            await asyncio.sleep(2)
+        room = await rig.store.rooms.get(ROOM)
+        assert room is not None
+        assert room.alias is None
+
+    run(tmp_path, test)
+
+
+def test_state_under_another_key_is_not_the_rooms_own(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        await rig.receive_event("m.room.encryption", {"algorithm": "x"}, state_key="x")
+        await rig.receive_event("m.room.name", {"name": "Forged"}, state_key=ALICE)
+        async with rig.life():
+            await asyncio.sleep(2)
+        room = await rig.store.rooms.get(ROOM)
+        assert room is not None
+        assert (room.encrypted, room.name) == (False, None)
+        assert rig.encryption.states == []
+
+    run(tmp_path, test)
