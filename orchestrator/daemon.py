@@ -13,6 +13,7 @@ waiting.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -102,6 +103,8 @@ async def run_daemon(plan: Plan, say: Say) -> None:
     Raises:
         AiAgentChatError: why it could not start, or what it ended by; as often as not in groups.
     """
+    # Whatever a library makes below the state directory (SQLite's files, say) is ours alone, too.
+    os.umask(0o077)
     stop = _watch_signals()
     with hold_state_dir(plan.state_dir):
         async with AsyncExitStack() as opened:

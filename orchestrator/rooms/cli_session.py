@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
+from dataclasses import replace
 
 from loguru import logger
 
@@ -42,8 +44,12 @@ class CliSessions:
         for other in sorted(live - {row.session_id if row else ""}):
             await link.signal_session(f"end:{uuid.uuid4()}", other, "kill")
         if row is not None and row.session_id in live:
-            return row
+            if row.command == self._command():
+                return row
+            await self._end_outdated()
         if row is not None and row.resumable:
+            row = replace(row, command=self._command())
+            await self._kit.store.turns.store_session(row)
             await self._open(link, row, resume=True)
             return row
         return await self.begin(link)
@@ -55,6 +61,7 @@ class CliSessions:
             session=MAIN,
             session_id=SessionId(str(uuid.uuid4())),
             resumable=False,
+            command=self._command(),
         )
         await self._kit.store.turns.store_session(row)
         await self._open(link, row, resume=False)
@@ -104,19 +111,36 @@ class CliSessions:
             if isinstance(item, SessionExited):
                 killed.discard(item.session)
 
+    async def _end_outdated(self) -> None:
+        """End a CLI that was started with other settings: permissions are among them."""
+        logger.bind(action="session.outdated", room=self._room_id).info(
+            "the room's settings have changed: its CLI is started anew"
+        )
+        await self.clear()
+        if self._runner.is_condemned:
+            raise RunnerGoneError
+
     def _live(self) -> set[str]:
         connection = self._runner.connection
         return set(connection.live_sessions) if connection else set()
 
-    async def _open(self, link: RunnerLink, session: SessionRow, *, resume: bool) -> None:
+    def _argv(self, session_id: SessionId, *, resume: bool) -> list[str]:
         agent = self._kit.config.agents.get(self._profile.agent)
-        argv = build_cli_argv(
-            session_id=session.session_id,
+        return build_cli_argv(
+            session_id=session_id,
             resume=resume,
             model=self._profile.model or (agent.model if agent else None),
             system_prompt=self._profile.system_prompt or (agent.system_prompt if agent else None),
             permissions=self._profile.permissions,
         )
+
+    def _command(self) -> str:
+        """A digest of the command line as the settings are now, whatever the session."""
+        text = "\0".join(self._argv(SessionId(""), resume=False))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    async def _open(self, link: RunnerLink, session: SessionRow, *, resume: bool) -> None:
+        argv = self._argv(session.session_id, resume=resume)
         if self._runner.quarters is None:
             raise RunnerGoneError
         await link.open_session(

@@ -56,6 +56,11 @@ class RoomRunner:
         condemned = " condemned" if self._is_condemned else ""
         return f"<RoomRunner {self._room.slug} {self.connection!r}{condemned}>"
 
+    @property
+    def is_condemned(self) -> bool:
+        """Whether it gets no other turn: the next `connect` replaces it."""
+        return self._is_condemned
+
     async def connect(self, *, busy: bool) -> RunnerLink:
         """A link to the room's running shim. `busy`: a turn is in the runner, so don't replace it.
 

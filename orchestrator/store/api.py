@@ -123,6 +123,8 @@ class SessionRow:
     session: str
     session_id: SessionId
     resumable: bool
+    command: str = ""
+    """A digest of the command line that its process was started with; "" where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

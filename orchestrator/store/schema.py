@@ -61,6 +61,7 @@ MIGRATIONS: tuple[str, ...] = (
         session    TEXT NOT NULL,
         session_id TEXT NOT NULL,
         resumable  INTEGER NOT NULL,
+        command    TEXT NOT NULL,
         PRIMARY KEY (room_id, session)
     ) STRICT;
 

@@ -152,7 +152,8 @@ class TurnTable:
 
         def work(db: sqlite3.Connection) -> SessionRow | None:
             row = db.execute(
-                "SELECT session_id, resumable FROM sessions WHERE room_id = ? AND session = ?",
+                "SELECT session_id, resumable, command FROM sessions "
+                "WHERE room_id = ? AND session = ?",
                 (room_id, session),
             ).fetchone()
             return row and SessionRow(
@@ -160,6 +161,7 @@ class TurnTable:
                 session=session,
                 session_id=SessionId(row[0]),
                 resumable=bool(row[1]),
+                command=row[2],
             )
 
         return await self._database.run(work)
@@ -317,7 +319,14 @@ def _store_acked(db: sqlite3.Connection, acked: Acked) -> None:
 
 def _store_session(db: sqlite3.Connection, session: SessionRow) -> None:
     db.execute(
-        "INSERT INTO sessions VALUES (?, ?, ?, ?) ON CONFLICT (room_id, session) "
-        "DO UPDATE SET session_id = excluded.session_id, resumable = excluded.resumable",
-        (session.room_id, session.session, session.session_id, session.resumable),
+        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?) ON CONFLICT (room_id, session) "
+        "DO UPDATE SET session_id = excluded.session_id, resumable = excluded.resumable, "
+        "command = excluded.command",
+        (
+            session.room_id,
+            session.session,
+            session.session_id,
+            session.resumable,
+            session.command,
+        ),
     )

@@ -101,6 +101,12 @@ async def test_embedded_json_has_what_scripts_need_and_is_private(newcomer: Orch
     assert set(held) == {"homeserver", "user_id", "password", "room_id", "agent_user_id"}
     assert path.stat().st_mode & 0o777 == 0o600
     assert newcomer.state_dir.stat().st_mode & 0o777 == 0o700
+    loose = [
+        file
+        for file in newcomer.state_dir.rglob("*")
+        if file.is_file() and "rooms" not in file.parts and file.stat().st_mode & 0o077
+    ]
+    assert loose == []
 
 
 async def test_ctrl_c_leaves_no_process_and_a_second_start_finds_everything(

@@ -8,6 +8,7 @@ import signal
 import docker
 import pytest
 
+from orchestrator.core.cli_command import CLAUDE
 from orchestrator.embedded.messages_model import Stall, Text, ToolUse
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import MatrixUser
@@ -38,7 +39,9 @@ async def cli_pids(installation: Installation) -> list[str]:
     finally:
         client.close()
     pid, command = rows["Titles"].index("PID"), rows["Titles"].index("CMD")
-    return [row[pid] for row in rows["Processes"] if row[command].startswith("claude ")]
+    found = [row[pid] for row in rows["Processes"] if row[command].startswith(f"{CLAUDE} ")]
+    assert found, "no CLI runs"
+    return found
 
 
 async def settle(alice: MatrixUser, seconds: float = 4) -> None:
@@ -159,3 +162,23 @@ async def test_a_second_orchestrator_on_the_same_state_is_refused(
     twin = await installation.configure()
     with pytest.raises(AssertionError, match="another orchestrator"):
         await twin.start()
+
+
+async def test_stricter_permissions_hold_from_the_next_turn_on(installation: Installation) -> None:
+    installation.api.when("make a file", [bash("touch made")])
+    alice, room = await start(installation)
+    before = await cli_pids(installation)
+    assert await installation.orchestrator.stop(signal.SIGTERM) == 0
+
+    await installation.configure(defaults={"permissions": "ask"})
+    await installation.orchestrator.start()
+    await alice.send(room, "make a file")
+    await alice.wait_for_text(room, "Not run")
+
+    assert await cli_pids(installation) != before
+    rooms = installation.orchestrator.state_dir / "rooms"
+    assert list(rooms.glob("*/workspace/made")) == []
+    await alice.send(room, "what did I say first?")
+    await alice.wait_for_text(room, "what did I say first?", sender=installation.agent.user_id)
+    asked = installation.api.asked[-1]
+    assert any("warm up" in message.text for message in asked.messages)
