@@ -20,6 +20,7 @@ AiAgentChatError
 ├── RunnerError
 │   ├── RunnerGoneError            the container is not there, or no longer runs
 │   ├── EngineRequestError         (retryable) the engine failed or did not answer in time
+│   │   └── EngineRefusedError     the engine said no, for good
 │   └── WireError
 │       ├── WireProtocolError      the runner broke the protocol: it is not trusted any further
 │       ├── WireVersionError
@@ -164,6 +165,12 @@ class EngineRequestError(RunnerError):
     """The Docker Engine failed, or did not answer in time."""
 
     retryable: ClassVar[bool] = True
+
+
+class EngineRefusedError(EngineRequestError):
+    """The Docker Engine refuses what was asked of it, and will refuse it again."""
+
+    retryable: ClassVar[bool] = False
 
 
 class WireError(RunnerError):

@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 a failure that is none of the others; 2 the configuration 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from orchestrator.daemon import Plan, run_daemon
 from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
 from orchestrator.embedded.homeserver import DEFAULT_PORT, EmbeddedHomeserver
 from orchestrator.embedded.synapse_config import BIND_ADDRESS
-from orchestrator.errors import AiAgentChatError, ConfigError
+from orchestrator.errors import AiAgentChatError, ConfigError, PreconditionError
 from orchestrator.log import configure_logging
 from orchestrator.model import Permissions
 from orchestrator.runners.engine import open_engine
@@ -80,8 +81,13 @@ def up(
     ] = False,
     state_dir: StateDir = None,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="The embedded homeserver's port on 127.0.0.1.")
-    ] = DEFAULT_PORT,
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="The embedded homeserver's port on 127.0.0.1. Default: the last one, or 8008.",
+        ),
+    ] = None,
     permissions: Annotated[
         Permissions | None,
         typer.Option(help="Replaces the configuration's defaults.permissions."),
@@ -99,6 +105,7 @@ def up(
                 config, _on_homeserver(homeserver) if on_embedded else {}, overrides
             )
 
+        _require_root()
         checked = build(None)
         _name_not_built(checked)
         if not on_embedded and not (secrets.anthropic_api_key or secrets.claude_code_oauth_token):
@@ -106,11 +113,12 @@ def up(
                 ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
             )
         _configure_logging(checked, secrets.values(), for_a_person=config is None)
+        where = (state_dir or checked.state_dir).absolute()
         plan = Plan(
-            state_dir=(state_dir or checked.state_dir).absolute(),
+            state_dir=where,
             secrets=secrets,
             build_config=build,
-            embedded_port=port if on_embedded else None,
+            embedded_port=(port or _remembered_port(where)) if on_embedded else None,
             base=base,
         )
         asyncio.run(run_daemon(plan, _say))
@@ -177,6 +185,29 @@ def _configure_logging(config: Config, secrets: list[str], *, for_a_person: bool
 def _name_not_built(config: Config) -> None:
     for path in not_built(config):
         sys.stderr.write(f"orchestrator: {path}: read, and without effect yet\n")
+
+
+def _require_root() -> None:
+    """Each room's files get an owner of their own, which only root can set up.
+
+    Raises:
+        PreconditionError: we are somebody else.
+    """
+    if os.geteuid() != 0:
+        msg = (
+            "it must run as root, because each room's files get an owner of their own. "
+            "Type: sudo make up (or sudo -E with the command that you typed)."
+        )
+        raise PreconditionError(msg)
+
+
+def _remembered_port(state_dir: Path) -> int:
+    """The port that this state directory's homeserver had the last time, or the usual one."""
+    try:
+        held = json.loads((state_dir / "embedded.json").read_text(encoding="utf-8"))
+        return int(str(held["homeserver"]).rpartition(":")[2])
+    except (OSError, ValueError, KeyError, TypeError):
+        return DEFAULT_PORT
 
 
 def _say(line: str) -> None:

@@ -155,21 +155,14 @@ ensure_engine() {
   if engine_answers; then return; fi
   [ -z "${DOCKER_HOST:-}" ] || fail "DOCKER_HOST is $DOCKER_HOST, and no Docker Engine answers there.
 Start that engine, or unset DOCKER_HOST to use the one of this machine."
-  if ! is_root; then fail_without_root; fi
+  is_root || fail "No Docker Engine answers, and only root can start one. Type: sudo make up"
   if ! has dockerd; then install_engine; fi
   if ! engine_answers; then start_engine; fi
 }
 
-fail_without_root() {
-  if [ -S /var/run/docker.sock ] && ! [ -w /var/run/docker.sock ]; then
-    fail "You may not use the Docker Engine of this machine (/var/run/docker.sock). Type:
-  sudo usermod -aG docker $(id -un)
-then log in again. Whoever may use the engine can become root through it."
-  fi
-  fail "No Docker Engine answers. On Debian type:
-  sudo apt-get install docker.io && sudo systemctl start docker
-  sudo usermod -aG docker $(id -un)
-then log in again, and try again."
+require_root() {
+  is_root || fail "aiagentchat must run as root: each room's files get an owner of their own. Type:
+  sudo make $1"
 }
 
 install_engine() {
@@ -247,6 +240,7 @@ ensure_image() {
 # ── what is run ────────────────────────────────────────────────────────────────────────────────
 
 up() {
+  require_root up
   ensure_venv run
   ensure_engine
   # With debootstrap, or without the right to install it, `orchestrator up` needs no help.
@@ -291,7 +285,8 @@ unit() {
 
 # Everything but the long forms (tests/chaos and bench have targets of their own).
 all_tests() {
-  began=$(date +%s)
+  require_root test
+  tests_began=$(date +%s)
   failed=0
   unit "$@" || failed=1
   ensure_engine
@@ -303,7 +298,7 @@ all_tests() {
   say "· tests on real parts: Docker Engine, Synapse, the Claude Code CLI"
   run_pytest "$LOGS/real.log" tests --ignore=tests/chaos -m "$REAL_PARTS" "$@" || failed=1
   say ""
-  say "make test, $(($(date +%s) - began)) s:"
+  say "make test, $(($(date +%s) - tests_began)) s:"
   say "  without Docker  $(closing_line "$LOGS/unit.log")"
   say "  on real parts   $(closing_line "$LOGS/real.log")"
   return "$failed"

@@ -101,6 +101,17 @@ def memory_limit_met(limits: Limits) -> str:
     )
 
 
+def runner_trouble(why: str) -> str:
+    """The turn can't start yet."""
+    return f"This waits: the room's runner can't be had right now ({why}). I keep trying."
+
+
+def api_trouble(status: int | None, attempt: int, max_retries: int) -> str:
+    """The API does not answer as it should, and is asked again."""
+    how = f"answers {status}" if status else "can't be reached"
+    return f"The Messages API {how}. Trying again ({attempt} of {max_retries})."
+
+
 def unknown_command(name: str, nearest: str | None) -> str:
     """A hint for a command that does not exist."""
     hint = f" Did you mean `!{nearest}`?" if nearest else ""

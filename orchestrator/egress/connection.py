@@ -262,7 +262,10 @@ class Connection:
     async def _fail(self, error: UpstreamFailedError) -> int:
         """Answer for an API that did not; a broken answer stays broken for the client."""
         self._door.log.warning(
-            "the Messages API failed", action="egress_upstream", error=type(error).__name__
+            "the Messages API failed",
+            action="egress_upstream",
+            error=type(error).__name__,
+            why=str(error),
         )
         if self._has_answered:
             self._door.cut += 1

@@ -166,7 +166,7 @@ def require_free_port(port: int) -> None:
             why = "is taken by another program" if taken else f"can't be used ({e.strerror})"
             msg = (
                 f"Port {port} on {BIND_ADDRESS} {why}. "
-                "Choose another one with: orchestrator up --port N"
+                'Choose another one with: make up ARGS="--port N" (orchestrator up --port N)'
             )
             raise PreconditionError(msg) from None
 

@@ -28,7 +28,7 @@ I am the **offline model**: a stand-in without any AI, so that you can try the r
 
 - `run: COMMAND` runs a command in this room's container, for instance `run: ls -la`
 - `write FILE: TEXT` writes a file, `read FILE` reads one
-- `count to N` counts slowly, to see text arrive (stop it with `!cancel`)
+- `count to N` takes its time, to see a turn run (stop it with `!cancel`)
 - `my name is NAME`, then `what is my name?`
 - `what did I say first?`
 
@@ -43,6 +43,8 @@ _MAX_ECHO_CHARS = 500
 _DEFAULT_DIRECTORY = "/workspace"
 
 # The gateway may put the sender's name in front of what was said.
+# What the CLI puts before the message that follows an interrupted turn.
+_INTERRUPTED = re.compile(r"^(\[Request interrupted by user[^\]]*\]\s*)+")
 _SENDER = re.compile(r"^\s*[\[<(]?@[^\s:]+:[^\s\]>):]+[\])>]?:?\s+")
 _DIRECTORY = re.compile(r"[Ww]orking directory: (/\S*)")
 _NAME = re.compile(r"\bmy name is\s+([^\W\d_][\w'-]{0,39})", re.IGNORECASE)
@@ -192,7 +194,7 @@ def _absolute(path: str, request: MessagesRequest) -> str:
 
 
 def _without_sender(text: str) -> str:
-    return _SENDER.sub("", text.strip()).strip()
+    return _SENDER.sub("", _INTERRUPTED.sub("", text.strip())).strip()
 
 
 def _say(text: str) -> Reply:

@@ -15,6 +15,7 @@ from orchestrator.config import RoomProfile
 from orchestrator.core import texts
 from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.errors import (
+    EngineRefusedError,
     EngineUnavailableError,
     PreconditionError,
     RunnerGoneError,
@@ -26,7 +27,7 @@ from orchestrator.model import TurnOutcome, TurnState
 from orchestrator.ports import RunnerInfo
 from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.kit import Kit
-from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.rooms.outgoing import build_notice_rows, build_turn_notice_rows
 from orchestrator.rooms.room_runner import TROUBLE, RoomRunner
 from orchestrator.rooms.turn_end import end_turn
 from orchestrator.rooms.turn_error import NotTakenError, ResumeFailedError, StuckError
@@ -37,6 +38,8 @@ from orchestrator.store.api import SessionRow, TurnRow
 # An engine that restarts is back within seconds; with the delays of core.lifecycle these are some
 # two minutes, after which the room is told.
 _CONNECT_ATTEMPTS = 8
+# The first failures are often over with the next attempt; after 3 s of them people wonder.
+_TELL_AFTER = 3
 # While a turn runs, the connection is tried for at least every so many failures' delay (16 s).
 _MOST_FAILURES = 5
 # Processes that a turn is offered to, one after the other, when each ends before it takes it.
@@ -158,8 +161,8 @@ class TurnDriver:
 
     async def _is_worth_another(self, error: Exception) -> bool:
         """Wait before the next attempt; False when there is none."""
-        is_lasting = isinstance(error, PreconditionError) and not isinstance(
-            error, EngineUnavailableError
+        is_lasting = isinstance(error, EngineRefusedError) or (
+            isinstance(error, PreconditionError) and not isinstance(error, EngineUnavailableError)
         )
         self._failures += 1
         self._log.bind(
@@ -173,8 +176,18 @@ class TurnDriver:
             return False
         if self._is_cancelled and self.turn.state is not TurnState.QUEUED:
             return False
+        if self._failures == _TELL_AFTER and self.turn.state is TurnState.QUEUED:
+            await self._tell_trouble(error)
         await self._pause(asyncio.get_running_loop().time() + restart_delay_s(self._failures))
         return True
+
+    async def _tell_trouble(self, error: Exception) -> None:
+        """Once a turn: it is not forgotten, it waits for something that is broken."""
+        limit = self._kit.config.gateway.max_event_bytes
+        text = texts.runner_trouble(_clause(error))
+        rows = build_turn_notice_rows(self.turn, "trouble", text, max_event_bytes=limit)
+        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
+        self._kit.notify_outbox()
 
     async def _pause(self, until: float) -> None:
         """Wait until then (loop time), or until somebody cancels the turn."""

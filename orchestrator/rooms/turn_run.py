@@ -25,6 +25,7 @@ from orchestrator.core.turn_view import (
     Ended,
     PermissionAsked,
     ReplyToCli,
+    Retrying,
     Show,
     TextReady,
     TurnView,
@@ -61,6 +62,8 @@ _STOP_WITHOUT_LINK_S = 20.0
 # Tools that were denied, each with a notice of its own; a turn that asks for more is not helped.
 _MAX_DENIED_NOTICES = 8
 _TOOL_NAME_CHARS = 64
+# The first repeats come within two seconds and mostly help; from here on people wonder.
+_TELL_RETRY = 3
 _RESULT_TOO_LONG = "its result was too long to read"
 
 
@@ -316,6 +319,9 @@ class TurnRun:
                 await self._deny(show, event.q)
             case ReplyToCli():
                 await self._reply(event.q, "", show.line)
+            case Retrying() if show.attempt >= _TELL_RETRY:
+                text = texts.api_trouble(show.status, show.attempt, show.max_retries)
+                await self._output.notice("api", text)
             case Ended() if show.session_lost and self.may_start_over:
                 raise ResumeFailedError
             case Ended():

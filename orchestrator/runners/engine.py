@@ -21,6 +21,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from orchestrator.errors import (
+    EngineRefusedError,
     EngineRequestError,
     EngineUnavailableError,
     ImageMissingError,
@@ -159,6 +160,9 @@ def _render(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
+_KINDS: Final = {400: EngineRefusedError, _CONFLICT: ConflictError}
+
+
 @contextmanager
 def _translated(address: EngineAddress) -> Iterator[None]:
     """Whatever docker, requests or the socket raises becomes an error of `orchestrator.errors`."""
@@ -169,9 +173,10 @@ def _translated(address: EngineAddress) -> Iterator[None]:
     except NotFound as e:
         raise RunnerGoneError from e
     except APIError as e:
-        kind = ConflictError if e.status_code == _CONFLICT else EngineRequestError
         msg = f"the Docker Engine refused: {e.explanation or e.status_code}"
-        raise kind(msg) from e
+        if "bind source path does not exist" in msg:
+            msg += ". The state directory must have the same path for the engine; see --state-dir"
+        raise _KINDS.get(e.status_code or 0, EngineRequestError)(msg) from e
     except (TimeoutError, requests.exceptions.Timeout) as e:
         msg = f"the Docker Engine at {address} did not answer in time"
         raise EngineRequestError(msg) from e

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.embedded.messages_model import Stall, Text, ToolUse
+from orchestrator.embedded.messages_model import HttpError, Stall, Text, ToolUse
 from orchestrator.model import RunnerState
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import body_of
@@ -223,3 +223,21 @@ def _tells(event: dict[str, Any], installation: Installation, asked: str) -> boo
     if event["type"] == "m.typing":
         return agent in event["content"]["user_ids"]
     return agent in event["content"].get(asked, {}).get("m.read", {})
+
+
+async def test_an_api_in_trouble_is_told_while_it_is_asked_again(
+    installation: Installation,
+) -> None:
+    overloaded = HttpError(status=529, type="overloaded_error", message="Overloaded")
+    installation.api.once("are you busy", *[overloaded] * 4, "Not any more.")
+    orchestrator = await installation.configure()
+    await orchestrator.start()
+    alice = await installation.person()
+    room = await installation.room(alice)
+
+    await alice.send(room, "are you busy?")
+    told = await alice.wait_for_text(room, "The Messages API answers 529")
+    assert told["content"]["msgtype"] == "m.notice"
+    await alice.wait_for_text(room, "Not any more.")
+    said = alice.texts(room, sender=installation.agent.user_id)
+    assert sum("Messages API" in text for text in said) == 1

@@ -127,8 +127,11 @@ async def test_ctrl_c_leaves_no_process_and_a_second_start_finds_everything(
     assert code == 3
     assert "make up" in err
 
-    await newcomer.start()
-    code, out, _ = await cchat(newcomer, "send", "--wait", "demo", "What did I say first?")
+    # The port is remembered.
+    arguments = ("--embedded",)
+    async with open_orchestrator(newcomer.state_dir.parent, *arguments, env=OFFLINE) as again:
+        await again.start()
+        code, out, _ = await cchat(again, "send", "--wait", "demo", "What did I say first?")
     assert code == 0
     assert "remember me" in out
 

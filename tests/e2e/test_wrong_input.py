@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -161,3 +162,25 @@ async def test_a_state_directory_that_can_not_be_made_is_named(tmp_path: Path) -
     )
     assert code == 3
     assert "--state-dir" in err
+
+
+async def test_somebody_else_than_root_is_told_how_to_start_it(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from orchestrator.main import main; "
+        "os.setgid(65534); os.setuid(65534); sys.argv = ['orchestrator', 'up']; main()"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        code,
+        cwd="/",
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        _, err = await process.communicate()
+    assert process.returncode == 3
+    assert b"sudo make up" in err
+    assert b"Traceback" not in err

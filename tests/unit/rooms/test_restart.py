@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core import texts
+from orchestrator.errors import EngineRefusedError
 from tests.support.memory_claude import Turn
 from tests.support.room_rig import ROOM, Rig
 from tests.unit.rooms.scenario import hang, run, tell, works_for
@@ -208,7 +209,9 @@ def test_an_engine_that_is_away_for_a_minute_is_waited_for(tmp_path: Path) -> No
             await asyncio.sleep(60)
             life.backend.is_away = False
             await rig.wait_ended(2)
-        assert await rig.bodies() == ["begun", "finished", "You said: two"]
+        begun, finished, waits, answer = await rig.bodies()
+        assert (begun, finished, answer) == ("begun", "finished", "You said: two")
+        assert waits.startswith("This waits:")
 
     run(tmp_path, test)
 
@@ -223,7 +226,20 @@ def test_an_engine_that_stays_away_fails_a_waiting_turn_with_its_reason(tmp_path
             await rig.wait_ended(1, timeout_s=200)
             await asyncio.sleep(1)
             assert rig.homeserver.typing[ROOM] is False
-        assert (await rig.bodies())[0].startswith("Failed: No Docker Engine answers.")
+        waits, failed = await rig.bodies()
+        assert waits.startswith("This waits: the room's runner can't be had right now")
+        assert failed.startswith("Failed: No Docker Engine answers.")
+
+    run(tmp_path, test)
+
+
+def test_what_the_engine_refuses_for_good_fails_the_turn_at_once(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            life.backend.fail_next["ensure"] = [EngineRefusedError("no such path")]
+            await tell(rig, life, "one")
+            await rig.wait_ended(1, timeout_s=3)
+        assert await rig.bodies() == ["Failed: no such path."]
 
     run(tmp_path, test)
 
