@@ -228,15 +228,15 @@ def _tells(event: dict[str, Any], installation: Installation, asked: str) -> boo
 async def test_an_api_in_trouble_is_told_while_it_is_asked_again(
     installation: Installation,
 ) -> None:
-    overloaded = HttpError(status=529, type="overloaded_error", message="Overloaded")
-    installation.api.once("are you busy", *[overloaded] * 4, "Not any more.")
+    broken = HttpError(status=500, type="api_error", message="Internal server error")
+    installation.api.once("are you busy", *[broken] * 4, "Not any more.")
     orchestrator = await installation.configure()
     await orchestrator.start()
     alice = await installation.person()
     room = await installation.room(alice)
 
     await alice.send(room, "are you busy?")
-    told = await alice.wait_for_text(room, "The Messages API answers 529")
+    told = await alice.wait_for_text(room, "The Messages API answers 500")
     assert told["content"]["msgtype"] == "m.notice"
     await alice.wait_for_text(room, "Not any more.")
     said = alice.texts(room, sender=installation.agent.user_id)
