@@ -275,8 +275,18 @@ class RoomManager:
                 kinds = [type(e).__name__ for e in errors.exceptions]
                 log = logger.bind(action="room.failed", room=worker.room_id, errors=kinds)
                 log.opt(exception=errors).error("a room's worker failed")
-            await worker.fail_current(texts.FAILED_INSIDE)
+            await self._fail_current(worker)
             if asyncio.get_running_loop().time() - started_at > _WELL_AFTER_S:
                 failures = 0
             failures += 1
             await asyncio.sleep(restart_delay_s(failures))
+
+    async def _fail_current(self, worker: RoomWorker) -> None:
+        """End the turn that the failure met; where that fails too, the next start looks at it."""
+        try:
+            await worker.fail_current(texts.FAILED_INSIDE)
+        except StoreError:
+            raise
+        except Exception as e:  # noqa: BLE001 - the same boundary: one room's bugs in that room
+            log = logger.bind(action="room.failed", room=worker.room_id, errors=[type(e).__name__])
+            log.opt(exception=e).error("the turn of a failed worker could not be ended")

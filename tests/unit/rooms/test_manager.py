@@ -21,6 +21,7 @@ from orchestrator.model import Priority, RoomId, RunnerState, TxnId
 from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.idle import IdleEar
 from orchestrator.rooms.turn_run import TurnRun
+from orchestrator.rooms.worker import RoomWorker
 from orchestrator.store.api import InboxKind, OutboxRow
 from tests.support.memory_claude import Turn
 from tests.support.room_rig import ROOM, CrashPoints, Rig, build_life
@@ -105,6 +106,34 @@ def test_a_room_that_always_fails_is_not_a_busy_loop(
             Turn(process, session, "other", "").text("poison")
             await asyncio.sleep(3600)
         assert 3 < failures < 30
+
+    run(tmp_path, test)
+
+
+def test_a_room_whose_failure_can_not_even_be_told_keeps_no_other_room_from_working(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 0
+
+    async def bug(*_: object, **__: object) -> None:
+        nonlocal failures
+        failures += 1
+        raise KeyError("bug")
+
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await tell(rig, life, "one")
+            await rig.wait_ended(1)
+            monkeypatch.setattr(RoomWorker, "fail_current", bug)
+            monkeypatch.setattr(IdleEar, "hear", bug)
+            session, process = next(iter(rig.shim.sessions.items()))
+            Turn(process, session, "other", "").text("poison")
+            await asyncio.sleep(10)
+            monkeypatch.undo()
+            await asyncio.sleep(120)
+            await tell(rig, life, "two")
+            await rig.wait_ended(2)
+        assert failures > 1
 
     run(tmp_path, test)
 
