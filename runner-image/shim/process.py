@@ -13,6 +13,9 @@ SESSION_VARIABLE = "AIAGENTCHAT_SESSION"
 _OWN_VARIABLES = "AIAGENTCHAT_"
 # What a session's processes are worth to the out-of-memory killer, of 1000: not PID 1 but they go.
 _OOM_SCORE_ADJ = "500"
+# Python ignores two of them, and whatever started us may ignore others (nohup does): a program
+# whose SIGHUP or SIGINT is ignored can't be stopped as people expect. Two can't be set.
+_SIGNALS = [n for n in range(1, 32) if n not in (signal.SIGKILL, signal.SIGSTOP)]
 _ENVIRON_BYTES = 256 * 1024
 
 
@@ -69,7 +72,7 @@ def _spawn(
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)],
             setsid=True,
             setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores these two
+            setsigdef=_SIGNALS,
         )
     finally:
         os.fchdir(before)
