@@ -6,6 +6,7 @@ Testcontainers' own clean-up container would be pulled from a registry; ours goe
 from __future__ import annotations
 
 import os
+import signal
 
 # Read when testcontainers is imported.
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
@@ -28,6 +29,16 @@ from tests.support.synapse import SynapseServer, run_synapse
 
 _ON_REAL_PARTS = ("docker", "synapse")
 _BASE = pytest.StashKey[Path]()
+
+
+def pytest_configure() -> None:
+    """Let what the tests start end by Ctrl-C.
+
+    A background job or nohup starts us with some signals ignored, and children inherit that.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -305,7 +305,8 @@ async def test_the_hosts_resolver_and_its_kernel_command_line_are_not_shown(room
 async def test_too_much_memory_ends_the_process_and_not_the_runner(room: Room) -> None:
     events = room.backend.watch()
     done = await room.run("python3 -c 'x = bytearray(4 << 30)'; echo $?")
-    assert done.output.splitlines()[-1] == "137"
+    # The shell's own word on stderr may come before it or after it.
+    assert "137" in done.output.splitlines()
     async with asyncio.timeout(STARTED_S):
         assert (await anext(events)).kind == "oom"
     runner = await room.backend.inspect(room.spec.name)
