@@ -204,6 +204,17 @@ class Secrets(_Section):
     anthropic_api_key: SecretStr | None = None
     claude_code_oauth_token: SecretStr | None = None
 
+    def require_api_credential(self) -> None:
+        """Check that there is a credential for the API.
+
+        Raises:
+            ConfigError: there is none; names the variables to set.
+        """
+        if self.anthropic_api_key is None and self.claude_code_oauth_token is None:
+            raise ConfigError(
+                ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
+            )
+
     def values(self) -> list[str]:
         """Every secret held, for the log's redaction filter."""
         held = (

@@ -39,7 +39,6 @@ from orchestrator.embedded.homeserver import (
 )
 from orchestrator.embedded.offline_model import open_offline_model
 from orchestrator.errors import (
-    ConfigError,
     EngineUnavailableError,
     RequestRefusedError,
     RunnerError,
@@ -449,9 +448,7 @@ def _choose_credential(secrets: Secrets, *, embedded: bool) -> tuple[Credential,
     if secrets.claude_code_oauth_token is not None:
         return OAuthToken(secrets.claude_code_oauth_token), False
     if not embedded:
-        raise ConfigError(
-            ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
-        )
+        secrets.require_api_credential()
     # Any text would do; a random one can't occur in what the gateway redacts from answers.
     return ApiKey(SecretStr(token_urlsafe(32))), True
 

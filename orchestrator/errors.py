@@ -208,3 +208,10 @@ class IllegalTransitionError(AiAgentChatError):
         self.state = state
         self.event = event
         super().__init__(f"no transition from {state} by {event}")
+
+
+def first_error(errors: BaseExceptionGroup[AiAgentChatError]) -> AiAgentChatError:
+    """The first error of a group, however deep; a group has one at least."""
+    for error in errors.exceptions:
+        return first_error(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError

@@ -23,7 +23,7 @@ from orchestrator.daemon import Plan, run_daemon
 from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
 from orchestrator.embedded.homeserver import DEFAULT_PORT, EmbeddedHomeserver
 from orchestrator.embedded.synapse_config import BIND_ADDRESS
-from orchestrator.errors import AiAgentChatError, ConfigError, PreconditionError
+from orchestrator.errors import AiAgentChatError, PreconditionError, first_error
 from orchestrator.log import configure_logging
 from orchestrator.model import Permissions
 from orchestrator.runners.engine import open_engine
@@ -108,10 +108,8 @@ def up(
         _require_root()
         checked = build(None)
         _name_not_built(checked)
-        if not on_embedded and not (secrets.anthropic_api_key or secrets.claude_code_oauth_token):
-            raise ConfigError(
-                ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
-            )
+        if not on_embedded:
+            secrets.require_api_credential()
         _configure_logging(checked, secrets.values(), for_a_person=config is None)
         where = (state_dir or checked.state_dir).absolute()
         plan = Plan(
@@ -221,15 +219,9 @@ def _exit_codes() -> Iterator[None]:
     try:
         yield
     except* AiAgentChatError as errors:
-        error = _first(errors)
+        error = first_error(errors)
         for line in str(error).splitlines():
             sys.stderr.write(f"orchestrator: {line}\n")
         sys.exit(error.exit_code)
     except* KeyboardInterrupt:
         sys.exit(130)
-
-
-def _first(errors: BaseExceptionGroup[AiAgentChatError]) -> AiAgentChatError:
-    for error in errors.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError

@@ -17,7 +17,6 @@ UNDECRYPTABLE = (
     "I could not decrypt a message: its key has not reached me. Please send it again; if that "
     "does not help, write from a device that was logged in when the message was sent."
 )
-ENCRYPTION_REQUIRED = "This installation only works in encrypted rooms. Switch encryption on here."
 CANCEL_NOTHING = "Nothing is running."
 CANCEL_ASKED = "Stopping…"
 NEW_CONVERSATION = "The next message starts a new conversation. The files stay as they are."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from orchestrator.errors import AiAgentChatError, WireClosedError
+from orchestrator.errors import AiAgentChatError, WireClosedError, first_error
 from orchestrator.model import Epoch, Seq
 from orchestrator.ports import RunnerBackend
 from orchestrator.runners.event import SessionExited, SessionStarted, UpEvent
@@ -66,7 +66,7 @@ class Connection:
                 await self._closing.wait()
                 pump.cancel()
         except* AiAgentChatError as errors:
-            self._fail(_first(errors))
+            self._fail(first_error(errors))
         else:
             self._fail(WireClosedError())
 
@@ -121,9 +121,3 @@ class Connection:
         """Make a `receive` that is waiting return None now."""
         if self._wait is not None and not self._wait.expired():
             self._wait.reschedule(asyncio.get_running_loop().time())
-
-
-def _first(errors: BaseExceptionGroup[AiAgentChatError]) -> AiAgentChatError:
-    for error in errors.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError
