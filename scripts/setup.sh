@@ -130,10 +130,12 @@ ensure_venv() {
   if [ "$1" = dev ]; then fingerprint requirements.lock > "$VENV/.aiagentchat-run"; fi
 }
 
+# The lock names every package, so nothing is resolved: a resolver may prefer a release that came out
+# after the lock was written, which has no digest there, and refuse to go on.
 install_packages() {
   step pip "installing the packages of $1 (about a minute)" \
     "$VENV/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
-    --require-hashes -r "$1" \
+    --require-hashes --no-deps -r "$1" \
     || fail "Check that a Python package index can be reached, then try again. pip has its own
 settings for another index or a proxy: pip help config"
   step project "installing aiagentchat itself" \
