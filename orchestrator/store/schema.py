@@ -96,4 +96,16 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (room_id, user_id, what)
     ) STRICT;
     """,
+    # 2: what survives more than a crash: text taken in and not sent, turns that go on with others,
+    # turns that wait, files to be sent, rooms that replace each other.
+    """
+    ALTER TABLE turns ADD COLUMN draft TEXT NOT NULL DEFAULT '';
+    ALTER TABLE turns ADD COLUMN continues TEXT;
+    ALTER TABLE turns ADD COLUMN resumes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE turns ADD COLUMN not_before REAL NOT NULL DEFAULT 0;
+    ALTER TABLE outbox ADD COLUMN file BLOB;
+    ALTER TABLE rooms ADD COLUMN replaced_by TEXT;
+    ALTER TABLE rooms ADD COLUMN replaces TEXT;
+    ALTER TABLE rooms ADD COLUMN replaced_at REAL;
+    """,
 )
