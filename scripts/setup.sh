@@ -19,7 +19,8 @@ LOGS=.cache/setup
 # Seconds. An engine answers about 1 s after its start; the rest is for a busy machine.
 ENGINE_WAIT=60
 TAIL_LINES=15
-# The markers of pyproject.toml: each test runs in one of the two parts of `make test`.
+# The markers of pyproject.toml: each test runs in one of the two parts of `make test`, but for those
+# that take minutes each, which `make chaos` runs.
 REAL_PARTS='docker or synapse or cli'
 DOCKERD_LOG=/var/log/aiagentchat-dockerd.log
 dockerd=''
@@ -278,14 +279,14 @@ unit() {
   say "· tests that need nothing but Python"
   status=0
   export COVERAGE_FILE="$LOGS/coverage"
-  run_pytest "$LOGS/unit.log" tests --ignore=tests/chaos -m "not ($REAL_PARTS)" \
+  run_pytest "$LOGS/unit.log" tests -m "not ($REAL_PARTS or long)" \
     --cov --cov-config=scripts/coverage.ini --cov-report= "$@" || status=$?
   covered=$("$VENV/bin/coverage" report --rcfile=scripts/coverage.ini --format=total 2>&1) || :
   say "branch coverage of what runs without Docker: $covered %"
   return "$status"
 }
 
-# Everything but the long forms (tests/chaos and bench have targets of their own).
+# Everything but the long forms (marked `long`, and bench), which have targets of their own.
 all_tests() {
   require_root test
   tests_began=$(date +%s)
@@ -298,7 +299,7 @@ all_tests() {
     "$VENV/bin/python" -m tests.support.synapse_image \
     || fail "The image could not be built; the lines above say why."
   say "· tests on real parts: Docker Engine, Synapse, the Claude Code CLI"
-  run_pytest "$LOGS/real.log" tests --ignore=tests/chaos -m "$REAL_PARTS" "$@" || failed=1
+  run_pytest "$LOGS/real.log" tests -m "($REAL_PARTS) and not long" "$@" || failed=1
   say ""
   say "make test, $(($(date +%s) - tests_began)) s:"
   say "  without Docker  $(closing_line "$LOGS/unit.log")"
