@@ -14,10 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import docker
 from docker.errors import BuildError, ImageNotFound
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from orchestrator.runners.base_image import find_base
 from orchestrator.runners.engine import open_engine
@@ -78,18 +81,36 @@ def _find_base() -> str:
 
 def _download_wheels(context: Path) -> None:
     wanted = context / "synapse.txt"
-    wanted.write_text(_lock_entry("matrix-synapse"), encoding="utf-8")
+    # Each by its own digest, and nothing resolved: a resolver may meet releases newer than the lock.
+    entries = "".join(_lock_entry(name) for name in sorted(_closure("matrix-synapse")))
+    wanted.write_text(entries, encoding="utf-8")
     machine = platform.machine()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
     command += ["--python-version", _PYTHON, "--implementation", "cp"]
     for tag in _MANYLINUX:
         command += ["--platform", f"{tag}_{machine}"]
-    command += ["--constraint", str(_LOCK), "--requirement", str(wanted)]
+    command += ["--no-deps", "--require-hashes", "--requirement", str(wanted)]
     command += ["--dest", str(context / "wheels")]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=_DOWNLOAD_TIMEOUT_S
     )
     assert done.returncode == 0, f"pip could not download Synapse:\n{done.stderr[-2000:]}"
+
+
+def _closure(package: str) -> set[str]:
+    """The package and what it needs, as far as it is installed here (the lock installed it)."""
+    found: set[str] = set()
+    waiting = [package]
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found.add(name)
+        for text in metadata.requires(name) or ():
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                waiting.append(needed.name)
+    return found
 
 
 def _lock_entry(package: str) -> str:
