@@ -81,7 +81,7 @@ def _find_base() -> str:
 
 def _download_wheels(context: Path) -> None:
     wanted = context / "synapse.txt"
-    # Each by its own digest, and nothing resolved: a resolver may meet releases newer than the lock.
+    # Each by its own digest, and nothing resolved: a resolver may prefer what the lock has not.
     entries = "".join(_lock_entry(name) for name in sorted(_closure("matrix-synapse")))
     wanted.write_text(entries, encoding="utf-8")
     machine = platform.machine()
