@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from orchestrator.core.chunking import RESERVE_BYTES, split_for_event
 from orchestrator.core.naming import txn_id
+from orchestrator.core.turn_mark import TURN_KEY as TURN_KEY
 from orchestrator.model import EventId, JsonObject, Priority, RoomId, TurnId, TurnOutcome
 from orchestrator.store.api import NewOutboxRow, TurnRow
 
-TURN_KEY = "org.aiagentchat.turn"
 MESSAGE = "m.room.message"
 
 
