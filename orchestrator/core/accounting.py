@@ -98,6 +98,9 @@ class _Accounts:
         self._live_txns = {
             row.txn_id for row in evidence.outbox if row.delivery is not Delivery.REFUSED
         }
+        self._live_from = {
+            room.room_id: room.live_from for room in evidence.rooms if not room.is_cut
+        }
         self._gone = {row.txn_id for row in unseen_sent(evidence)}
         self._of_turn: dict[TurnId, list[OutboxEntry]] = defaultdict(list)
         self._replies: dict[EventId, list[OutboxEntry]] = defaultdict(list)
@@ -231,9 +234,12 @@ class _Accounts:
 
     def _is_untold(self, row: OutboxEntry) -> bool:
         """Refused for good, and nothing took its place in a room that the agent is still in."""
+        is_of_now = row.created_at >= self._live_from.get(row.room_id, 0.0)
         return (
             row.delivery is Delivery.REFUSED
             and row.reason != LEFT_ROOM
+            and row.room_id in self._evidence.joined
+            and is_of_now
             and refused_txn_id(row.txn_id) not in self._live_txns
         )
 

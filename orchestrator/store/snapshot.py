@@ -1,6 +1,7 @@
 """The database as an audit reads it: at one moment, beside a running orchestrator, read-only.
 
-Rule: nothing is written, whatever is found; contents of messages are digested and dropped.
+Rule: nothing is written, whatever is found (a reader of SQLite's leaves `-shm` and an empty `-wal`,
+which the next start takes over); contents of messages are digested and dropped.
 """
 
 from __future__ import annotations

@@ -166,9 +166,7 @@ async def test_an_audit_that_can_not_read_says_so_by_its_exit_code(
 
 
 def _digest(state_dir: Path) -> list[tuple[str, bytes]]:
-    """Every file's content, but for SQLite's shared memory, which its readers lock in."""
-    return sorted(
-        (path.name, path.read_bytes())
-        for path in state_dir.iterdir()
-        if path.is_file() and not path.name.endswith("-shm")
-    )
+    """Every file's content. SQLite's readers lock in `-shm`, and leave it and an empty `-wal`."""
+    files = [path for path in state_dir.iterdir() if path.is_file()]
+    held = sorted((path.name, path.read_bytes()) for path in files)
+    return [(name, data) for name, data in held if data and not name.endswith("-shm")]
