@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.audit.messages import AuditPlan
+from orchestrator.audit.messages import audit_messages as judge_messages
+from orchestrator.config import Secrets, load_config
 from orchestrator.embedded.messages_model import HttpError, ToolUse
 from tests.e2e.conftest import Installation
 from tests.support.audit import Audit, audit_messages, wait_settled
@@ -101,7 +104,7 @@ async def test_each_thing_that_was_tampered_with_is_found(
     assert (await wait_settled(state_dir, *config(installation))).code == 0
     assert await installation.orchestrator.stop(signal.SIGTERM) == 0
 
-    async def found_after(statement: str, *values: str) -> tuple[int, list[Any]]:
+    async def found_after(statement: str, *values: str) -> list[tuple[str, str]]:
         """The audit of a copy in which the statement was executed."""
         copy = tmp_path / "tampered"
         shutil.rmtree(copy, ignore_errors=True)
@@ -110,27 +113,29 @@ async def test_each_thing_that_was_tampered_with_is_found(
             shutil.copy(state_dir / name, copy)
         with closing(sqlite3.connect(copy / "state.sqlite3")) as db, db:
             assert db.execute(statement, values).rowcount == 1
-        found = await audit(installation, copy)
-        return found.code, [(f["problem"], f["event_id"]) for f in found.report["findings"]]
+        plan = AuditPlan(
+            config=load_config(installation.config_path),
+            secrets=Secrets(),
+            state_dir=copy,
+            is_embedded=False,
+        )
+        report = await judge_messages(plan)
+        assert not report.is_clean(settled=False)
+        return [(f.problem.name.lower(), f.event_id) for f in report.findings]
 
     final = f"content LIKE '%{TURN}%' AND content LIKE '%\"final\": true%'"
-    assert await found_after("DELETE FROM inbox WHERE event_id = ?", hello) == (
-        1,
-        [("not_received", hello)],
-    )
-    assert await found_after("DELETE FROM turns") == (1, [("no_turn", hello)])
-    assert await found_after(f"DELETE FROM outbox WHERE {final}") == (1, [("no_end", hello)])
     refused = "UPDATE outbox SET state = 'refused', reason = 'M_FORBIDDEN' WHERE "
-    assert await found_after(refused + final) == (1, [("not_shown", hello)])
-    assert await found_after(refused + "content LIKE ?", f"%{help_}%") == (
-        1,
-        [("not_shown", help_)],
-    )
-    assert await found_after(
-        "UPDATE inbox SET state = 'failed', turn_id = NULL WHERE event_id = ?", hello
-    ) == (1, [("not_told", hello)])
+    lost = "DELETE FROM inbox WHERE event_id = ?"
+    assert await found_after(lost, hello) == [("not_received", hello)]
+    assert await found_after("DELETE FROM turns") == [("no_turn", hello)]
+    assert await found_after(f"DELETE FROM outbox WHERE {final}") == [("no_end", hello)]
+    assert await found_after(refused + final) == [("not_shown", hello)]
+    about_help = await found_after(refused + "content LIKE ?", f"%{help_}%")
+    assert about_help == [("not_shown", help_)]
+    failed = "UPDATE inbox SET state = 'failed', turn_id = NULL WHERE event_id = ?"
+    assert await found_after(failed, hello) == [("not_told", hello)]
     gone = "UPDATE outbox SET event_id = '$gone' WHERE event_id = ?"
-    assert ("gone", hello) in (await found_after(gone, answer["event_id"]))[1]
+    assert ("gone", hello) in await found_after(gone, answer["event_id"])
 
     before = _digest(state_dir)
     async with open_matrix_user(installation.server.base_url, installation.agent) as twin:
