@@ -124,6 +124,13 @@ class SendBudget:
         if self._interval_s is not None:
             self._tokens = self._tokens_at_homeserver(now, free_at=left + wait_s)
 
+    def tokens(self, now: float) -> float:
+        """How many messages may leave now; infinity while no limit is known."""
+        self._refill(now)
+        if now < self._blocked_until:
+            return 0.0
+        return float("inf") if self._interval_s is None else self._tokens
+
     def rate_per_s(self) -> float | None:
         """The learnt rate; None while no limit is known."""
         return None if self._interval_s is None else 1 / self._interval_s
