@@ -126,7 +126,7 @@ class OutboxSender:
         waiting = await self._store.waiting_now(room_id, now=self._clock())
         now = self._clock()
         spare = count_spare(self.budget.tokens(now), self.budget.state)
-        spare -= max(0, waiting - len(self._in_flight))
+        spare -= waiting
         if self._outage.is_on or self._store_full_until > now:
             spare = 0
         return self._progress.ask(room_id, spare=spare, now=now)

@@ -71,6 +71,34 @@ def test_a_refusal_of_a_request_from_the_same_volley_prolongs_the_wait_but_teach
     assert budget.next_send_at(0.9) > 9.9
 
 
+def test_a_rate_that_one_refusal_taught_is_corrected_and_not_the_burst() -> None:
+    """With messages at hand all the time, the second refusal comes while many are believed in."""
+    budget, limiter = SendBudget(), stock_limiter()
+    now = 0.0
+    while now < 1200.0:
+        now += 2.0
+        if budget.next_send_at(now) > now or budget.tokens(now) < 6:
+            continue
+        budget.sent(now)
+        if (wait_s := limiter.offer(now)) is not None:
+            budget.limited(now + 0.5, wait_s, sent_at=now)
+    assert len(limiter.refused) <= 3
+    assert budget.rate_per_s() == pytest.approx(STOCK_RATE, rel=0.1)
+    assert budget.state.burst == STOCK_BURST
+
+
+def test_a_homeserver_without_bursts_is_not_met_again_and_again() -> None:
+    budget, limiter = SendBudget(), LeakyBucket(rate_per_s=0.5, burst=1)
+    now = 0.0
+    while now < 1200.0:
+        now += 2.0
+        if budget.next_send_at(now) <= now:
+            budget.sent(now)
+            if (wait_s := limiter.offer(now)) is not None:
+                budget.limited(now + 0.5, wait_s, sent_at=now)
+    assert len([at for at in limiter.refused if at > 120]) <= 3
+
+
 def test_two_refusals_teach_the_stock_rate() -> None:
     budget, limiter = SendBudget(), stock_limiter()
     send_always(budget, limiter, until=50.0)
