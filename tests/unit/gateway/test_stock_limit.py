@@ -13,6 +13,7 @@ from orchestrator.errors import RateLimitedError
 from orchestrator.gateway.outbound import OutboxSender
 from orchestrator.model import EventId, JsonValue, Priority, RoomId, TxnId
 from tests.support.outbox import MemoryHomeserver, MemoryOutbox, RateLimitedHomeserver
+from tests.support.rate_limit import LeakyBucket
 from tests.support.virtual_time import loop_clock
 from tests.unit.gateway.test_outbound import make_sender, running, virtual
 
@@ -93,6 +94,20 @@ async def test_twenty_streams_at_once_show_a_little_each_and_their_answers_come_
     learnt_at = min(refused)
     assert len([at for at in refused if at > learnt_at + 1]) <= 3
     assert len(refused) <= 8
+
+
+@virtual
+async def test_a_homeserver_without_bursts_is_not_met_again_and_again() -> None:
+    limiter = LeakyBucket(rate_per_s=0.5, burst=1)
+    store, homeserver = MemoryOutbox(), RateLimitedHomeserver(limiter=limiter)
+    rooms = Rooms(store, make_sender(store, homeserver))
+    began = loop_clock()
+    async with running(rooms.sender), asyncio.TaskGroup() as group:
+        for i in range(3):
+            group.create_task(rooms.stream(f"!{i}", 600))
+            await asyncio.sleep(0.03)
+    assert len(rooms.shown) > 60
+    assert len([at for at in limiter.refused if at > began + 120]) <= 3
 
 
 @virtual
