@@ -20,8 +20,8 @@ from orchestrator.model import RoomId
 RESERVE = 5
 # Without a reserve (a limit without bursts) an answer waits for one interval: no longer than this.
 PATIENCE_S = 5.0
-# While no limit is known. When one is met, no more than these are refused together.
-AT_ONCE = 4
+# While no limit is known. When one is met, these are refused, and wait before their rooms' answers.
+AT_ONCE = 2
 # A room with something to show asks every 2 s (outbound_window_s); one that is silent has ended.
 _ASKS_AGAIN_S = 15.0
 # From the permission to the departure: cutting a long text and one commit. Nothing waits before it.

@@ -32,7 +32,7 @@ async def open_encrypted_user(
         await sync(client)
         yield client
     finally:
-        await client.close()
+        await client.close()  # type: ignore[no-untyped-call]
         if client.store is not None:
             client.store.database.close()
 
@@ -51,7 +51,7 @@ async def create_encrypted_room(client: nio.AsyncClient, agent: str) -> str:
     """A room with encryption; its id, once the agent has joined."""
     created = await client.room_create(
         invite=[agent],
-        initial_state=[nio.EnableEncryptionBuilder().as_dict()],
+        initial_state=[nio.EnableEncryptionBuilder().as_dict()],  # type: ignore[no-untyped-call]
     )
     assert isinstance(created, nio.RoomCreateResponse), created
     async with asyncio.timeout(60):
