@@ -222,18 +222,31 @@ async def engine(place: Place) -> AsyncIterator[None]:
 @case("runners.docker_backend:open_docker_backend", needs="docker")
 async def docker_backend(place: Place) -> AsyncIterator[None]:
     """With a watcher of the engine's events."""
-    async with open_docker_backend(new_installation()) as backend, asyncio.TaskGroup() as group:
+    async with open_docker_backend(new_installation()) as backend:
 
         async def watch() -> None:
             async for _ in backend.watch():
                 pass
 
-        watching = group.create_task(watch())
-        assert await backend.list() == []
+        async with beside(watch()):
+            assert await backend.list() == []
+            yield
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """Do the work while the body runs."""
+    failure: Exception | None = None
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work)
         try:
             yield
+        except Exception as e:  # noqa: BLE001 - raised below: a group would wrap it
+            failure = e
         finally:
-            watching.cancel()
+            task.cancel()
+    if failure is not None:
+        raise failure
 
 
 @case("runners.docker_backend:DockerBackend.attach", needs="docker")
@@ -253,15 +266,11 @@ async def docker_attach(place: Place) -> AsyncIterator[None]:
 async def matrix(place: Place) -> AsyncIterator[None]:
     """In the middle of a sync."""
     config, secrets = matrix_config(place)
-    async with open_matrix(config, secrets, place.path) as client, asyncio.TaskGroup() as group:
-        syncing = group.create_task(client.sync(None, timeout_ms=0))
-        await syncing
-        syncing = group.create_task(client.sync(syncing.result().next_batch, timeout_ms=30_000))
-        await asyncio.sleep(0)
-        try:
+    async with open_matrix(config, secrets, place.path) as client:
+        first = await client.sync(None, timeout_ms=0)
+        async with beside(client.sync(first.next_batch, timeout_ms=30_000)):
+            await asyncio.sleep(0)
             yield
-        finally:
-            syncing.cancel()
 
 
 @case("matrix.encryption:open_encryption", needs="synapse")
