@@ -24,6 +24,7 @@ from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
+    MESSAGE,
     Final,
     build_notice_rows,
     build_refusal_row,
@@ -220,8 +221,8 @@ class RoomManager:
     async def tell_refused(self, row: OutboxRow, error: RequestRefusedError) -> None:
         """A message will never be accepted: its room is told so in its place. Idempotent.
 
-        That may be accepted where the message was not (its size, its type, a filter). Where it is
-        refused as well, the agent may not speak, and nothing more is tried.
+        That may be accepted where the message was not (for its size, its type, its content). Where
+        the agent may not send messages at all, nothing can be said.
         """
         logger.bind(action="outbox.refused", room=row.room_id, errcode=error.errcode).error(
             "the homeserver refused a message for good"
@@ -229,7 +230,8 @@ class RoomManager:
         if row.has_file:
             await self._send_instead_of_file(row)
             return
-        if texts.is_message_refused(row.content.get("body")):
+        may_not_speak = error.errcode == "M_FORBIDDEN" and row.event_type == MESSAGE
+        if may_not_speak or texts.is_message_refused(row.content.get("body")):
             return
         notice = build_refusal_row(
             row, error.errcode, max_event_bytes=self._kit.config.gateway.max_event_bytes
