@@ -40,8 +40,17 @@ def queued(position: int) -> str:
 def queue_full(max_queued: int) -> str:
     """The turn was not taken."""
     return (
-        f"Not taken: {max_queued} turns are waiting already, the most for this room. "
-        "Send it again when some are done."
+        f"Not taken: {max_queued} turns are waiting already, the most for this room. This one and "
+        "what comes while that is so is left out. Send it again when some are done."
+    )
+
+
+def too_fast(burst: int, per_minute: int) -> str:
+    """A sender's messages are not taken any more; said once in a flood, to the first of them."""
+    return (
+        f"Not taken: your messages come too fast. {burst} at once are fine, and then {per_minute} "
+        "a minute; this one and all above that are left out. Wait a minute, then send again what "
+        "is missing. `!cancel` always works."
     )
 
 
