@@ -204,6 +204,8 @@ class Secrets(_Section):
 
     matrix_access_token: SecretStr | None = None
     matrix_password: SecretStr | None = None
+    matrix_admin_token: SecretStr | None = None
+    """Of a server admin, for `orchestrator matrix` alone."""
     anthropic_api_key: SecretStr | None = None
     claude_code_oauth_token: SecretStr | None = None
 
@@ -218,11 +220,27 @@ class Secrets(_Section):
                 ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
             )
 
+    def require_admin_token(self) -> SecretStr:
+        """The admin's token.
+
+        Raises:
+            ConfigError: there is none; names the variables to set.
+        """
+        if self.matrix_admin_token is None:
+            raise ConfigError(
+                [
+                    "no admin's token: set MATRIX_ADMIN_TOKEN or MATRIX_ADMIN_TOKEN_FILE to the "
+                    "access token of a server admin of the homeserver"
+                ]
+            )
+        return self.matrix_admin_token
+
     def values(self) -> list[str]:
         """Every secret held, for the log's redaction filter."""
         held = (
             self.matrix_access_token,
             self.matrix_password,
+            self.matrix_admin_token,
             self.anthropic_api_key,
             self.claude_code_oauth_token,
         )
@@ -236,7 +254,6 @@ _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
     BudgetConfig: ("usd_per_day", "agent_turns_in_a_row"),
     RoomProfile: ("stream", "idle_stop_s", "hibernate_s", "approval_timeout_s"),
     AgentConfig: ("user_id",),
-    ObservabilityConfig: ("metrics",),
 }
 # What asks for nothing: a file may say that it wants none of it.
 _OFF = (None, 0, (), "final")

@@ -126,6 +126,13 @@ def unknown_command(name: str, nearest: str | None) -> str:
     return f"There is no command `!{name}`.{hint} {HELP_HINT}"
 
 
+def account_limit(rate_per_s: float | None, waiting: int) -> str:
+    """What the homeserver lets the agent's account send, all rooms together."""
+    if rate_per_s is None:
+        return f"no limit of the homeserver's met yet, {waiting} messages waiting"
+    return f"may send about {rate_per_s:.2g} messages/s (learnt), {waiting} waiting"
+
+
 def size(count: int) -> str:
     """Bytes for people: 2 GiB, 512 MiB, 100 B."""
     value = float(count)

@@ -11,6 +11,7 @@ from pathlib import Path
 from orchestrator.store.api import InboxState, NewOutboxRow
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.inbox_table import InboxTable
+from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.turn_table import TurnTable
@@ -25,6 +26,7 @@ class Store:
     inbox: InboxTable
     turns: TurnTable
     outbox: OutboxTable
+    meta: MetaTable
 
     async def answer(
         self, seq: int, rows: Sequence[NewOutboxRow], *, reason: str, now: float
@@ -55,4 +57,5 @@ async def open_store(state_dir: Path) -> AsyncIterator[Store]:
             inbox=InboxTable(database),
             turns=TurnTable(database),
             outbox=OutboxTable(database),
+            meta=MetaTable(database),
         )
