@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
@@ -30,6 +30,7 @@ from orchestrator import __version__
 from orchestrator.config import Config, Secrets
 from orchestrator.control.server import open_control
 from orchestrator.core import texts
+from orchestrator.core.pacing import BudgetState, SendBudget
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
 from orchestrator.egress.gateway import open_egress
 from orchestrator.embedded.homeserver import (
@@ -40,10 +41,12 @@ from orchestrator.embedded.homeserver import (
 from orchestrator.embedded.offline_model import open_offline_model
 from orchestrator.ending import Ending
 from orchestrator.errors import (
+    AiAgentChatError,
     EngineUnavailableError,
     RequestRefusedError,
     RunnerError,
 )
+from orchestrator.gateway.budget_keeper import BudgetKeeper
 from orchestrator.gateway.clock import SteadyClock
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
@@ -52,6 +55,8 @@ from orchestrator.housing import HostHousing
 from orchestrator.log import register_secret
 from orchestrator.matrix.client import MatrixClient, OwnEvent, open_matrix
 from orchestrator.matrix.sync import SyncStatus, run_sync
+from orchestrator.metrics.server import open_metrics
+from orchestrator.metrics.source import MetricsSource
 from orchestrator.model import EventId, RunnerState
 from orchestrator.overview import Overview
 from orchestrator.ports import RunnerBackend, RunnerInfo
@@ -129,6 +134,7 @@ class _System:
     embedded: EmbeddedHomeserver | None
     matrix: MatrixClient
     sender: OutboxSender
+    keeper: BudgetKeeper
     courtesies: Courtesies
     gate: InboundGate[Heard]
     manager: RoomManager
@@ -171,7 +177,8 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     for room in await store.rooms.all():
         if room.encrypted:
             matrix.encryption.note_encrypted(room.room_id)
-    return _assemble(plan, config, store, backend, housing, matrix, embedded, offline)
+    learnt = await store.meta.send_budget()
+    return _assemble(plan, config, store, backend, housing, matrix, learnt, embedded, offline)
 
 
 def _assemble(
@@ -181,6 +188,7 @@ def _assemble(
     backend: DockerBackend,
     housing: HostHousing,
     matrix: MatrixClient,
+    learnt: BudgetState | None,
     embedded: EmbeddedHomeserver | None,
     offline: bool,
 ) -> _System:
@@ -194,8 +202,14 @@ def _assemble(
     async def on_refused(row: OutboxRow, error: RequestRefusedError) -> None:
         await manager.tell_refused(row, error)
 
+    budget = SendBudget(learnt)
     sender = OutboxSender(
-        store.outbox, matrix, on_refused=on_refused, find_sent=find_sent, clock=clock
+        store.outbox,
+        matrix,
+        on_refused=on_refused,
+        find_sent=find_sent,
+        budget=budget,
+        clock=clock,
     )
     courtesies = Courtesies(matrix, clock=loop.time)
     kit = Kit(
@@ -208,6 +222,7 @@ def _assemble(
         may_show_progress=sender.may_show_progress,
         wall_clock=clock,
         version=__version__,
+        send_rate_per_s=budget.rate_per_s,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(
@@ -233,6 +248,7 @@ def _assemble(
         embedded=embedded,
         matrix=matrix,
         sender=sender,
+        keeper=BudgetKeeper(budget, store.meta, kept=learnt),
         courtesies=courtesies,
         gate=gate,
         manager=manager,
@@ -283,7 +299,11 @@ async def _serve(
 
 def _outlet_tasks(system: _System) -> dict[str, Coroutine[Any, Any, NoReturn]]:
     """What must outlive the rooms."""
-    return {"outbox": system.sender.run(), "courtesies": system.courtesies.run()}
+    return {
+        "outbox": system.sender.run(),
+        "learnt limit": system.keeper.run(),
+        "courtesies": system.courtesies.run(),
+    }
 
 
 def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[Any, Any, None]]:
@@ -309,6 +329,7 @@ async def _serve_rooms(
     try:
         async with (
             open_control(system.state_dir, system.overview),
+            _open_metrics(system),
             asyncio.TaskGroup() as group,
         ):
             for name, work in _room_tasks(system, in_step).items():
@@ -322,6 +343,13 @@ async def _serve_rooms(
     except* Stopped as stopped:
         by = next(e.by for e in stopped.exceptions if isinstance(e, Stopped))
     return by
+
+
+def _open_metrics(system: _System) -> AbstractAsyncContextManager[None]:
+    source = MetricsSource(system.store, system.sender, system.kit.wall_clock)
+    settings = system.kit.config.observability
+    is_named = "metrics" in settings.model_fields_set
+    return open_metrics(settings.metrics, source.read, required=is_named)
 
 
 async def _sync(system: _System, in_step: asyncio.Event) -> NoReturn:
@@ -403,6 +431,12 @@ async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: E
     if left:
         logger.bind(action="daemon.drained", rooms=left).warning(
             "some messages wait for the next start"
+        )
+    try:
+        await system.keeper.keep()
+    except AiAgentChatError as e:
+        logger.bind(action="daemon.keep", error=type(e).__name__).error(
+            "what was learnt of the account's limit is not kept"
         )
 
 

@@ -85,8 +85,17 @@ def queued(position: int) -> str:
 def queue_full(max_queued: int) -> str:
     """The turn was not taken."""
     return (
-        f"Not taken: {max_queued} turns are waiting already, the most for this room. "
-        "Send it again when some are done."
+        f"Not taken: {max_queued} turns are waiting already, the most for this room. This one and "
+        "what comes while that is so is left out. Send it again when some are done."
+    )
+
+
+def too_fast(burst: int, per_minute: int) -> str:
+    """A sender's messages are not taken any more; said once in a flood, to the first of them."""
+    return (
+        f"Not taken: your messages come too fast. {burst} at once are fine, and then {per_minute} "
+        "a minute; this one and all above that are left out. Wait a minute, then send again what "
+        "is missing. `!cancel` always works."
     )
 
 
@@ -160,6 +169,13 @@ def unknown_command(name: str, nearest: str | None) -> str:
     """A hint for a command that does not exist."""
     hint = f" Did you mean `!{nearest}`?" if nearest else ""
     return f"There is no command `!{name}`.{hint} {HELP_HINT}"
+
+
+def account_limit(rate_per_s: float | None, waiting: int) -> str:
+    """What the homeserver lets the agent's account send, all rooms together."""
+    if rate_per_s is None:
+        return f"no limit of the homeserver's met yet, {waiting} messages waiting"
+    return f"may send about {rate_per_s:.2g} messages/s (learnt), {waiting} waiting"
 
 
 def size(count: int) -> str:

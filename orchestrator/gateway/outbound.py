@@ -101,6 +101,8 @@ class OutboxSender:
         self._on_refused = on_refused
         self._find_sent = find_sent
         self.budget = budget or SendBudget()
+        self.limited = 0
+        """429s that were met since the start."""
         self._clock = clock or SteadyClock()
         self._jitter = jitter or random.SystemRandom().random
         self._max_in_flight = max_in_flight
@@ -250,6 +252,7 @@ class OutboxSender:
             event_id = await self._deliver(row)
         except RateLimitedError as error:
             self._answered(row)
+            self.limited += 1
             self.budget.limited(self._clock(), error.retry_after_s, sent_at=left)
             wait = {"retry_after_s": error.retry_after_s, "rate_per_s": self.budget.rate_per_s()}
             log.bind(action="outbox.limited", **wait).info("the homeserver asked to slow down")

@@ -51,6 +51,8 @@ class Kit:
     wall_clock: Callable[[], float]
     """Unix time, for what is stored."""
     version: str
+    send_rate_per_s: Callable[[], float | None] = lambda: None
+    """What the account may send, as far as is known; None: no limit met yet."""
 
     async def event_limit(self, room_id: RoomId) -> int:
         """The most bytes that a message's content may have in this room.

@@ -25,12 +25,12 @@ from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
     MESSAGE,
-    Final,
     build_notice_rows,
     build_refusal_row,
     build_rows_instead_of_file,
     build_turn_notice_rows,
 )
+from orchestrator.rooms.refusal import Refusals
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.status import render_status
 from orchestrator.rooms.worker import MAIN, RoomWorker
@@ -57,6 +57,7 @@ class RoomManager:
         self._tasks: dict[RoomId, asyncio.Task[None]] = {}
         self._retiring: dict[RoomId, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._refusals = Refusals(kit)
 
     def __repr__(self) -> str:
         busy = sum(worker.current is not None for worker in self._workers.values())
@@ -71,6 +72,7 @@ class RoomManager:
         """Serve the rooms until cancelled; runners and their turns are left running."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            group.create_task(self._refusals.run(), name="refusals")
             for turn in await self._kit.store.turns.open_turns():
                 await self._take_up(turn.room_id)
             await self._adopt_runners()
@@ -123,10 +125,15 @@ class RoomManager:
             asked=tuple(item.message.event_id for item in items),
             inbox=tuple(item.seq for item in items),
         )
-        limit = self._kit.config.gateway.max_queued_turns
         row = await self._kit.store.turns.admit(
-            turn, max_queued=limit, notices=self._admission_notices, now=self._kit.wall_clock()
+            turn,
+            max_queued=self._kit.config.gateway.max_queued_turns,
+            refusal=self._refusals.queue_full(room_id),
+            notices=self._queue_notices,
+            now=self._kit.wall_clock(),
         )
+        if row.outcome is TurnOutcome.REFUSED:
+            self._refusals.note_queue_full(room_id)
         self._kit.notify_outbox()
         logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
             "messages became a turn"
@@ -135,22 +142,25 @@ class RoomManager:
         if worker is not None:
             worker.wake()
 
-    def _admission_notices(self, turn: TurnRow, ahead: int) -> list[NewOutboxRow]:
-        max_event_bytes = self._kit.config.gateway.max_event_bytes
-        if turn.outcome is TurnOutcome.REFUSED:
-            text = texts.queue_full(self._kit.config.gateway.max_queued_turns)
-            final = Final(outcome=TurnOutcome.REFUSED)
-            return build_turn_notice_rows(
-                turn, "refused", text, max_event_bytes=max_event_bytes, final=final
-            )
+    def _queue_notices(self, turn: TurnRow, ahead: int) -> list[NewOutboxRow]:
         if ahead == 0:
             return []
+        max_event_bytes = self._kit.config.gateway.max_event_bytes
         return build_turn_notice_rows(
             turn, "queued", texts.queued(ahead), max_event_bytes=max_event_bytes
         )
 
-    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
-        """Execute a room command, and store its answer with the mark on its inbox row."""
+    async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """A message of a sender who is over the limit; the room is told once in a flood."""
+        await self._refusals.refuse_too_fast(room.room_id, row.seq, message)
+
+    async def execute(
+        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
+    ) -> None:
+        """Execute a room command, and store its answer with the mark on its inbox row.
+
+        Without `answers` it only has its effect: what it does shows elsewhere.
+        """
         command = parse_command(message.text)
         worker = await self._ensure_worker(room.room_id)
         if worker is None:
@@ -164,7 +174,9 @@ class RoomManager:
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
             reply_to=message.event_id,
         )
-        await self._kit.store.answer(row.seq, rows, reason="command", now=self._kit.wall_clock())
+        await self._kit.store.answer(
+            row.seq, rows if answers else (), reason="command", now=self._kit.wall_clock()
+        )
         self._kit.notify_outbox()
 
     async def _answer(self, command: Command | UnknownCommand | None, worker: RoomWorker) -> str:

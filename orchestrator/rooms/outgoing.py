@@ -61,13 +61,24 @@ def build_notice_rows(
 
 
 def build_turn_notice_rows(
-    turn: TurnRow, topic: str, text: str, *, max_event_bytes: int, final: Final | None = None
+    turn: TurnRow,
+    topic: str,
+    text: str,
+    *,
+    max_event_bytes: int,
+    final: Final | None = None,
+    replies: bool = False,
 ) -> list[NewOutboxRow]:
-    """What is said about a turn besides its answer; `topic` makes the transaction ids."""
+    """What is said about a turn besides its answer; `topic` makes the transaction ids.
+
+    With `replies` it shows as a reply to the first message of the turn.
+    """
     contents = split_for_event(
         text, max_event_bytes=max_event_bytes, notice=True, reserve_bytes=_reserve_bytes(turn)
     )
     _mark(contents, turn, first_part=turn.parts, final=final)
+    for content in contents if replies else ():
+        content["m.relates_to"] = {"m.in_reply_to": {"event_id": turn.asked[0]}}
     priority = Priority.FINAL if final else Priority.NOTICE
     return _rows(turn.room_id, f"{turn.turn_id}:{topic}", contents, first_part=0, priority=priority)
 
@@ -168,6 +179,11 @@ def _file_content(size_bytes: int, *, part: int) -> JsonObject:
         "info": {"mimetype": "text/markdown", "size": size_bytes},
         "m.mentions": {},
     }
+
+
+def build_refusal_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
+    """The end of refused messages that the room was told of already; no answer waits for it."""
+    return replace(build_end_mark_row(turn, final), priority=Priority.TEXT)
 
 
 def _turn_mark(

@@ -161,6 +161,16 @@ class OutboxTable:
 
         return await self._database.run(work)
 
+    async def oldest_waiting_at(self) -> float | None:
+        """When the oldest of them was stored (Unix time), or None when nothing waits."""
+
+        def work(db: sqlite3.Connection) -> float | None:
+            query = "SELECT min(created_at) FROM outbox WHERE state = 'queued'"
+            value: float | None = db.execute(query).fetchone()[0]
+            return value
+
+        return await self._database.run(work)
+
     async def _update(self, seq: int, assignments: str, *values: object) -> None:
         def work(db: sqlite3.Connection) -> None:
             db.execute(

@@ -12,6 +12,7 @@ from orchestrator.model import RoomId, UserId
 from orchestrator.store.api import InboxState, NewOutboxRow
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.inbox_table import InboxTable
+from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.turn_table import TurnTable
@@ -35,6 +36,7 @@ class Store:
     inbox: InboxTable
     turns: TurnTable
     outbox: OutboxTable
+    meta: MetaTable
 
     async def answer(
         self,
@@ -101,4 +103,5 @@ async def open_store(state_dir: Path) -> AsyncIterator[Store]:
             inbox=InboxTable(database),
             turns=TurnTable(database),
             outbox=OutboxTable(database),
+            meta=MetaTable(database),
         )

@@ -33,11 +33,14 @@ from orchestrator.egress.inspector import open_inspector
 from orchestrator.embedded.homeserver import open_embedded_homeserver
 from orchestrator.embedded.messages_api import open_messages_api
 from orchestrator.embedded.offline_model import OfflineModel, open_offline_model
+from orchestrator.errors import AdminApiError, StoreError
 from orchestrator.matrix.client import open_matrix
 from orchestrator.matrix.encryption import open_encryption
 from orchestrator.matrix.http import MatrixHttp
 from orchestrator.matrix.login import Login
 from orchestrator.matrix.olm import open_machine, store_path
+from orchestrator.metrics.figures import Figures
+from orchestrator.metrics.server import open_metrics
 from orchestrator.model import Seq, UserId
 from orchestrator.runners.docker_backend import open_docker_backend
 from orchestrator.runners.engine import open_engine
@@ -45,6 +48,7 @@ from orchestrator.runners.link import open_link
 from orchestrator.runners.memory_backend import MemoryEngine, open_memory_backend
 from orchestrator.store.database import open_database
 from orchestrator.store.store import open_store
+from orchestrator.synapse_admin import open_synapse_admin
 from tests.support.egress import connect, room_door
 from tests.support.matrix_user import open_matrix_user
 from tests.support.memory_claude import MemoryClaude
@@ -65,6 +69,16 @@ from tests.unit.control.source import MemorySource
 ROOT = Path(__file__).parents[2]
 # Of anything that should happen at once on a busy machine.
 SOON_S = 30.0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+_METRICS_PORT = _free_port()
 
 
 class SiblingError(Exception):
@@ -204,6 +218,23 @@ async def control(place: Place) -> AsyncIterator[None]:
             writer.close()
 
 
+@case("metrics.server:open_metrics")
+async def metrics(_: Place) -> AsyncIterator[None]:
+    """The port is free again at the end: the next case listens on it."""
+    async with open_metrics(f"127.0.0.1:{_METRICS_PORT}", no_figures, required=True):
+        reader, writer = await asyncio.open_connection("127.0.0.1", _METRICS_PORT)
+        try:
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+            yield
+        finally:
+            writer.close()
+
+
+async def no_figures() -> Figures:
+    raise StoreError
+
+
 @case("matrix.olm:open_machine")
 async def machine(place: Place) -> AsyncIterator[None]:
     me = UserId("@me:test")
@@ -291,6 +322,15 @@ async def history_http(place: Place) -> AsyncIterator[None]:
     config, _ = matrix_config(place)
     async with open_history_http(config.homeserver, config.user_id, "no token") as http:
         await http.exchange("GET", "/_matrix/client/versions", "asking")
+        yield
+
+
+@case("synapse_admin:open_synapse_admin", needs="synapse")
+async def synapse_admin(place: Place) -> AsyncIterator[None]:
+    assert place.server is not None
+    async with open_synapse_admin(place.server.base_url, SecretStr("no token")) as admin:
+        with pytest.raises(AdminApiError):
+            await admin.send_limit(UserId("@nobody:test"))
         yield
 
 

@@ -35,6 +35,7 @@ from orchestrator.runners.memory_backend import MemoryBackend, MemoryEngine, ope
 from orchestrator.store.api import InboxKind, NewInboxRow, OutboxRow, RoomRow, TurnRow
 from orchestrator.store.database import Database
 from orchestrator.store.inbox_table import InboxTable
+from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.outbox_table import OutboxTable
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.store import Store, open_store
@@ -538,6 +539,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         inbox=InboxTable(own),
         turns=TurnTable(own),
         outbox=OutboxTable(own),
+        meta=MetaTable(own),
     )
     backend = CrashingBackend(rig.backend, points)
     courtesies = Courtesies(rig.homeserver, clock=loop_clock)

@@ -12,14 +12,23 @@ from typing import Any, NoReturn
 import pytest
 
 from orchestrator import daemon
+from orchestrator.core.pacing import BudgetState
 from orchestrator.ending import END_S, Ending
 from orchestrator.errors import RequestRefusedError, StoreCorruptError
+from orchestrator.gateway.budget_keeper import BudgetKeeper
 from orchestrator.gateway.outbound import OutboxSender
 from orchestrator.store.api import OutboxRow
 from tests.support.outbox import HangingHomeserver, MemoryHomeserver, MemoryOutbox
 from tests.support.virtual_time import loop_clock, run_virtual
 
 ROWS = 3
+
+
+class MemoryBudgetStore:
+    """Keeps what it is given."""
+
+    async def keep_send_budget(self, state: BudgetState) -> None:
+        self.kept = state
 
 
 class Scene:
@@ -56,6 +65,7 @@ class Scene:
             kit=SimpleNamespace(wall_clock=loop_clock),
             sender=sender,
             courtesies=SimpleNamespace(run=forever),
+            keeper=BudgetKeeper(sender.budget, MemoryBudgetStore(), kept=None),
             state_dir=None,
             overview=None,
         )
@@ -77,6 +87,7 @@ def _only_the_scene(monkeypatch: pytest.MonkeyPatch) -> None:
         return
 
     monkeypatch.setattr(daemon, "open_control", no_control)
+    monkeypatch.setattr(daemon, "_open_metrics", no_control)
     monkeypatch.setattr(daemon, "_announce", nothing)
 
 

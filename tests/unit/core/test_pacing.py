@@ -169,6 +169,23 @@ def test_a_lifted_limit_is_noticed() -> None:
     assert free.refused == []
 
 
+def time_until_free(budget: SendBudget, *, start: float) -> float:
+    """Seconds of pressure until a limit that was lifted is held no longer."""
+    now = start
+    while budget.rate_per_s() is not None:
+        now = budget.next_send_at(now)
+        budget.sent(now)
+    return now - start
+
+
+def test_a_lifted_limit_is_held_for_a_quarter_of_an_hour_or_minutes_after_a_start() -> None:
+    budget, limiter = SendBudget(), stock_limiter()
+    now = send_always(budget, limiter, until=3 * HOUR_S)
+    revived = SendBudget(budget.state)
+    assert time_until_free(budget, start=now) < 17 * 60
+    assert time_until_free(revived, start=now) < 2.5 * 60
+
+
 def test_a_limit_that_falls_is_learnt_in_three_refusals() -> None:
     budget = SendBudget()
     fast = LeakyBucket(rate_per_s=2.0, burst=10)
