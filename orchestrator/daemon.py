@@ -205,6 +205,7 @@ def _assemble(
         housing=housing,
         courtesies=courtesies,
         notify_outbox=sender.notify,
+        may_show_progress=sender.may_show_progress,
         wall_clock=clock,
         version=__version__,
     )

@@ -30,6 +30,7 @@ from orchestrator.rooms.outgoing import (
     Final,
     build_notice_rows,
     build_refusal_row,
+    build_rows_instead_of_file,
     build_turn_notice_rows,
 )
 from orchestrator.rooms.room_runner import TROUBLE
@@ -251,6 +252,9 @@ class RoomManager:
         logger.bind(action="outbox.refused", room=row.room_id, errcode=error.errcode).error(
             "the homeserver refused a message for good"
         )
+        if row.has_file:
+            await self._send_instead_of_file(row)
+            return
         may_not_speak = error.errcode == "M_FORBIDDEN" and row.event_type == MESSAGE
         if may_not_speak or texts.is_message_refused(row.content.get("body")):
             return
@@ -258,6 +262,14 @@ class RoomManager:
             row, error.errcode, max_event_bytes=self._kit.config.gateway.max_event_bytes
         )
         await self._kit.store.outbox.add([notice], now=self._kit.wall_clock())
+
+    async def _send_instead_of_file(self, row: OutboxRow) -> None:
+        file = await self._kit.store.outbox.file(row.seq)
+        if file is None:
+            return  # the room was left, and all that waited for it dropped
+        limit = await self._kit.event_limit(row.room_id)
+        rows = await asyncio.to_thread(build_rows_instead_of_file, row, file, max_event_bytes=limit)
+        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
 
     def note_out_of_memory(self, slug: RoomSlug) -> None:
         """The kernel ended a process of this room's runner for its memory."""
