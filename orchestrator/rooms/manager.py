@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -23,6 +24,7 @@ from orchestrator.errors import RequestRefusedError, StoreError
 from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.mishap import build_mishap_notice
 from orchestrator.rooms.outgoing import (
     MESSAGE,
     build_notice_rows,
@@ -105,7 +107,30 @@ class RoomManager:
                 await self._take_up(room.room_id)
 
     async def close_window(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
-        """A sender's burst is over: it becomes a turn. Idempotent by the first message."""
+        """A sender's burst is over: it becomes a turn, or its sender is told why not. Idempotent.
+
+        What the store can't do now is asked again; any other failure would be the same again.
+        """
+        try:
+            await self._admit(room_id, sender, items)
+        except StoreError:
+            raise
+        except Exception as e:  # noqa: BLE001 - contains one room's bugs in that room
+            # The error's text may hold a message's; its kind and place don't.
+            where = "".join(traceback.format_tb(e.__traceback__))
+            logger.bind(
+                action="turn.not_admitted", room=room_id, error=type(e).__name__, trace=where
+            ).error("messages could not be made a turn")
+            for item in items:
+                notice = build_mishap_notice(
+                    room_id, item.message.event_id, e, config=self._kit.config
+                )
+                await self._kit.store.fail(
+                    item.seq, notice, reason=type(e).__name__, now=self._kit.wall_clock()
+                )
+            self._kit.notify_outbox()
+
+    async def _admit(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
         room = await self._kit.store.rooms.get(room_id)
         if room is None or not room.joined:
             for item in items:
