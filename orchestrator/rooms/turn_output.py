@@ -151,7 +151,7 @@ class TurnOutput:
         await self._acknowledged(link, done, now)
 
     async def _clean_pending(self) -> str:
-        """As it will be shown: a lone surrogate can't be stored, and cleaned twice it is the same."""
+        """As it will be shown: a lone surrogate can't be stored. Doing it twice changes nothing."""
         text = "\n\n".join(self._pending)
         return sanitise(text) if len(text) < _LONG_TEXT_CHARS else await to_thread(sanitise, text)
 
