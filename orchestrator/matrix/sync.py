@@ -22,7 +22,6 @@ from orchestrator.errors import (
     MatrixError,
     RateLimitedError,
     RequestRefusedError,
-    StoreFullError,
 )
 from orchestrator.matrix.backoff import Backoff
 from orchestrator.matrix.http import TooLargeAnswerError
@@ -116,7 +115,7 @@ async def run_sync(
     on_commit: Callable[[], None],
     on_typing: Callable[[RoomId, frozenset[UserId]], None],
     on_status: Callable[[SyncStatus], None],
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> NoReturn:
@@ -128,13 +127,13 @@ async def run_sync(
         on_commit: called after each commit that stored something new.
         on_typing: called with a room and who types there, when that changes. Never stored.
         on_status: called after each answer, and after each failure.
-        clock: Unix time.
+        clock: Unix time that does not jump.
         sleep: waits a number of seconds.
         jitter: draws a number between two.
 
     Raises:
         LoginRefusedError: the session ended for good.
-        StoreError: the database failed (but a full disk is waited out).
+        StoreError: the database failed.
     """
     loop = _SyncLoop(client, store, on_commit, on_typing, on_status, clock)
     backoff = Backoff(jitter)
@@ -145,7 +144,7 @@ async def run_sync(
             backoff.reset()
         except (LoginRefusedError, asyncio.CancelledError):
             raise
-        except (MatrixError, StoreFullError) as e:
+        except MatrixError as e:
             pause_s = backoff.next_wait_s()
             if isinstance(e, RateLimitedError) and e.retry_after_s is not None:
                 pause_s = max(pause_s, min(e.retry_after_s, MAX_RETRY_AFTER_S))

@@ -11,6 +11,7 @@ from pathlib import Path
 from orchestrator.store.api import InboxState, NewOutboxRow
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.inbox_table import InboxTable
+from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.turn_table import TurnTable
@@ -25,6 +26,22 @@ class Store:
     inbox: InboxTable
     turns: TurnTable
     outbox: OutboxTable
+
+    async def begin_life(self, *, now: float) -> None:
+        """What an earlier life put off is due again, whatever the clock was then. Idempotent.
+
+        Times of its future (the clock was set back since) become now.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE outbox SET not_before = ? WHERE state = 'queued'", (now,))
+            db.execute(
+                "UPDATE inbox SET received_at = ?1 WHERE state = 'pending_keys' "
+                "AND received_at > ?1",
+                (now,),
+            )
+
+        await self.database.run(work)
 
     async def answer(
         self, seq: int, rows: Sequence[NewOutboxRow], *, reason: str, now: float
@@ -48,7 +65,7 @@ async def open_store(state_dir: Path) -> AsyncIterator[Store]:
     Raises:
         StoreError: and its children, as `open_database` says.
     """
-    async with open_database(state_dir / "state.sqlite3") as database:
+    async with open_database(state_dir / DATABASE_NAME) as database:
         yield Store(
             database=database,
             rooms=RoomTable(database),
