@@ -28,12 +28,13 @@ from orchestrator.matrix.http import TooLargeAnswerError
 from orchestrator.matrix.response import (
     RoomUpdate,
     SyncUpdate,
+    Unknown,
     build_rows,
     find_live_start,
     parse_sync,
 )
 from orchestrator.model import JsonObject, RoomId, UserId
-from orchestrator.store.api import NewInboxRow
+from orchestrator.store.api import NewInboxRow, Restored
 
 # Long enough to be cheap, short enough for proxies that cut idle connections after a minute.
 POLL_MS = 30_000
@@ -79,6 +80,10 @@ class SyncStore(Protocol):
 
     async def commit_sync(self, rows: Sequence[NewInboxRow], next_batch: str, *, now: float) -> int:
         """Store rows and token in one transaction, skip known event ids; how many rows were new."""
+        ...
+
+    async def restored(self) -> Restored | None:
+        """Set until the first answer after a restore is committed."""
         ...
 
     async def known_rooms(self) -> Mapping[RoomId, bool]:
@@ -172,6 +177,7 @@ class _SyncLoop:
         self._on_status = on_status
         self._clock = clock
         self._since: str | None = None
+        self._unknown: Unknown | None = None
         self._joined: set[RoomId] = set()
         self._timeline_limit = TIMELINE_LIMIT
         self._connected = False
@@ -182,6 +188,9 @@ class _SyncLoop:
     async def load(self) -> None:
         """Start from where the store is."""
         self._since = await self._store.sync_token()
+        restored = await self._store.restored()
+        if restored is not None:
+            self._unknown = Unknown(restored=restored, me=self._client.user_id)
         known = await self._store.known_rooms()
         self._joined = {room_id for room_id, joined in known.items() if joined}
 
@@ -251,6 +260,7 @@ class _SyncLoop:
         if not self._connected:
             logger.bind(action="matrix.connected").info("in step with the homeserver")
         self._since = raw.next_batch
+        self._unknown = None
         self._connected = True
         self._timeline_limit = TIMELINE_LIMIT
         self._joined |= {room.room_id for room in update.rooms}
@@ -269,7 +279,7 @@ class _SyncLoop:
             if room.room_id not in self._joined:
                 events = [*missed.get(room.room_id, ()), *room.timeline]
                 history[room.room_id] = find_live_start(events, self._client.user_id) or 0
-        return build_rows(update, missed=missed, live_from=history)
+        return build_rows(update, missed=missed, live_from=history, unknown=self._unknown)
 
     async def _fetch_missed(self, room: RoomUpdate, prev_batch: str) -> Sequence[JsonObject]:
         log = logger.bind(room=room.room_id)

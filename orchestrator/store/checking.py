@@ -33,9 +33,12 @@ _TORN_COMMITS = 1
 
 
 @contextmanager
-def opened_to_read(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that changes neither the file nor its log."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
+def opened_to_read(path: Path, *, is_idle: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection that changes neither the file nor its log.
+
+    `is_idle`: nobody uses the file, and it has no log; then none is made beside it, either.
+    """
+    uri = f"{path.absolute().as_uri()}?{'immutable=1' if is_idle else 'mode=ro'}"
     with closing(
         sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     ) as connection:
@@ -45,13 +48,18 @@ def opened_to_read(path: Path) -> Iterator[sqlite3.Connection]:
 def check_file(path: Path) -> int:
     """Check the file and its log; returns the version of its schema, 0 where it has none yet.
 
+    Nobody writes the file meanwhile. Blocks for as long as reading all of it takes.
+
     Raises:
         StoreTooNewError: a newer version wrote it.
         StoreCorruptError: it is damaged, or another program's.
         StoreError: it can't be read.
     """
     _check_log(path)
-    with translated(path), opened_to_read(path) as connection:
+    with (
+        translated(path),
+        opened_to_read(path, is_idle=not has_log(path)) as connection,
+    ):
         version = _check_owner(connection, path)
         problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
@@ -67,6 +75,11 @@ def damaged(path: Path, why: str) -> StoreCorruptError:
 def log_path(path: Path) -> Path:
     """The write-ahead log of a database file."""
     return path.with_name(f"{path.name}-wal")
+
+
+def has_log(path: Path) -> bool:
+    """Whether the log holds anything."""
+    return log_path(path).exists() and log_path(path).stat().st_size > 0
 
 
 def index_path(path: Path) -> Path:

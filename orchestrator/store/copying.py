@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from orchestrator.core import texts
 from orchestrator.errors import StoreCorruptError, StoreError, StoreFullError
 from orchestrator.store.checking import check_file, opened_to_read
 from orchestrator.store.failure import translated
@@ -34,7 +35,12 @@ class CopyStoppedError(Exception):
 
 def copy_name(now: float) -> str:
     """The name of a copy that is made now (Unix time)."""
-    return f"state-{datetime.fromtimestamp(now, tz=UTC).strftime(_STAMP)}.sqlite3"
+    return f"state-{time_stamp(now)}.sqlite3"
+
+
+def time_stamp(now: float) -> str:
+    """A Unix time as it stands in names: in UTC, to the second, in the order of time."""
+    return datetime.fromtimestamp(now, tz=UTC).strftime(_STAMP)
 
 
 def copied_at(copy: Path) -> float | None:
@@ -51,12 +57,7 @@ def copied_at(copy: Path) -> float | None:
 def read_time(copy: Path) -> str:
     """When a copy was made, for people."""
     at = copied_at(copy)
-    return "an unknown time" if at is None else render_time(at)
-
-
-def render_time(at: float) -> str:
-    """A Unix time for people, in UTC."""
-    return datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return "an unknown time" if at is None else texts.utc_time(at)
 
 
 def list_copies(state_dir: Path) -> Sequence[Path]:
@@ -109,9 +110,9 @@ def copy_database(
         if check_file(new) == 0:
             msg = f"{source} holds no database of ours; there is nothing to copy."
             raise StoreCorruptError(msg)
-        _sync(new)
+        sync_path(new)
         new.replace(target)
-        _sync(target.parent)
+        sync_path(target.parent)
         return target.stat().st_size
 
 
@@ -150,7 +151,8 @@ def _writing(target: Path) -> Iterator[Path]:
             left.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """On disk when this returns: a file's content, or a directory's names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

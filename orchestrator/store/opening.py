@@ -15,6 +15,7 @@ from orchestrator.store.checking import (
     APPLICATION_ID,
     BUSY_TIMEOUT_S,
     check_file,
+    has_log,
     log_path,
 )
 from orchestrator.store.copying import (
@@ -94,8 +95,9 @@ def advise(state_dir: Path) -> str:
 def _check(path: Path) -> int:
     """The version of the schema; 0 for a database that is to be made, and may be."""
     version = check_file(path) if path.exists() and path.stat().st_size else 0
-    traces = [path.parent / name for name in _TRACES] + [log_path(path)]
-    found = next((trace for trace in traces if trace.exists()), None)
+    found = next((path.parent / name for name in _TRACES if (path.parent / name).exists()), None)
+    if found is None and has_log(path):
+        found = log_path(path)
     if version == 0 and found is not None:
         what = "is empty" if path.exists() else "is gone"
         msg = f"{path} {what}, and {found} is there. No new one was begun."

@@ -58,6 +58,17 @@ class Store:
         await self.database.run(work)
 
 
+def build_store(database: Database) -> Store:
+    """The tables of an open database."""
+    return Store(
+        database=database,
+        rooms=RoomTable(database),
+        inbox=InboxTable(database),
+        turns=TurnTable(database),
+        outbox=OutboxTable(database),
+    )
+
+
 @asynccontextmanager
 async def open_store(state_dir: Path) -> AsyncIterator[Store]:
     """Open STATE_DIR/state.sqlite3; the caller holds the directory's lock.
@@ -66,10 +77,4 @@ async def open_store(state_dir: Path) -> AsyncIterator[Store]:
         StoreError: and its children, as `open_database` says.
     """
     async with open_database(state_dir / DATABASE_NAME) as database:
-        yield Store(
-            database=database,
-            rooms=RoomTable(database),
-            inbox=InboxTable(database),
-            turns=TurnTable(database),
-            outbox=OutboxTable(database),
-        )
+        yield build_store(database)
