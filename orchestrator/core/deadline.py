@@ -63,7 +63,8 @@ class TurnClock:
         It counts for neither limit, and what the turn said meanwhile has yet to be heard: silence
         begins anew.
         """
-        self._ceiling_at += seconds
+        if self._paused_at is None:
+            self._ceiling_at += seconds
         self.progress(now)
 
     def next_deadline(self) -> float | None:

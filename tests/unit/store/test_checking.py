@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import struct
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -155,7 +157,7 @@ def be_anothers_by_its_mark(path: Path) -> None:
     ],
 )
 async def test_a_database_that_is_not_sound_is_refused_unchanged_and_the_copy_is_named(
-    tmp_path: Path, damage, crash: bool
+    tmp_path: Path, damage: Callable[[Path], None], crash: bool
 ) -> None:
     state_dir = tmp_path / "state"
     await fill(state_dir, crash=crash)
@@ -202,9 +204,9 @@ async def test_a_commit_that_a_power_loss_cut_short_is_no_damage(tmp_path: Path)
     log = state_dir / "state.sqlite3-wal"
     data = bytearray(log.read_bytes())
     # The last commit's frames reached the disk but for one of them.
-    frames = [at for at in range(32, len(data), 24 + 4096)]
-    assert struct.unpack_from(">I", data, frames[-1] + 4)[0] > 0
-    data[frames[-1] + 24 : frames[-1] + 24 + 512] = bytes(512)
+    last = len(data) - 24 - 4096
+    assert struct.unpack_from(">I", data, last + 4)[0] > 0
+    data[last + 24 : last + 24 + 512] = bytes(512)
     log.write_bytes(data)
     assert await count_events(state_dir) == 39
 
@@ -240,7 +242,7 @@ async def test_a_migration_keeps_a_copy_of_what_was_before_it(tmp_path: Path) ->
 def test_a_lock_that_a_dead_process_left_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("4194304\n and more that an older version may have written")
     with hold_state_dir(tmp_path):
-        assert (tmp_path / "lock").read_text().startswith(f"{__import__('os').getpid()} ")
+        assert (tmp_path / "lock").read_text().startswith(f"{os.getpid()} ")
 
 
 def test_a_state_directory_without_room_for_its_lock_is_refused_as_a_full_disk(
