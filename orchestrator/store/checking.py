@@ -10,13 +10,14 @@ What no check finds: a flipped byte inside a text. SQLite keeps no checksums of 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from orchestrator.errors import StoreCorruptError, StoreTooNewError
+from orchestrator.errors import StoreCorruptError, StoreError, StoreTooNewError
 from orchestrator.store.failure import translated
 from orchestrator.store.schema import MIGRATIONS
 
@@ -63,13 +64,24 @@ def check_file(path: Path) -> int:
         version = _check_owner(connection, path)
         problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
-        raise damaged(path, problem)
+        raise _disk_failed(path, problem) or damaged(path, problem)
     return version
 
 
 def damaged(path: Path, why: str) -> StoreCorruptError:
     """The error for a file that is not sound."""
     return StoreCorruptError(f"{path} is damaged ({why}). Nothing was changed.")
+
+
+def _disk_failed(path: Path, problem: str) -> StoreError | None:
+    """The error for a check that could not read; what it could not read may be sound."""
+    code = re.search(r"error code=(\d+)", problem)
+    if code is None or int(code[1]) & 0xFF != sqlite3.SQLITE_IOERR:
+        return None
+    return StoreError(
+        f"{path}: the disk failed while the database was checked ({problem}). Nothing was changed. "
+        "Look at the disk (the kernel's log has more), then start again."
+    )
 
 
 def log_path(path: Path) -> Path:

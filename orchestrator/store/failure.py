@@ -34,7 +34,8 @@ _WRITE_FAILED = (
     "SQLITE_IOERR_COMMIT_ATOMIC",
     "SQLITE_IOERR_BEGIN_ATOMIC",
 )
-_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_DATA", "SQLITE_IOERR_CORRUPTFS")
+# Not IOERR_CORRUPTFS: that is what SQLite makes of EIO, and says nothing of the file.
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_DATA")
 # Where neither free space nor a full disk's error says it: less than this is as good as none.
 _SCANT_BYTES = 1 << 20
 
