@@ -33,7 +33,7 @@ CALLS = {
     ("open", WRITE): 50,
     ("open", SYNC): 8,
     ("open", TRUNCATE): 4,
-    ("open", READ): 200,
+    ("open", READ): 260,
 }
 FAULTS = [
     ("use", WRITE, errno.ENOSPC),
