@@ -8,10 +8,12 @@ freed pages again; the file itself does not shrink.
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable
 from functools import partial
 
+from orchestrator.core.turn_mark import TURN_KEY
 from orchestrator.store.database import Database
 
 # Long enough to look into what went wrong last week, and for `!retry`.
@@ -19,6 +21,8 @@ KEPT_S = 7 * 86400.0
 # Rows that one transaction looks at: some milliseconds, so that commits beside it are not held up.
 _ROWS = 500
 _BREATH_S = 0.05
+# Ids alone: what the audit accounts for messages by.
+_KEPT_KEYS = (TURN_KEY, "m.relates_to")
 
 
 _Step = Callable[..., tuple[int, int]]
@@ -42,13 +46,26 @@ async def _walk(database: Database, step: _Step, before: float) -> int:
 
 def _empty_outbox(db: sqlite3.Connection, after: int, before: float) -> tuple[int, int]:
     """One step from row `after` on; how many were emptied, and where the next step begins."""
-    until = _last_of_step(db, "SELECT seq FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", after)
-    cursor = db.execute(
-        "UPDATE outbox SET content = '', file = NULL WHERE seq > ? AND seq <= ? "
-        "AND state <> 'queued' AND ended_at < ? AND (content <> '' OR file IS NOT NULL)",
-        (after, until, before),
+    rows = db.execute(
+        "SELECT seq, CASE WHEN state <> 'queued' AND ended_at < ? THEN content END FROM outbox "
+        "WHERE seq > ? ORDER BY seq LIMIT ?",
+        (before, after, _ROWS),
+    ).fetchall()
+    bare = [(_bare(content), seq) for seq, content in rows if content is not None]
+    db.executemany(
+        "UPDATE outbox SET file = NULL WHERE seq = ? AND file IS NOT NULL",
+        [(seq,) for _, seq in bare],
     )
-    return cursor.rowcount, until
+    emptied = [(content, seq) for content, seq in bare if content is not None]
+    db.executemany("UPDATE outbox SET content = ? WHERE seq = ?", emptied)
+    return len(emptied), rows[-1][0] if rows else after
+
+
+def _bare(content: str) -> str | None:
+    """The content without its words: its turn's mark and what it answers. None: it has none."""
+    full = json.loads(content)
+    kept = {key: value for key, value in full.items() if key in _KEPT_KEYS}
+    return json.dumps(kept) if kept != full else None
 
 
 def _empty_turns(db: sqlite3.Connection, after: int, before: float) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from orchestrator.errors import StoreError
 from orchestrator.model import EventId, RoomId
 from orchestrator.store import database as database_module
 from orchestrator.store.api import InboxKind, NewInboxRow
+from orchestrator.store.opening import empty_log
 from orchestrator.store.store import open_store
 
 PRELOAD = (Path("/usr/lib/fiu/fiu_run_preload.so"), Path("/usr/lib/fiu/fiu_posix_preload.so"))
@@ -92,7 +93,7 @@ async def commit_rows(folder: Path, point: FailPoint, n: int, times: int) -> Non
                 if number == ROWS // 2:
                     # A checkpoint in the middle: the file itself is written, too.
                     await store.database.run(lambda db: None)
-                    checkpoint(store.database._connection)
+                    empty_log(store.database._connection)
         say(f"calls {n} {point.calls}")
 
 
@@ -108,11 +109,6 @@ async def open_again(folder: Path, point: FailPoint, n: int, times: int) -> None
         async with open_store(folder / "left"):
             say(f"opened {n} 0")
     say(f"calls {n} {point.calls}")
-
-
-def checkpoint(connection: object) -> None:
-    """Move the log into the file, as SQLite does by itself every 1,000 pages."""
-    database_module.empty_log(connection)  # type: ignore[arg-type]
 
 
 def say(line: str) -> None:

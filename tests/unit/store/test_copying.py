@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.lifecycle import TurnEvent
+from orchestrator.core.turn_mark import TURN_KEY
 from orchestrator.errors import PreconditionError, StoreCorruptError, StoreError, StoreFullError
 from orchestrator.model import EventId, Priority, RoomId, TurnId, TurnOutcome, TxnId, UserId
 from orchestrator.recovery import back_up
@@ -204,7 +206,7 @@ async def test_of_what_ended_a_week_ago_only_the_account_is_kept(store: Store) -
             room_id=ROOM,
             txn_id=TxnId(name),
             event_type="m.room.message",
-            content={"body": f"answer {name}"},
+            content={"body": f"answer {name}", TURN_KEY: {"turn": name}},
             priority=Priority.TEXT,
         )
         await store.outbox.add([message], now=1.0)
@@ -224,11 +226,12 @@ async def test_of_what_ended_a_week_ago_only_the_account_is_kept(store: Store) -
     assert waiting is not None
     assert waiting.prompt == "prompt c"
     (head,) = await store.outbox.outbox_heads(now=300.0, limit=1)
-    assert head.content == {"body": "answer c"}
+    assert head.content["body"] == "answer c"
     kept = await store.database.run(
-        lambda db: db.execute("SELECT content <> '', event_id FROM outbox ORDER BY seq").fetchall()
+        lambda db: db.execute("SELECT content, event_id FROM outbox ORDER BY seq").fetchall()
     )
-    assert kept == [(0, "$sent-a"), (1, "$sent-b"), (1, None)]
+    assert kept[0] == (json.dumps({TURN_KEY: {"turn": "a"}}), "$sent-a")
+    assert "answer b" in kept[1][0]
     assert await drop_old_words(store.database, now=KEPT_S + 150.0) == 0
     # Nothing is taken in twice for it.
     assert await store.inbox.commit_sync([event("a")], "s", now=1.0) == 0
@@ -239,7 +242,7 @@ async def test_a_long_past_is_dropped_in_short_steps(store: Store) -> None:
         db.executemany(
             "INSERT INTO outbox (room_id, txn_id, event_type, content, priority, state, "
             "not_before, created_at, ended_at) "
-            "VALUES ('!r', ?, 't', '{}', 'text', 'sent', 0, 0, 1)",
+            "VALUES ('!r', ?, 't', '{\"body\": \"x\"}', 'text', 'sent', 0, 0, 1)",
             [(str(i),) for i in range(2000)],
         )
 
