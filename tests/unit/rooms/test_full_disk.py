@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.model import RoomId
 from tests.support.room_rig import Rig
-from tests.unit.rooms.scenario import run, tell, works_for
+from tests.unit.rooms.scenario import run, tell, works_for, works_in_steps
 
 OTHER = RoomId("!other:test")
 
@@ -25,6 +25,22 @@ def test_a_turn_that_ends_on_a_full_disk_is_told_once_there_is_room(tmp_path: Pa
             life.database.is_full = False
             await rig.wait_ended(1)
         assert await rig.bodies() == ["begun", "finished"]
+        assert await rig.outcomes() == ["done"]
+
+    run(tmp_path, test)
+
+
+def test_a_turn_that_goes_on_after_the_disk_was_full_has_its_whole_time(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.claude.scripts["work"] = works_in_steps(45, 100)
+        async with rig.life() as life:
+            await tell(rig, life, "work")
+            await rig.wait_body("step 1", timeout_s=500)
+            life.database.is_full = True
+            await asyncio.sleep(3600)
+            life.database.is_full = False
+            await rig.wait_ended(1, timeout_s=2000)
+        assert (await rig.bodies())[-1].endswith("finished")
         assert await rig.outcomes() == ["done"]
 
     run(tmp_path, test)

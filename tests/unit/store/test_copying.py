@@ -64,8 +64,8 @@ def left_over(folder: Path) -> list[str]:
 async def test_a_copy_made_while_commits_go_on_is_as_of_one_moment(
     store: Store, tmp_path: Path
 ) -> None:
-    for i in range(100):
-        await store.inbox.commit_sync([event(str(i), 40_000)], "s", now=1.0)
+    # Some 20 steps, between each of which there are commits.
+    await store.inbox.commit_sync([event(str(i), 200_000) for i in range(100)], "s", now=1.0)
     target = tmp_path / "elsewhere" / "copy.sqlite3"
     committed = 100
     async with asyncio.TaskGroup() as group:
@@ -73,6 +73,7 @@ async def test_a_copy_made_while_commits_go_on_is_as_of_one_moment(
             asyncio.to_thread(copy_database, tmp_path / "state.sqlite3", target)
         )
         while not copying.done():
+            assert committed < 5000, "the commits beside it keep the copy from its end"
             await store.inbox.commit_sync([event(str(committed))], "s", now=1.0)
             committed += 1
     found = numbers(target)
