@@ -199,13 +199,13 @@ class TurnRun:
             RunnerError: the connection is lost; the turn goes on in the runner.
         """
         while True:
-            self._note_disk()
+            self._note_deaf(None)
             await self._act_on_time()
             if self.ended is not None:
                 return self.ended
             deadline = self._next_deadline()
             item = await connection.receive(deadline)
-            self._note_late(deadline)
+            self._note_deaf(deadline)
             if isinstance(item, LinkLost):
                 raise item.error
             if item is not None and self._output.receive(item.q):
@@ -242,23 +242,21 @@ class TurnRun:
 
     # What time brings...
 
-    def _note_late(self, deadline: float | None) -> None:
-        """A wait for this time (loop time) is over. Much later than asked for: we were frozen."""
-        late_s = 0.0 if deadline is None else self._loop.time() - deadline
-        if late_s > _DEAF_S:
-            self._note_deaf(late_s)
+    def _note_deaf(self, deadline: float | None) -> None:
+        """Nobody listened to the turn for a while, which says nothing of it.
 
-    def _note_disk(self) -> None:
-        """What we wanted to store had to wait for the disk; the turn spoke on meanwhile."""
+        We waited for the disk; or a wait until `deadline` (loop time) ended much later than asked
+        for, so that we were frozen.
+        """
         waited_s, self._disk_waited_s = self._disk_waited_s, self._kit.store.database.waited_s
-        if self._disk_waited_s > waited_s:
-            self._note_deaf(self._disk_waited_s - waited_s)
-
-    def _note_deaf(self, seconds: float) -> None:
-        self._log.bind(action="turn.deaf", seconds=round(seconds, 1)).warning(
+        late_s = 0.0 if deadline is None else self._loop.time() - deadline
+        deaf_s = max(self._disk_waited_s - waited_s, late_s if late_s > _DEAF_S else 0.0)
+        if deaf_s <= 0:
+            return
+        self._log.bind(action="turn.deaf", seconds=round(deaf_s, 1)).warning(
             "frozen, or held up by the disk; it does not count for the turn"
         )
-        self._clock.deaf(seconds, self._loop.time())
+        self._clock.deaf(deaf_s, self._loop.time())
 
     def _next_deadline(self) -> float | None:
         now = self._loop.time()

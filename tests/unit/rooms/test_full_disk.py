@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from orchestrator.model import RoomId
+from tests.support.memory_claude import Turn
 from tests.support.room_rig import Rig
 from tests.unit.rooms.scenario import run, tell, works_for, works_in_steps
 
@@ -41,6 +42,33 @@ def test_a_turn_that_goes_on_after_the_disk_was_full_has_its_whole_time(tmp_path
             life.database.is_full = False
             await rig.wait_ended(1, timeout_s=2000)
         assert (await rig.bodies())[-1].endswith("finished")
+        assert await rig.outcomes() == ["done"]
+
+    run(tmp_path, test)
+
+
+def test_a_turn_that_says_little_and_goes_on_after_the_disk_was_full_has_its_whole_time(
+    tmp_path: Path,
+) -> None:
+    async def script(turn: Turn) -> None:
+        turn.text("begun")
+        for _ in range(45):
+            await asyncio.sleep(100)
+            thought = {"content": [{"type": "thinking", "thinking": "…"}]}
+            turn.line(type="assistant", message=thought, parent_tool_use_id=None)
+        turn.text("finished")
+        turn.result("finished")
+
+    async def test(rig: Rig) -> None:
+        rig.claude.scripts["work"] = script
+        async with rig.life() as life:
+            await tell(rig, life, "work")
+            await rig.wait_body("begun")
+            await asyncio.sleep(150)
+            life.database.is_full = True
+            await asyncio.sleep(3600)
+            life.database.is_full = False
+            await rig.wait_ended(1, timeout_s=2000)
         assert await rig.outcomes() == ["done"]
 
     run(tmp_path, test)

@@ -64,24 +64,27 @@ def left_over(folder: Path) -> list[str]:
 async def test_a_copy_made_while_commits_go_on_is_as_of_one_moment(
     store: Store, tmp_path: Path
 ) -> None:
-    # Some 20 steps, between each of which there are commits.
     await store.inbox.commit_sync([event(str(i), 200_000) for i in range(100)], "s", now=1.0)
     target = tmp_path / "elsewhere" / "copy.sqlite3"
     committed = 100
-    async with asyncio.TaskGroup() as group:
-        copying = group.create_task(
-            asyncio.to_thread(copy_database, tmp_path / "state.sqlite3", target)
-        )
-        while not copying.done():
-            assert committed < 5000, "the commits beside it keep the copy from its end"
-            await store.inbox.commit_sync([event(str(committed))], "s", now=1.0)
-            committed += 1
-    found = numbers(target)
-    assert found == list(range(len(found)))
-    assert 100 <= len(found) <= committed
+
+    def commit_another() -> bool:
+        """Called between any two steps of the copy, of which there are some 20."""
+        nonlocal committed
+        done = store.inbox.commit_sync([event(str(committed))], "s", now=1.0)
+        asyncio.run_coroutine_threadsafe(done, loop).result()
+        committed += 1
+        return committed > 1000
+
+    loop = asyncio.get_running_loop()
+    size = await asyncio.to_thread(
+        copy_database, tmp_path / "state.sqlite3", target, is_stopped=commit_another
+    )
+    assert committed > 110
+    assert numbers(target) == list(range(100))
     assert check_file(target) == len(MIGRATIONS)
     assert target.stat().st_mode & 0o777 == 0o600
-    assert target.stat().st_size == copying.result()
+    assert target.stat().st_size == size
     assert left_over(target.parent) == []
     assert not target.with_name("copy.sqlite3-wal").exists()
 
