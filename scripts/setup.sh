@@ -21,7 +21,7 @@ ENGINE_WAIT=60
 TAIL_LINES=15
 # The markers of pyproject.toml: each test runs in one of the two parts of `make test`, but for those
 # that take minutes each, which `make chaos` runs.
-REAL_PARTS='docker or synapse or cli'
+REAL_PARTS='docker or synapse or cli or faults'
 DOCKERD_LOG=/var/log/aiagentchat-dockerd.log
 # pytest-xdist: one worker for each core where only Python is needed; on real parts, which mostly wait
 # for containers, two at a time. A file's tests stay together, so that they share their set-up.
@@ -244,6 +244,16 @@ ensure_image() {
     || fail "The runner image could not be built; the lines above say why."
 }
 
+# ── what makes a host fail ─────────────────────────────────────────────────────────────────────
+
+# libfiu lets a system call fail, faketime sets a process's clock. Tests that need one of them and
+# don't find it are skipped, and say so.
+ensure_fault_tools() {
+  if has fiu-run && has faketime; then return; fi
+  has apt-get || return 0
+  apt_install libfiu0 fiu-utils faketime || say "  some tests will be skipped for it"
+}
+
 # ── what is run ────────────────────────────────────────────────────────────────────────────────
 
 up() {
@@ -299,6 +309,7 @@ all_tests() {
   unit "$@" || failed=1
   ensure_engine
   ensure_image
+  ensure_fault_tools
   # Here and not in the tests, whose time is limited.
   step synapse "making the image of the tests' Synapse, unless it is there (about a minute)" \
     "$VENV/bin/python" -m tests.support.synapse_image \

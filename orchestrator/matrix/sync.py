@@ -22,19 +22,19 @@ from orchestrator.errors import (
     MatrixError,
     RateLimitedError,
     RequestRefusedError,
-    StoreFullError,
 )
 from orchestrator.matrix.backoff import Backoff
 from orchestrator.matrix.http import TooLargeAnswerError
 from orchestrator.matrix.response import (
     RoomUpdate,
     SyncUpdate,
+    Unknown,
     build_rows,
     find_live_start,
     parse_sync,
 )
 from orchestrator.model import JsonObject, RoomId, UserId
-from orchestrator.store.api import NewInboxRow
+from orchestrator.store.api import NewInboxRow, Restored
 
 # Long enough to be cheap, short enough for proxies that cut idle connections after a minute.
 POLL_MS = 30_000
@@ -82,6 +82,10 @@ class SyncStore(Protocol):
         """Store rows and token in one transaction, skip known event ids; how many rows were new."""
         ...
 
+    async def restored(self) -> Restored | None:
+        """Set until the first answer after a restore is committed."""
+        ...
+
     async def known_rooms(self) -> Mapping[RoomId, bool]:
         """Rooms seen so far, and whether the account is joined there."""
         ...
@@ -116,7 +120,7 @@ async def run_sync(
     on_commit: Callable[[], None],
     on_typing: Callable[[RoomId, frozenset[UserId]], None],
     on_status: Callable[[SyncStatus], None],
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> NoReturn:
@@ -128,13 +132,13 @@ async def run_sync(
         on_commit: called after each commit that stored something new.
         on_typing: called with a room and who types there, when that changes. Never stored.
         on_status: called after each answer, and after each failure.
-        clock: Unix time.
+        clock: Unix time that does not jump.
         sleep: waits a number of seconds.
         jitter: draws a number between two.
 
     Raises:
         LoginRefusedError: the session ended for good.
-        StoreError: the database failed (but a full disk is waited out).
+        StoreError: the database failed.
     """
     loop = _SyncLoop(client, store, on_commit, on_typing, on_status, clock)
     backoff = Backoff(jitter)
@@ -145,7 +149,7 @@ async def run_sync(
             backoff.reset()
         except (LoginRefusedError, asyncio.CancelledError):
             raise
-        except (MatrixError, StoreFullError) as e:
+        except MatrixError as e:
             pause_s = backoff.next_wait_s()
             if isinstance(e, RateLimitedError) and e.retry_after_s is not None:
                 pause_s = max(pause_s, min(e.retry_after_s, MAX_RETRY_AFTER_S))
@@ -173,6 +177,7 @@ class _SyncLoop:
         self._on_status = on_status
         self._clock = clock
         self._since: str | None = None
+        self._unknown: Unknown | None = None
         self._joined: set[RoomId] = set()
         self._timeline_limit = TIMELINE_LIMIT
         self._connected = False
@@ -183,6 +188,9 @@ class _SyncLoop:
     async def load(self) -> None:
         """Start from where the store is."""
         self._since = await self._store.sync_token()
+        restored = await self._store.restored()
+        if restored is not None:
+            self._unknown = Unknown(restored=restored, me=self._client.user_id)
         known = await self._store.known_rooms()
         self._joined = {room_id for room_id, joined in known.items() if joined}
 
@@ -252,6 +260,7 @@ class _SyncLoop:
         if not self._connected:
             logger.bind(action="matrix.connected").info("in step with the homeserver")
         self._since = raw.next_batch
+        self._unknown = None
         self._connected = True
         self._timeline_limit = TIMELINE_LIMIT
         self._joined |= {room.room_id for room in update.rooms}
@@ -270,7 +279,7 @@ class _SyncLoop:
             if room.room_id not in self._joined:
                 events = [*missed.get(room.room_id, ()), *room.timeline]
                 history[room.room_id] = find_live_start(events, self._client.user_id) or 0
-        return build_rows(update, missed=missed, live_from=history)
+        return build_rows(update, missed=missed, live_from=history, unknown=self._unknown)
 
     async def _fetch_missed(self, room: RoomUpdate, prev_batch: str) -> Sequence[JsonObject]:
         log = logger.bind(room=room.room_id)

@@ -87,6 +87,11 @@ class _Summary(_Outside):
     joined: int | None = Field(default=None, alias="m.joined_member_count")
 
 
+class _Restored(_Outside):
+    copied_at: float
+    restored_at: float
+
+
 class Intake:
     """Reads the inbox. Invariant: rows up to `cursor` have been looked at, or wait for it here."""
 
@@ -204,6 +209,8 @@ class Intake:
                 await self._leave(row)
             case InboxKind.SUMMARY:
                 await self._summary(row)
+            case InboxKind.RESTORED:
+                await self._restored(row)
             case InboxKind.STATE | InboxKind.TIMELINE:
                 await self._event(row, RoomEvent.model_validate_json(row.raw), row.raw)
 
@@ -351,6 +358,19 @@ class Intake:
         await self._store.rooms.ensure(_room_id(row), joined=True)
         await self._store.rooms.update(_room_id(row), joined_members=summary.joined)
         await self._done(row, "summary")
+
+    async def _restored(self, row: InboxRow) -> None:
+        """Once a room and restore, however many rows say it: the texts' ids are the same."""
+        restored, room_id = _Restored.model_validate_json(row.raw), _room_id(row)
+        rows = build_notice_rows(
+            room_id,
+            f"{room_id}:restored:{restored.restored_at}",
+            texts.restored(texts.utc_time(restored.copied_at)),
+            max_event_bytes=self._config.gateway.max_event_bytes,
+        )
+        await self._store.rooms.ensure(room_id, joined=True)
+        await self._store.answer(row.seq, rows, reason="restored", now=self._clock())
+        self._notify_outbox()
 
     async def _leave(self, row: InboxRow) -> None:
         room_id = _room_id(row)

@@ -94,7 +94,7 @@ class RoomManager:
         failures = 0
         while True:
             try:
-                known = {info.slug for info in await self._kit.backend.list()}
+                known = {info.slug: info.name for info in await self._kit.backend.list()}
                 break
             except TROUBLE as e:
                 failures += 1
@@ -103,8 +103,19 @@ class RoomManager:
                 )
                 await asyncio.sleep(restart_delay_s(failures))
         for room in await self._kit.store.rooms.all():
-            if room.slug in known:
+            if known.pop(room.slug, None) is not None:
                 await self._take_up(room.room_id)
+        for slug, name in known.items():
+            await self._remove_unknown(slug, name)
+
+    async def _remove_unknown(self, slug: RoomSlug, name: str) -> None:
+        """A runner of a room that the store does not know: of before a restore. Its files stay."""
+        log = logger.bind(action="rooms.unknown_runner", room=slug)
+        try:
+            await self._kit.backend.remove(name)
+            log.warning("a runner of a room that nobody knows was removed")
+        except TROUBLE as e:
+            log.bind(error=type(e).__name__).error("a runner that nobody knows can't be removed")
 
     async def close_window(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
         """A sender's burst is over: it becomes a turn, or its sender is told why not. Idempotent.

@@ -55,6 +55,8 @@ from orchestrator.store.api import SessionRow, TurnRow
 # What the runner kept while nobody listened (8 MiB) is here within a second or two. Until it is,
 # or this time is over, silence says nothing of the turn.
 _REPLAY_S = 30.0
+# A wait ends within milliseconds of its time. So much later: the machine or we were suspended.
+_DEAF_S = 2.0
 # The engine tells of an out-of-memory kill within milliseconds, but not in order with the wire.
 _OOM_NEWS_S = 1.0
 # A stop takes 15 s with all of its steps (core.ladder); without a connection it is given no more.
@@ -89,11 +91,15 @@ class TurnRun:
         self._loop = asyncio.get_running_loop()
         now, wall = self._loop.time(), kit.wall_clock()
         self._view = self._new_view(text_shown=self._output.has_shown_text)
-        ran_for_s = max(0.0, wall - (turn.started_at or wall))
+        # Between two lives the clock may have been set ahead by hours: what is taken up again has
+        # the time of one silence left at least.
+        most_s = max(0.0, profile.ceiling_s - profile.timeout_s)
+        ran_for_s = min(max(0.0, wall - (turn.started_at or wall)), most_s)
         self._clock = TurnClock(
             timeout_s=profile.timeout_s, ceiling_s=profile.ceiling_s, now=now - ran_for_s
         )
         self._clock.progress(now)
+        self._disk_waited_s = kit.store.database.waited_s
         self._attached_at = now
         self._stop = TurnStop(turn.turn_id)
         self._stderr = LastWords()
@@ -193,10 +199,13 @@ class TurnRun:
             RunnerError: the connection is lost; the turn goes on in the runner.
         """
         while True:
+            self._note_deaf(None)
             await self._act_on_time()
             if self.ended is not None:
                 return self.ended
-            item = await connection.receive(self._next_deadline())
+            deadline = self._next_deadline()
+            item = await connection.receive(deadline)
+            self._note_deaf(deadline)
             if isinstance(item, LinkLost):
                 raise item.error
             if item is not None and self._output.receive(item.q):
@@ -232,6 +241,22 @@ class TurnRun:
         return TurnView(message_uuid=uuid, now=now, text_shown=text_shown)
 
     # What time brings...
+
+    def _note_deaf(self, deadline: float | None) -> None:
+        """Nobody listened to the turn for a while, which says nothing of it.
+
+        We waited for the disk; or a wait until `deadline` (loop time) ended much later than asked
+        for, so that we were frozen.
+        """
+        waited_s, self._disk_waited_s = self._disk_waited_s, self._kit.store.database.waited_s
+        late_s = 0.0 if deadline is None else self._loop.time() - deadline
+        deaf_s = max(self._disk_waited_s - waited_s, late_s if late_s > _DEAF_S else 0.0)
+        if deaf_s <= 0:
+            return
+        self._log.bind(action="turn.deaf", seconds=round(deaf_s, 1)).warning(
+            "frozen, or held up by the disk; it does not count for the turn"
+        )
+        self._clock.deaf(deaf_s, self._loop.time())
 
     def _next_deadline(self) -> float | None:
         now = self._loop.time()
