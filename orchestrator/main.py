@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator import __version__
+from orchestrator import __version__, faultpoint
 from orchestrator.config import Config, load_config, load_secrets, not_built, parse_config
 from orchestrator.daemon import Plan, run_daemon
 from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
@@ -96,6 +96,7 @@ def up(
 ) -> None:
     """Serve the rooms until Ctrl-C (stops the runners too) or SIGTERM (leaves them running)."""
     with _exit_codes():
+        faultpoint.arm(os.environ)
         secrets = load_secrets()
         on_embedded = embedded or config is None
         overrides = {"defaults": {"permissions": permissions.value}} if permissions else {}

@@ -31,6 +31,7 @@ from orchestrator.errors import (
     RequestRefusedError,
     StoreFullError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.clock import Clock, SteadyClock, wait_for_event
 from orchestrator.model import EventId, JsonValue, RoomId, TxnId
 from orchestrator.store.api import OutboxRow
@@ -269,7 +270,9 @@ class OutboxSender:
         except RequestRefusedError as error:
             self._answered(row)
             log.bind(action="outbox.refuse", errcode=error.errcode).warning("an event was refused")
+            reach(FaultPoint.OUTBOX_REFUSED)
             await self._on_refused(row, error)
+            reach(FaultPoint.OUTBOX_TOLD)
             await self._store.mark_refused(row.seq, reason=error.errcode, now=self._clock())
         except AiAgentChatError as error:
             if isinstance(error, StoreFullError) or not error.retryable:
@@ -277,7 +280,9 @@ class OutboxSender:
             await self._postpone(row, error, left=left, log=log)
         else:
             self._answered(row)
+            reach(FaultPoint.OUTBOX_SENT)
             await self._store.mark_sent(row.seq, event_id, now=self._clock())
+            reach(FaultPoint.OUTBOX_MARKED)
             log.bind(action="outbox.send", event=event_id).debug("an event was sent")
 
     async def _deliver(self, row: OutboxRow) -> EventId:
@@ -286,7 +291,9 @@ class OutboxSender:
                 found = await self._find(row)
                 if found is not None:
                     return found
+                reach(FaultPoint.OUTBOX_TAKEN)
                 await self._store.mark_attempt(row.seq, now=self._clock())
+                reach(FaultPoint.OUTBOX_ATTEMPT)
                 return await self._homeserver.send_event(
                     row.room_id, row.event_type, row.content, row.txn_id
                 )

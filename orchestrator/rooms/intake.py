@@ -27,6 +27,7 @@ from orchestrator.core.policy import (
     decide,
 )
 from orchestrator.errors import StoreError, UndecryptableError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
@@ -123,7 +124,9 @@ class Intake:
                 await self._wait()
                 while rows := await self._store.inbox.new_rows(after=self._cursor):
                     for row in rows:
+                        reach(FaultPoint.INBOX_TAKEN)
                         await self._handle_guarded(row)
+                        reach(FaultPoint.INBOX_HANDLED)
                         self._cursor = row.seq
                 await self._give_up_late_keys()
 
@@ -168,6 +171,7 @@ class Intake:
                 await self._event(row, RoomEvent.model_validate_json(row.raw), row.raw)
 
     async def _done(self, row: InboxRow, reason: str) -> None:
+        reach(FaultPoint.INBOX_MARK)
         await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
 
     async def _event(self, row: InboxRow, event: RoomEvent, raw: str) -> None:

@@ -23,6 +23,7 @@ from orchestrator.errors import (
     WireProtocolError,
     WireVersionError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RunnerState
 from orchestrator.ports import RunnerInfo
 from orchestrator.rooms.connection import Connection
@@ -158,9 +159,12 @@ class RoomRunner:
         match action:
             case RunnerAction.CREATE:
                 generation = await self._kit.store.turns.new_generation(self._room.room_id)
+                reach(FaultPoint.RUNNER_COUNTED)
                 await self._kit.backend.ensure(replace(quarters.spec, generation=generation))
+                reach(FaultPoint.RUNNER_CREATED)
             case RunnerAction.START:
                 await self._kit.backend.start(self.name)
+                reach(FaultPoint.RUNNER_STARTED)
             case RunnerAction.REMOVE:
                 await self._kit.backend.remove(self.name)
             case RunnerAction.STOP:
@@ -177,5 +181,6 @@ class RoomRunner:
         except BaseException:
             connection.close()
             raise
+        reach(FaultPoint.RUNNER_ATTACHED)
         self.connection = connection
         return link

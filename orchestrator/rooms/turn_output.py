@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from orchestrator.core.lifecycle import TurnEvent
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
@@ -103,6 +104,7 @@ class TurnOutput:
             return
         done = _before(needed_from, self._seen)
         rows = await self._text_rows(final=None)
+        reach(FaultPoint.OUTPUT_FLUSHING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             None,
@@ -110,9 +112,11 @@ class TurnOutput:
             acked=self._acked_row(done),
             now=self._kit.wall_clock(),
         )
+        reach(FaultPoint.OUTPUT_FLUSHED)
         self._clear()
         self._kit.notify_outbox()
         await self._acknowledged(link, done, now)
+        reach(FaultPoint.OUTPUT_ACKED)
 
     async def notice(self, topic: str, text: str) -> None:
         """Tell the room something about the turn, at once. Once per topic and turn."""
@@ -150,6 +154,7 @@ class TurnOutput:
         if done > self._acked and is_due:
             await self._kit.store.turns.store_acked(self._acked_row(done))
             await self._acknowledged(link, done, now)
+            reach(FaultPoint.OUTPUT_ACKED)
 
     async def end(
         self,
@@ -164,6 +169,7 @@ class TurnOutput:
         Without `store_acked` the frames are another reader's: their runner is gone.
         """
         rows = await self._last_rows(Final(outcome=outcome), sentence)
+        reach(FaultPoint.END_STORING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             TurnEvent.ENDED,
@@ -173,6 +179,7 @@ class TurnOutput:
             reason=reason,
             now=self._kit.wall_clock(),
         )
+        reach(FaultPoint.END_STORED)
         self._clear()
         self._kit.notify_outbox()
         return self.turn

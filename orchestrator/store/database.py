@@ -24,6 +24,7 @@ from orchestrator.errors import (
     StoreFullError,
     StoreTooNewError,
 )
+from orchestrator.faultpoint import reach_commit
 from orchestrator.store.schema import MIGRATIONS
 
 T = TypeVar("T")
@@ -157,9 +158,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
     with _translated(None):
         connection.execute("BEGIN IMMEDIATE")
+        before = connection.total_changes
         try:
             result = work(connection)
+            has_changes = connection.total_changes > before
+            if has_changes:
+                reach_commit(work, "before")
             connection.execute("COMMIT")
+            if has_changes:
+                reach_commit(work, "after")
         except BaseException:
             # Some failures (a full disk) have rolled back already.
             if connection.in_transaction:
