@@ -48,6 +48,8 @@ class Verdict:
     sent: int = 0
     answered: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    sentences: Counter[str] = field(default_factory=Counter)
+    """What rooms were told at ends that are no answers."""
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
@@ -118,18 +120,20 @@ def _judge_command(message: Sent, events: Sequence[Json], verdict: Verdict) -> N
 
 def _judge_prompt(message: Sent, events: Sequence[Json], verdict: Verdict) -> None:
     finals = [
-        mark
-        for mark in map(mark_of, events)
-        if mark.get("final") and message.event_id in mark["asked"]
+        event
+        for event in events
+        if mark_of(event).get("final") and message.event_id in mark_of(event)["asked"]
     ]
     if not finals:
         verdict.lost.append(message.name)
     elif len(finals) > 1:
         verdict.doubled.append(f"{message.name}: {len(finals)} ends")
     else:
-        outcome = finals[0]["outcome"]
+        outcome = mark_of(finals[0])["outcome"]
         verdict.outcomes[outcome] += 1
         verdict.answered += outcome == _DONE
+        if outcome != _DONE:
+            verdict.sentences[body_of(finals[0])] += 1
 
 
 def _judge_events(

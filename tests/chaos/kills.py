@@ -1,6 +1,6 @@
 """Kills the orchestrator at random moments under load, then counts what became of every message.
 
-    python -m tests.chaos.kills --kills 100 [--rooms 6] [--seed N]
+    python -m tests.chaos.kills --kills 100 [--rooms 6] [--seed N] [--keep DIRECTORY]
 
 Real parts: a Synapse, the Docker Engine, the CLI; the Messages API is scripted. People write in all
 rooms at once: questions, commands that are to be run, bursts, long answers that are streamed. The
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import secrets
 import statistics
@@ -23,6 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+# Read when testcontainers is imported: its clean-up container would be pulled from a registry.
+os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
 
 import docker
 
@@ -87,6 +91,7 @@ class KillReport:
         return [
             *self.figures(),
             f"how turns ended, by message: {ends}",
+            *(f"  {count} × {text!r}" for text, count in self.verdict.sentences.items()),
             *([problems] if problems else []),
             *left,
             self.verdict.summary(),
@@ -219,14 +224,16 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--rooms", type=int, default=6)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    parser.add_argument("--keep", type=Path, help="a new directory for state and log, that stays")
     options = parser.parse_args()
     say(f"{options.kills} kills, {options.rooms} rooms, --seed {options.seed}")
-    with tempfile.TemporaryDirectory(prefix="aiagentchat-kills-") as directory:
+    with tempfile.TemporaryDirectory(prefix="aiagentchat-kills-") as temporary:
+        directory = options.keep or Path(temporary)
         try:
             with run_synapse(stock_limits=False) as server:
                 report = asyncio.run(
                     run_kills(
-                        Path(directory),
+                        directory.absolute(),
                         server,
                         kills=options.kills,
                         rooms=options.rooms,
@@ -235,7 +242,7 @@ def main() -> int:
                     )
                 )
         finally:
-            _remove_runners(Path(directory))
+            _remove_runners(directory.absolute())
     for line in report.lines():
         say(line)
     return 0 if report.is_clean else 1
