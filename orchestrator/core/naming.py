@@ -53,5 +53,10 @@ def txn_id(source: str, part: int) -> TxnId:
     return TxnId(f"aac-{_digest(source)[:24]}-{part}")
 
 
+def refused_txn_id(refused: TxnId) -> TxnId:
+    """The transaction id of what is said in place of a message that was refused for good."""
+    return txn_id(f"{refused}:refused", 0)
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NoReturn
 
 from loguru import logger
@@ -22,13 +21,13 @@ from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message, build_prompt
 from orchestrator.errors import RequestRefusedError, StoreError
 from orchestrator.faultpoint import FaultPoint, reach
-from orchestrator.model import Priority, RoomId, RoomSlug, TurnOutcome, UserId
+from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
-    TURN_KEY,
     Final,
     build_notice_rows,
+    build_refusal_row,
     build_turn_notice_rows,
 )
 from orchestrator.rooms.room_runner import TROUBLE
@@ -225,23 +224,20 @@ class RoomManager:
                 del self._retiring[worker.room_id]
 
     async def tell_refused(self, row: OutboxRow, error: RequestRefusedError) -> None:
-        """A message will never be accepted: say so in its room, where that can help. Idempotent."""
-        source = f"{row.txn_id}:refused"
+        """A message will never be accepted: its room is told so in its place. Idempotent.
+
+        That may be accepted where the message was not (its size, its type, a filter). Where it is
+        refused as well, the agent may not speak, and nothing more is tried.
+        """
         logger.bind(action="outbox.refused", room=row.room_id, errcode=error.errcode).error(
             "the homeserver refused a message for good"
         )
-        if error.errcode == "M_TOO_LARGE" and row.priority is not Priority.NOTICE:
-            rows = build_notice_rows(
-                row.room_id,
-                source,
-                texts.MESSAGE_TOO_LARGE,
-                max_event_bytes=self._kit.config.gateway.max_event_bytes,
-            )
-            mark = row.content.get(TURN_KEY)
-            if mark is not None:
-                # Whoever waits for the turn's end waits for this mark.
-                rows = [replace(r, content={**r.content, TURN_KEY: mark}) for r in rows]
-            await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
+        if texts.is_message_refused(row.content.get("body")):
+            return
+        notice = build_refusal_row(
+            row, error.errcode, max_event_bytes=self._kit.config.gateway.max_event_bytes
+        )
+        await self._kit.store.outbox.add([notice], now=self._kit.wall_clock())
 
     def note_out_of_memory(self, slug: RoomSlug) -> None:
         """The kernel ended a process of this room's runner for its memory."""

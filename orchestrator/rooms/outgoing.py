@@ -11,12 +11,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.core import texts
 from orchestrator.core.chunking import RESERVE_BYTES, split_for_event
-from orchestrator.core.naming import txn_id
+from orchestrator.core.naming import refused_txn_id, txn_id
+from orchestrator.core.turn_mark import TURN_KEY as TURN_KEY
+from orchestrator.core.turn_mark import parse_reply
 from orchestrator.model import EventId, JsonObject, Priority, RoomId, TurnId, TurnOutcome
-from orchestrator.store.api import NewOutboxRow, TurnRow
+from orchestrator.store.api import NewOutboxRow, OutboxRow, TurnRow
 
-TURN_KEY = "org.aiagentchat.turn"
 MESSAGE = "m.room.message"
 
 
@@ -68,6 +70,26 @@ def build_turn_text_rows(
     _mark(contents, turn, first_part=turn.parts, final=final)
     priority = Priority.FINAL if final else Priority.TEXT
     return _rows(turn.room_id, turn.turn_id, contents, first_part=turn.parts, priority=priority)
+
+
+def build_refusal_row(row: OutboxRow, errcode: str, *, max_event_bytes: int) -> NewOutboxRow:
+    """What stands in place of a refused message: with its mark, for whoever waits for that.
+
+    A reply where it was one, so that whoever asked knows what it is about.
+    """
+    text = texts.message_refused(errcode)
+    (content,) = split_for_event(text, max_event_bytes=max_event_bytes, notice=True)
+    if (reply_to := parse_reply(row.content)) is not None:
+        content["m.relates_to"] = {"m.in_reply_to": {"event_id": reply_to}}
+    if (mark := row.content.get(TURN_KEY)) is not None:
+        content[TURN_KEY] = mark
+    return NewOutboxRow(
+        room_id=row.room_id,
+        txn_id=refused_txn_id(row.txn_id),
+        event_type=MESSAGE,
+        content=content,
+        priority=Priority.NOTICE,
+    )
 
 
 def build_end_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:

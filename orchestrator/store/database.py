@@ -118,7 +118,7 @@ def _state_dir_error(state_dir: Path, error: OSError) -> PreconditionError:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    with _translated(path):
+    with translated(path):
         created = not path.exists()
         connection = sqlite3.connect(
             path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -156,7 +156,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    with _translated(None):
+    with translated(None):
         connection.execute("BEGIN IMMEDIATE")
         before = connection.total_changes
         try:
@@ -176,7 +176,7 @@ def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Conn
 
 
 @contextmanager
-def _translated(path: Path | None) -> Iterator[None]:
+def translated(path: Path | None) -> Iterator[None]:
     """SQLite's errors as ours. The texts of SQLite's errors name no values of rows."""
     where = f"{path}: " if path else ""
     try:

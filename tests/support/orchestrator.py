@@ -34,7 +34,7 @@ class Orchestrator:
         self.state_dir = directory / "state"
         self.log_path = directory / "orchestrator.log"
         self._arguments = arguments
-        self._env = {**_clean_environment(), "ANTHROPIC_API_KEY": API_KEY, **env}
+        self._env = {**clean_environment(), "ANTHROPIC_API_KEY": API_KEY, **env}
         self._process: asyncio.subprocess.Process | None = None
         self._log_start = 0
 
@@ -169,7 +169,7 @@ def write_config(
     return path
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The caller's environment without what would change what is tested."""
     ours = ("ANTHROPIC_", "CLAUDE_", "MATRIX_", "AIAGENTCHAT_", "CCHAT_")
     return {k: v for k, v in os.environ.items() if not k.startswith(ours)}
