@@ -29,6 +29,7 @@ from pathlib import Path
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
 
 import docker
+from loguru import logger
 
 from tests.chaos.judge import Sent, Verdict, read_pending
 from tests.chaos.site import Site, open_site
@@ -60,11 +61,12 @@ class KillReport:
     attached_s: list[float] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
     left: dict[str, int] = field(default_factory=dict)
+    audit: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was lost, doubled, run twice, or left over."""
-        return self.verdict.is_clean and not any(self.left.values())
+        """Whether nothing was lost, doubled, run twice, left over, or found by the audit."""
+        return self.verdict.is_clean and not any(self.left.values()) and not self.audit
 
     def figures(self) -> list[str]:
         """How the starts were, in words."""
@@ -94,6 +96,8 @@ class KillReport:
             *(f"  {count} × {text!r}" for text, count in self.verdict.sentences.items()),
             *([problems] if problems else []),
             *left,
+            f"orchestrator audit messages --settled: {len(self.audit)} amiss",
+            *self.audit,
             self.verdict.summary(),
         ]
 
@@ -214,6 +218,7 @@ async def _settle(site: Site, report: KillReport, started_at: float) -> None:
     _note_start(site, started_at, report)
     code = await site.orchestrator.stop()
     assert code == 0, f"the last life ended with {code}:\n{site.orchestrator.log[-4000:]}"
+    report.audit = await site.audit()
     report.verdict = await site.verdict()
 
 
@@ -226,6 +231,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--keep", type=Path, help="a new directory for state and log, that stays")
     options = parser.parse_args()
+    logger.remove()  # what the scripted API logs; the orchestrator's log is a file
     say(f"{options.kills} kills, {options.rooms} rooms, --seed {options.seed}")
     with tempfile.TemporaryDirectory(prefix="aiagentchat-kills-") as temporary:
         directory = options.keep or Path(temporary)

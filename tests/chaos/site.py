@@ -28,6 +28,7 @@ from tests.chaos.judge import (
     replied_to,
 )
 from tests.chaos.model import ChaosModel
+from tests.support.audit import audit_messages
 from tests.support.matrix_user import MatrixUser, open_matrix_user
 from tests.support.orchestrator import Orchestrator, open_orchestrator, write_config
 from tests.support.synapse import SynapseServer
@@ -51,6 +52,7 @@ class Site:
         self.sent: list[Sent] = []
         self.refused: set[str] = set()
         self.rooms: list[str] = []
+        self._config = orchestrator.state_dir.parent / "config.yaml"
         self._trace = orchestrator.state_dir.parent / "trace"
         self._syncing = asyncio.Lock()
         self._ids = itertools.count(1)
@@ -157,6 +159,15 @@ class Site:
             ledger=read_ledger(self.orchestrator.state_dir),
             refused=self.refused,
         )
+
+    async def audit(self) -> list[str]:
+        """What `orchestrator audit messages` finds amiss, beside what no room could be shown."""
+        options = ("--config", str(self._config), "--settled")
+        audit = await audit_messages(self.orchestrator.state_dir, *options)
+        assert audit.code in {0, 1}, audit.err
+        found = [f for f in audit.report["findings"] if f["event_id"] not in self.refused]
+        in_hand = audit.report["in_hand"]
+        return [*map(str, found), *([f"{in_hand} in hand"] if in_hand else [])]
 
 
 def died_of_kill(code: int | None) -> bool:

@@ -145,6 +145,7 @@ async def _judge(site: Site, report: SweepReport) -> None:
         report.failures.append(problems)
     if set(verdict.outcomes) - {"done", "refused by the room"}:
         report.failures.append(f"ends: {dict(verdict.outcomes)}")
+    report.failures += [f"audit: {finding}" for finding in await site.audit()]
     if code:
         report.failures.append(f"the last life ended with {code}")
     if any(read_pending(site.orchestrator.state_dir).values()):
