@@ -27,6 +27,7 @@ from orchestrator.embedded.messages_model import (
     text_reply,
 )
 from orchestrator.embedded.offline_model import side_reply
+from orchestrator.model import JsonObject
 
 LEDGER = "ledger"
 """The file in a room's workspace to which each tool call adds its message's id."""
@@ -166,5 +167,5 @@ def _command(task: Task) -> str:
     return f"echo {task.id} >> {LEDGER}"
 
 
-def _bash(command: str) -> dict[str, str]:
+def _bash(command: str) -> JsonObject:
     return {"command": command, "description": "adds to the ledger"}

@@ -51,6 +51,14 @@ class SweepReport:
     sent: int = 0
     answered: int = 0
 
+    def __iadd__(self, other: SweepReport) -> SweepReport:
+        self.died += other.died
+        self.unreached += other.unreached
+        self.failures += other.failures
+        self.sent += other.sent
+        self.answered += other.answered
+        return self
+
     def summary(self) -> str:
         """One line."""
         return (
@@ -59,10 +67,14 @@ class SweepReport:
         )
 
 
-async def discover(site: Site) -> dict[str, Act]:
-    """Each place that the acts pass, with the first act that passes it; the site is down after."""
+async def discover(site: Site) -> tuple[dict[str, Act], list[str]]:
+    """Each place that the acts pass, with the first act that passes it; the site is down after.
+
+    And those that are passed only before: at the first start, and in the first rooms.
+    """
     await site.spawn()
     await prepare(site)
+    first = {name: None for _, name in await _trace_at_rest(site)}
     found: dict[str, Act] = {}
     for act in ACTS:
         before = len(await _trace_at_rest(site))
@@ -70,7 +82,7 @@ async def discover(site: Site) -> dict[str, Act]:
         for _, name in (await _trace_at_rest(site))[before:]:
             found.setdefault(name, act)
     await site.orchestrator.kill()
-    return found
+    return found, [name for name in first if name not in found]
 
 
 async def _trace_at_rest(site: Site) -> list[tuple[float, str]]:
@@ -122,6 +134,28 @@ async def _run_lane(site: Site, queue: deque[Strike], report: SweepReport) -> No
         finally:
             await site.orchestrator.kill()
     await _judge(site, report)
+
+
+async def strike_at_birth(
+    directory: Path, server: SynapseServer, points: Sequence[str]
+) -> SweepReport:
+    """For each of these places an installation of its own, that dies there in its first life."""
+    report = SweepReport()
+    for number, point in enumerate(points):
+        async with open_site(directory / f"birth{number}", server) as site:
+            await site.spawn(f"{point}:1")
+            async with asyncio.TaskGroup() as group:
+                acts = [group.create_task(_as_value(prepare(site)))]
+                if await _died(site, acts):
+                    report.died.append(point)
+                    await site.spawn()
+                else:
+                    report.unreached.append(point)
+                await _finish(acts)
+            await site.until_settled()
+            await site.orchestrator.kill()
+            await _judge(site, report)
+    return report
 
 
 def _left(site: Site) -> str:
