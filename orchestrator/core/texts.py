@@ -59,6 +59,24 @@ def not_handled(kind: str) -> str:
     )
 
 
+def in_file(size_bytes: int, *, is_rest: bool) -> str:
+    """Behind the beginning of an answer that is too long for messages."""
+    what = "This is the beginning of the rest. All of it" if is_rest else "This is the beginning."
+    what += f" ({size(size_bytes)}) is" if is_rest else f" The whole answer ({size(size_bytes)}) is"
+    return f"*{what} in the file below.*"
+
+
+FILE_NOT_TAKEN = "The homeserver does not take the file, so here is what it has as messages."
+
+
+def file_left_out(left_bytes: int) -> str:
+    """The end of a file's text that was sent as messages, as far as that goes."""
+    return (
+        f"{size(left_bytes)} more are left out: the homeserver does not take the file, and this is "
+        "too long for messages. Ask for a shorter answer, or for a file in the workspace."
+    )
+
+
 def queued(position: int) -> str:
     """How many turns are before this one."""
     return f"Queued: {position} before this one. `!cancel` stops the running one."

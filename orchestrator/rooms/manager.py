@@ -25,9 +25,11 @@ from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
+    MESSAGE,
     Final,
     build_notice_rows,
     build_refusal_row,
+    build_rows_instead_of_file,
     build_turn_notice_rows,
 )
 from orchestrator.rooms.room_runner import TROUBLE
@@ -226,18 +228,30 @@ class RoomManager:
     async def tell_refused(self, row: OutboxRow, error: RequestRefusedError) -> None:
         """A message will never be accepted: its room is told so in its place. Idempotent.
 
-        That may be accepted where the message was not (its size, its type, a filter). Where it is
-        refused as well, the agent may not speak, and nothing more is tried.
+        That may be accepted where the message was not (for its size, its type, its content). Where
+        the agent may not send messages at all, nothing can be said.
         """
         logger.bind(action="outbox.refused", room=row.room_id, errcode=error.errcode).error(
             "the homeserver refused a message for good"
         )
-        if texts.is_message_refused(row.content.get("body")):
+        if row.has_file:
+            await self._send_instead_of_file(row)
+            return
+        may_not_speak = error.errcode == "M_FORBIDDEN" and row.event_type == MESSAGE
+        if may_not_speak or texts.is_message_refused(row.content.get("body")):
             return
         notice = build_refusal_row(
             row, error.errcode, max_event_bytes=self._kit.config.gateway.max_event_bytes
         )
         await self._kit.store.outbox.add([notice], now=self._kit.wall_clock())
+
+    async def _send_instead_of_file(self, row: OutboxRow) -> None:
+        file = await self._kit.store.outbox.file(row.seq)
+        if file is None:
+            return  # the room was left, and all that waited for it dropped
+        limit = await self._kit.event_limit(row.room_id)
+        rows = await asyncio.to_thread(build_rows_instead_of_file, row, file, max_event_bytes=limit)
+        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
 
     def note_out_of_memory(self, slug: RoomSlug) -> None:
         """The kernel ended a process of this room's runner for its memory."""

@@ -30,7 +30,7 @@ from orchestrator.store.outbox_table import insert_outbox
 
 _COLUMNS = (
     "turn_id, room_id, session, state, prompt, sender, asked, epoch, parts, created_at, "
-    "started_at, ended_at, outcome, reason"
+    "started_at, ended_at, outcome, reason, length(draft)"
 )
 
 
@@ -100,10 +100,14 @@ class TurnTable:
         outcome: TurnOutcome | None = None,
         reason: str | None = None,
         seen_by: SessionId | None = None,
+        keep: str = "",
+        drop_draft: bool = False,
         now: float,
     ) -> TurnRow:
         """Move a turn, and store what comes with the move; `event` None only stores.
 
+        `keep` is text that no row is made of yet: it is added to the turn's draft, as a paragraph.
+        `drop_draft`: `rows` have what was kept.
         `seen_by` is the session that has the turn's message: it can be resumed from now on, if it
         still is the conversation's session.
 
@@ -116,6 +120,14 @@ class TurnTable:
             turn = _select(db, "WHERE turn_id = ?", turn_id)[0]
             if event is not None:
                 _move(db, turn, event, epoch=epoch, outcome=outcome, reason=reason, now=now)
+            if drop_draft:
+                db.execute("UPDATE turns SET draft = '' WHERE turn_id = ?", (turn_id,))
+            if keep:
+                db.execute(
+                    "UPDATE turns SET draft = CASE draft WHEN '' THEN ?1 "
+                    "ELSE draft || char(10, 10) || ?1 END WHERE turn_id = ?2",
+                    (keep, turn_id),
+                )
             if rows:
                 insert_outbox(db, rows, now=now)
                 db.execute(
@@ -146,6 +158,15 @@ class TurnTable:
         """One turn, or None."""
         rows = await self._database.run(lambda db: _select(db, "WHERE turn_id = ?", turn_id))
         return rows[0] if rows else None
+
+    async def draft(self, turn_id: TurnId) -> str:
+        """The text that is kept with a turn; empty where there is none."""
+
+        def work(db: sqlite3.Connection) -> str:
+            row = db.execute("SELECT draft FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+            return row[0] if row else ""
+
+        return await self._database.run(work)
 
     async def session(self, room_id: RoomId, session: str) -> SessionRow | None:
         """The CLI's session behind a conversation of a room, or None before its first turn."""
@@ -223,7 +244,7 @@ def _select(db: sqlite3.Connection, where: str, *values: str) -> list[TurnRow]:
 
 def _row(values: tuple[object, ...]) -> TurnRow:
     (turn_id, room_id, session, state, prompt, sender, asked, epoch) = map(_text, values[:8])
-    parts, created_at, started_at, ended_at, outcome, reason = values[8:]
+    parts, created_at, started_at, ended_at, outcome, reason, draft_chars = values[8:]
     return TurnRow(
         turn_id=TurnId(turn_id),
         room_id=RoomId(room_id),
@@ -239,6 +260,7 @@ def _row(values: tuple[object, ...]) -> TurnRow:
         ended_at=None if ended_at is None else float(_text(ended_at)),
         outcome=None if outcome is None else TurnOutcome(_text(outcome)),
         reason=None if reason is None else _text(reason),
+        draft_chars=int(_text(draft_chars)),
     )
 
 

@@ -189,7 +189,7 @@ async def _live_and_die(site: Site, random_: random.Random, report: KillReport) 
 async def _until_in_step(site: Site) -> None:
     """Wait for the first answer of /sync that is stored, or say why there is none."""
     async with asyncio.TaskGroup() as group:
-        end = group.create_task(site.orchestrator.wait_ended())
+        end = group.create_task(site.orchestrator.wait_dead())
         while not any(name == "sync:committed" for _, name in site.trace()):
             assert not end.done(), f"it ended by itself:\n{site.orchestrator.log[-4000:]}"
             await asyncio.sleep(_POLL_S)

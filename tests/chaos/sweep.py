@@ -215,7 +215,7 @@ async def _as_value(act: object) -> Exception | None:
 async def _died(site: Site, acts: Sequence[asyncio.Task[Exception | None]]) -> bool:
     """Whether the orchestrator ended before, or right after, the acts did."""
     async with asyncio.TaskGroup() as group:
-        end = group.create_task(site.orchestrator.wait_ended())
+        end = group.create_task(site.orchestrator.wait_dead())
         done = group.create_task(_finish(acts))
         await asyncio.wait({end, done}, return_when=asyncio.FIRST_COMPLETED)
         if not end.done():

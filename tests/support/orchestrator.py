@@ -94,8 +94,8 @@ class Orchestrator:
                     raise AssertionError(msg)
                 await asyncio.sleep(_POLL_S)
 
-    async def wait_ended(self) -> int:
-        """Wait until it ends by itself; the exit code."""
+    async def wait_dead(self) -> int:
+        """Wait until it ends by itself, however long that takes; the exit code. Cancel-safe."""
         assert self._process is not None, "not started"
         return await self._process.wait()
 
@@ -119,14 +119,23 @@ class Orchestrator:
             return in_step and said
         return False
 
-    async def _end(self, by: signal.Signals) -> int:
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal, and wait for nothing."""
         assert self._process is not None, "not started"
         if self._process.returncode is None:
-            self._process.send_signal(by)
+            self._process.send_signal(number)
+
+    async def wait_ended(self) -> int:
+        """Wait for the end; the exit code."""
+        assert self._process is not None, "not started"
         async with asyncio.timeout(_STOP_S):
             code = await self._process.wait()
         self._process = None
         return code
+
+    async def _end(self, by: signal.Signals) -> int:
+        self.send_signal(by)
+        return await self.wait_ended()
 
     async def close(self) -> None:
         """End it, whatever state it is in."""
