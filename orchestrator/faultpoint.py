@@ -71,6 +71,7 @@ class FaultPoint(StrEnum):
     END_STORED = "end:stored", "a turn's end is stored, its frames are not acknowledged"
     END_ACKED = "end:acked", "a turn's end is stored and acknowledged"
     OUTBOX_TAKEN = "outbox:taken", "a message is about to be sent, no attempt is recorded"
+    OUTBOX_UPLOADED = "outbox:uploaded", "a message's file was uploaded, its address is not stored"
     OUTBOX_ATTEMPT = "outbox:attempt", "an attempt is recorded, and has not left"
     OUTBOX_SENT = "outbox:sent", "the homeserver has a message, which is not marked as sent"
     OUTBOX_MARKED = "outbox:marked", "a message is marked as sent"

@@ -14,6 +14,7 @@ from docker.errors import NotFound
 from orchestrator.core.naming import room_slug, runner_name
 from orchestrator.model import InstallationId, RoomId
 from tests.chaos.judge import read_text, read_value
+from tests.chaos.model import build_answer, parse_prompt, squeeze
 from tests.chaos.site import PATIENCE_S, Site
 
 _POLL_S = 0.1
@@ -57,6 +58,17 @@ async def invite(site: Site) -> None:
     room = await site.new_room()
     await site.until_joined(room)
     await site.until_answered(await site.ask(room, "tool"))
+
+
+async def ask_for_file(site: Site) -> None:
+    """An answer that is too long for messages: its beginning, and a file with all of it."""
+    message = await site.ask(site.rooms[0], "huge 6000")
+    await site.until_answered(message)
+    files = [e for e in site.answers(message) if e["content"].get("msgtype") == "m.file"]
+    assert len(files) == 1, f"{message.name}: {len(files)} files"
+    data = await site.person.download(files[0]["content"]["url"])
+    said, wanted = squeeze(data.decode()), build_answer(parse_prompt(message.text))
+    assert said == wanted, f"{message.name}: the file has {len(said)} of {len(wanted)} characters"
 
 
 async def be_refused(site: Site) -> None:
@@ -115,6 +127,7 @@ ACTS: tuple[Act, ...] = (
     ask_for_tool,
     ask_for_status,
     begin_anew,
+    ask_for_file,
     invite,
     be_refused,
     throw_out,

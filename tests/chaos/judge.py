@@ -54,7 +54,7 @@ class Verdict:
     doubled: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    """Answered once, but not with the whole answer."""
+    """Answered once, but not with the whole answer. Files are not read."""
 
     @property
     def is_clean(self) -> bool:
@@ -156,7 +156,8 @@ def _judge_answer(
     turn: str, parts: Sequence[Json], asked: Mapping[str, str], verdict: Verdict
 ) -> None:
     final = next((m for m in map(mark_of, parts) if m["final"]), None)
-    if final is None or final["outcome"] != _DONE:
+    is_file = any(e["content"].get("msgtype") == "m.file" for e in parts)
+    if final is None or final["outcome"] != _DONE or is_file:
         return
     prompt = "\n\n".join(asked[event] for event in final["asked"])
     said = squeeze("".join(body_of(e) for e in parts if e["content"].get("msgtype") == "m.text"))

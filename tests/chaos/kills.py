@@ -45,7 +45,16 @@ _MOST_OPEN = 4
 # The CLI asks the API again for about 100 s before it gives up, and turns of a room wait in a row.
 _SETTLE_S = 600.0
 _POLL_S = 0.02
-_KINDS = {"tool": 40, "text": 25, "burst": 12, "long 25": 10, "long 60": 5, "!status": 5, "!new": 3}
+_KINDS = {
+    "tool": 40,
+    "text": 25,
+    "burst": 12,
+    "long 25": 10,
+    "long 60": 5,
+    "huge 3500": 3,
+    "!status": 5,
+    "!new": 3,
+}
 
 Say = Callable[[str], None]
 

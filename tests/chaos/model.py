@@ -6,6 +6,7 @@ what was said, what was asked and what was run can be counted by it:
     m7 text        answers `m7 is answered.`
     m7 tool        says `m7 begins.`, runs a command that adds m7 to the ledger, says `m7 is done.`
     m7 long 30     answers 30 sentences, slowly
+    m7 huge 6000   answers 6000 sentences, at once: more than messages are made of
 
 It goes on where the conversation says that it was cut, so that an answer that was streamed in two
 pieces still is the whole answer.
@@ -31,12 +32,14 @@ from orchestrator.model import JsonObject
 
 LEDGER = "ledger"
 """The file in a room's workspace to which each tool call adds its message's id."""
-_MESSAGE = re.compile(r"^(\w+) (text|tool|long)(?: (\d+))?$", re.MULTILINE)
+_MESSAGE = re.compile(r"^(\w+) (text|tool|long|huge)(?: (\d+))?$", re.MULTILINE)
 # What the CLI says for the user after a stream that broke off, and after an interrupted turn.
 _CONTINUE = re.compile(r"^Your response above was cut off mid-stream\b")
 _INTERRUPTED = re.compile(r"\[Request interrupted by user[^\]]*\]\s*")
 # A sentence of a long answer every so often: 30 of them take about three seconds.
 _PACE_S = 0.05
+_LONG_CHARS = 200
+_HUGE_CHARS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ class Task:
     @property
     def after(self) -> str:
         """What is said at the end."""
-        if self.kind == "long":
+        if self.kind in {"long", "huge"}:
             return " ".join(f"{self.id} has sentence {n}." for n in range(self.count))
         return f"{self.id} is {'done' if self.kind == 'tool' else 'answered'}."
 
@@ -149,8 +152,10 @@ def _next_step(tasks: Sequence[Task], since: Sequence[Message]) -> Reply:
 def _texts(text: str) -> tuple[Text, ...]:
     if not text.strip():
         return ()
-    is_long = len(text) > 200
-    return (Text(text=text.strip(), chunk_chars=24, delay_s=_PACE_S if is_long else 0.0),)
+    size = len(text)
+    if size > _HUGE_CHARS:
+        return (Text(text=text.strip(), chunk_chars=_HUGE_CHARS // 4),)
+    return (Text(text=text.strip(), delay_s=_PACE_S if size > _LONG_CHARS else 0.0),)
 
 
 def _rest(whole: str, said: str) -> str:

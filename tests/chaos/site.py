@@ -103,6 +103,10 @@ class Site:
         """Whether the person has seen the end of what the message began."""
         return message.event_id in self._ended
 
+    def answers(self, message: Sent) -> list[Json]:
+        """All that the person has seen of the turn that a message is part of."""
+        return [e for e in self.person.timeline if message.event_id in mark_of(e).get("asked", ())]
+
     async def until(self, is_met: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> None:
         """Sync until it is met; many may wait, one syncs.
 
@@ -202,7 +206,7 @@ async def open_site(directory: Path, server: SynapseServer, **sections: Any) -> 
             upstream=upstream,
             defaults={"permissions": "bypass"},
             # Text is shown while a turn still runs, so that it can be lost or doubled.
-            gateway={"outbound_window_s": 0.1},
+            gateway={"outbound_window_s": 0.1, "max_answer_messages": 2},
             **sections,
         )
         arguments = ("--config", str(config))
