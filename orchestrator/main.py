@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator import __version__
+from orchestrator import __version__, faultpoint
 from orchestrator.account_limit import describe_limit, find_account, lift_limit
 from orchestrator.audit.messages import AuditPlan, audit_messages, render_json, render_text
 from orchestrator.config import Config, load_config, load_secrets, not_built, parse_config
@@ -120,6 +120,7 @@ def up(
 ) -> None:
     """Serve the rooms until Ctrl-C (stops the runners too) or SIGTERM (leaves them running)."""
     with _exit_codes():
+        faultpoint.arm(os.environ)
         secrets = load_secrets()
         on_embedded = embedded or config is None
         overrides = {"defaults": {"permissions": permissions.value}} if permissions else {}

@@ -4,6 +4,7 @@
 #   setup.sh up [ARGUMENTS…]     environment, engine; then `orchestrator up ARGUMENTS`
 #   setup.sh test [ARGUMENTS…]   environment, engine, runner image; then all tests
 #   setup.sh unit [ARGUMENTS…]   environment; then the tests that need nothing else
+#   setup.sh chaos [ARGUMENTS…]  the same as for test; then the long tests, and kills ARGUMENTS…
 #   setup.sh check               environment; then format, lint, types, imports, shell
 #   setup.sh image [ARGUMENTS…]  environment, engine; then `orchestrator image build ARGUMENTS`
 #   setup.sh run|dev|engine      only that part of the set-up
@@ -307,13 +308,7 @@ all_tests() {
   tests_began=$(date +%s)
   failed=0
   unit "$@" || failed=1
-  ensure_engine
-  ensure_image
-  ensure_fault_tools
-  # Here and not in the tests, whose time is limited.
-  step synapse "making the image of the tests' Synapse, unless it is there (about a minute)" \
-    "$VENV/bin/python" -m tests.support.synapse_image \
-    || fail "The image could not be built; the lines above say why."
+  ensure_real_parts
   say "· tests on real parts: Docker Engine, Synapse, the Claude Code CLI"
   run_pytest "$LOGS/real.log" tests -m "($REAL_PARTS) and not long" \
     --numprocesses "$REAL_WORKERS" --dist loadfile "$@" || failed=1
@@ -321,6 +316,30 @@ all_tests() {
   say "make test, $(($(date +%s) - tests_began)) s:"
   say "  without Docker  $(closing_line "$LOGS/unit.log")"
   say "  on real parts   $(closing_line "$LOGS/real.log")"
+  return "$failed"
+}
+
+# What tests on real parts need. Here and not in the tests, whose time is limited.
+ensure_real_parts() {
+  ensure_engine
+  ensure_image
+  ensure_fault_tools
+  step synapse "making the image of the tests' Synapse, unless it is there (about a minute)" \
+    "$VENV/bin/python" -m tests.support.synapse_image \
+    || fail "The image could not be built; the lines above say why."
+}
+
+# The long forms, one after the other, and then kills at random moments: the last line says what
+# became of the messages.
+chaos() {
+  require_root chaos
+  ensure_venv dev
+  ensure_real_parts
+  failed=0
+  say "· tests that take minutes each"
+  run_pytest "$LOGS/long.log" tests -m long || failed=1
+  say "· kills at random moments, under load"
+  "$VENV/bin/python" -m tests.chaos.kills "$@" || failed=1
   return "$failed"
 }
 
@@ -343,13 +362,14 @@ run_pytest() {
 closing_line() { tail -n 1 "$1" | tr -d '=' | sed 's/^ *//; s/ *$//'; }
 
 command=${1:-}
-[ -n "$command" ] || fail "usage: setup.sh up|test|unit|check|image|run|dev|engine"
+[ -n "$command" ] || fail "usage: setup.sh up|test|unit|chaos|check|image|run|dev|engine"
 shift
 case $command in
   up) up "$@" ;;
   check) check ;;
   unit) unit "$@" ;;
   test) all_tests "$@" ;;
+  chaos) chaos "$@" ;;
   image)
     ensure_venv run
     ensure_engine

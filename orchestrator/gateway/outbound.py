@@ -34,6 +34,7 @@ from orchestrator.errors import (
     RequestRefusedError,
     StoreError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.clock import Clock, SteadyClock, wait_for_event
 from orchestrator.gateway.outbox_port import EventSender, OutboxStore
 from orchestrator.gateway.upload import upload_file, upload_verdict
@@ -254,12 +255,16 @@ class OutboxSender:
             await self._postpone(row, error, left=left, log=log)
         else:
             self._answered(row)
+            reach(FaultPoint.OUTBOX_SENT)
             await self._store.mark_sent(row.seq, event_id, now=self._clock())
+            reach(FaultPoint.OUTBOX_MARKED)
             log.bind(action="outbox.send", event=event_id).debug("an event was sent")
 
     async def _give_up(self, row: OutboxRow, error: RequestRefusedError, *, log: Logger) -> None:
         log.bind(action="outbox.refuse", errcode=error.errcode).warning("an event was refused")
+        reach(FaultPoint.OUTBOX_REFUSED)
         await self._on_refused(row, error)
+        reach(FaultPoint.OUTBOX_TOLD)
         await self._store.mark_refused(row.seq, reason=error.errcode, now=self._clock())
 
     async def _try_upload(self, row: OutboxRow, *, left: float, log: Logger) -> None:
@@ -296,8 +301,10 @@ class OutboxSender:
         found = await _bounded(self._find(row))
         if found is not None:
             return found
+        reach(FaultPoint.OUTBOX_TAKEN)
         # However long the disk takes: that says nothing of the homeserver.
         await self._store.mark_attempt(row.seq, now=self._clock())
+        reach(FaultPoint.OUTBOX_ATTEMPT)
         return await _bounded(
             self._homeserver.send_event(row.room_id, row.event_type, row.content, row.txn_id)
         )

@@ -23,6 +23,7 @@ from orchestrator.errors import (
     RateLimitedError,
     RequestRefusedError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.matrix.backoff import Backoff
 from orchestrator.matrix.http import TooLargeAnswerError
 from orchestrator.matrix.response import (
@@ -198,9 +199,11 @@ class _SyncLoop:
         """One answer: receive, complete, commit. Returns the seconds to pause (0 as a rule)."""
         started = time.monotonic()
         raw = await self._receive(failures)
+        reach(FaultPoint.SYNC_RECEIVED)
         update = parse_sync(raw.body)
         rows = await self._build_rows(update)
         new = await self._store.commit_sync(rows, raw.next_batch, now=self._clock())
+        reach(FaultPoint.SYNC_COMMITTED)
         stuck = new == 0 and raw.next_batch == self._since
         self._committed(raw, update)
         if new:
@@ -208,6 +211,7 @@ class _SyncLoop:
         for room in update.rooms:
             if room.typing is not None:
                 self._on_typing(room.room_id, room.typing)
+        reach(FaultPoint.SYNC_FOLLOWED)
         await self._client.after_sync(raw.body)
         return _SPIN_PAUSE_S if stuck and time.monotonic() - started < _SPIN_S else 0.0
 

@@ -33,6 +33,7 @@ from orchestrator.core.policy import (
 from orchestrator.core.rotation import Rotation
 from orchestrator.core.sender_limit import SenderLimits
 from orchestrator.errors import StoreError, UndecryptableError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
@@ -152,7 +153,9 @@ class Intake:
                 await self._wait()
                 while seqs := await self._next_round():
                     for row in await self._store.inbox.still_new(seqs):
+                        reach(FaultPoint.INBOX_TAKEN)
                         await self._handle_guarded(row)
+                        reach(FaultPoint.INBOX_HANDLED)
                 await self._give_up_late_keys()
 
     async def _next_round(self) -> list[int]:
@@ -215,6 +218,7 @@ class Intake:
                 await self._event(row, RoomEvent.model_validate_json(row.raw), row.raw)
 
     async def _done(self, row: InboxRow, reason: str) -> None:
+        reach(FaultPoint.INBOX_MARK)
         await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
 
     async def _event(self, row: InboxRow, event: RoomEvent, raw: str) -> None:

@@ -21,6 +21,7 @@ from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message, build_prompt
 from orchestrator.errors import RequestRefusedError, StoreError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
@@ -161,6 +162,7 @@ class RoomManager:
             asked=tuple(item.message.event_id for item in items),
             inbox=tuple(item.seq for item in items),
         )
+        reach(FaultPoint.WINDOW_CLOSING)
         row = await self._kit.store.turns.admit(
             turn,
             max_queued=self._kit.config.gateway.max_queued_turns,
@@ -170,6 +172,7 @@ class RoomManager:
         )
         if row.outcome is TurnOutcome.REFUSED:
             self._refusals.note_queue_full(room_id)
+        reach(FaultPoint.WINDOW_CLOSED)
         self._kit.notify_outbox()
         logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
             "messages became a turn"
@@ -203,6 +206,7 @@ class RoomManager:
             await self._kit.store.inbox.mark(row.seq, InboxState.IGNORED, reason="left the room")
             return
         text = await self._answer(command, worker)
+        reach(FaultPoint.COMMAND_EXECUTED)
         rows = build_notice_rows(
             room.room_id,
             f"{message.event_id}:command",
@@ -213,6 +217,7 @@ class RoomManager:
         await self._kit.store.answer(
             row.seq, rows if answers else (), reason="command", now=self._kit.wall_clock()
         )
+        reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
 
     async def _answer(self, command: Command | UnknownCommand | None, worker: RoomWorker) -> str:
@@ -247,7 +252,9 @@ class RoomManager:
         if room is None or self._group is None:
             return
         worker = worker or RoomWorker(room, self._kit)
+        reach(FaultPoint.RETIRE_BEGUN)
         await worker.refuse_all("the agent left the room")
+        reach(FaultPoint.RETIRE_ENDED)
         before = self._retiring.get(room_id)
         self._retiring[room_id] = self._group.create_task(
             self._stop_runner(worker, before), name=f"retire {room.slug}"

@@ -24,6 +24,7 @@ from orchestrator.errors import (
     WireProtocolError,
     WireVersionError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RunnerState
 from orchestrator.ports import RunnerInfo
 from orchestrator.rooms.connection import Connection
@@ -170,10 +171,13 @@ class RoomRunner:
             case RunnerAction.CREATE:
                 room_id = self._room.room_id
                 self._generation = await self._kit.store.turns.new_generation(room_id)
+                reach(FaultPoint.RUNNER_COUNTED)
                 spec = replace(quarters.spec, generation=self._generation)
                 await self._kit.backend.ensure(spec)
+                reach(FaultPoint.RUNNER_CREATED)
             case RunnerAction.START:
                 await self._kit.backend.start(self.name)
+                reach(FaultPoint.RUNNER_STARTED)
             case RunnerAction.REMOVE:
                 await self._kit.backend.remove(self.name)
             case RunnerAction.STOP:
@@ -190,5 +194,6 @@ class RoomRunner:
         except BaseException:
             connection.close()
             raise
+        reach(FaultPoint.RUNNER_ATTACHED)
         self.connection = connection
         return link

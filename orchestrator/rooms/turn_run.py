@@ -31,6 +31,7 @@ from orchestrator.core.turn_view import (
     TurnView,
 )
 from orchestrator.errors import RunnerError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Seq, TurnOutcome, TurnState
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.cut_line import CutKind, parse_cut
@@ -154,15 +155,18 @@ class TurnRun:
         """
         turn = self._output.turn
         if turn.state is TurnState.QUEUED:
+            reach(FaultPoint.OFFER_STORING)
             turn = self._output.turn = await self._kit.store.turns.advance(
                 turn.turn_id,
                 TurnEvent.OFFERED,
                 epoch=self._link.welcome.epoch,
                 now=self._kit.wall_clock(),
             )
+            reach(FaultPoint.OFFER_STORED)
         if not self._is_applied:
             line = build_user_message(turn.prompt, message_uuid=message_uuid(turn.turn_id))
             await self._link.send_line(self._offer_id, self._session.session_id, line)
+            reach(FaultPoint.OFFER_WRITTEN)
         await self._replies.send_again(self._link, self._session.session_id)
 
     def use_session(self, session: SessionRow, *, start_over: bool = False) -> None:
@@ -318,7 +322,9 @@ class TurnRun:
                 raise NotTakenError(self._why_not_opened or event.why)
             await self._end(TurnOutcome.CANCELLED, None)
         elif is_offer and not self._is_applied:
+            reach(FaultPoint.APPLIED_RECEIVED)
             await self._output.applied(self._session.session_id)
+            reach(FaultPoint.APPLIED_STORED)
             self._is_applied = True
         else:
             self._replies.settle(event.command_id, self._view)
@@ -340,6 +346,7 @@ class TurnRun:
         match show:
             case TextReady() if not self._is_over_limit:
                 self._output.add_text(show.text, event.q, now)
+                reach(FaultPoint.OUTPUT_TAKEN)
             case PermissionAsked():
                 await self._deny(show, event.q)
             case ReplyToCli():
@@ -424,6 +431,7 @@ class TurnRun:
         if not lost:
             try:
                 await self._output.acknowledge_all(self._link, self._loop.time())
+                reach(FaultPoint.END_ACKED)
             except RunnerError as e:
                 # Stored already; the next hello says it.
                 self._log.bind(action="turn.ack", error=type(e).__name__).debug("not told")

@@ -23,6 +23,7 @@ from typing import TypeVar
 from loguru import logger
 
 from orchestrator.errors import AiAgentChatError, PreconditionError, StoreFullError
+from orchestrator.faultpoint import reach_commit
 from orchestrator.store.failure import StoreTrouble, describe_trouble, translated
 from orchestrator.store.opening import empty_log, open_file
 
@@ -186,14 +187,19 @@ def _in_transaction(
 ) -> tuple[T, bool]:
     """What `work` gave, and whether it has written anything."""
     with translated(None):
-        before = connection.total_changes
         connection.execute("BEGIN IMMEDIATE")
+        before = connection.total_changes
         try:
             result = work(connection)
+            has_changes = connection.total_changes > before
+            if has_changes:
+                reach_commit(work, "before")
             connection.execute("COMMIT")
+            if has_changes:
+                reach_commit(work, "after")
         except BaseException:
             # Some failures (a full disk) have rolled back already.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        return result, connection.total_changes > before
+        return result, has_changes
