@@ -92,6 +92,7 @@ class GatewayConfig(_Section):
     # 65,536 is Matrix's limit for a whole event; the rest is left to the envelope. An encrypted
     # room gets three quarters, at most 45,000: on Synapse a sealed body of 48,339 bytes passed.
     max_event_bytes: Annotated[int, Field(ge=4096, le=60000)] = 55000
+    max_answer_messages: Annotated[int, Field(ge=1, le=100)] = 3
     max_queued_turns: Annotated[int, Field(ge=1, le=10000)] = 20
     # A person who pastes a log line by line sends some 40 messages; one who types, 10 a minute.
     sender_burst: Annotated[int, Field(ge=1, le=100000)] = 60

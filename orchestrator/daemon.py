@@ -6,8 +6,8 @@
 Rules: what is opened later may use what was opened earlier, never the other way round, and closing
 is the reverse; so a room's last words still find a sender. Every task is named in one of two lists
 below, and any of them ending ends the daemon. SIGTERM leaves runners and their turns running (the
-next start adopts them); SIGINT, a person's Ctrl-C, stops them as well. A second signal skips the
-waiting.
+next start adopts them); SIGINT, a person's Ctrl-C, stops them as well. All of it has one deadline,
+and a second signal skips the waiting (`orchestrator.ending`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from orchestrator.embedded.homeserver import (
     write_embedded_json,
 )
 from orchestrator.embedded.offline_model import open_offline_model
+from orchestrator.ending import Ending
 from orchestrator.errors import (
     AiAgentChatError,
     EngineUnavailableError,
@@ -68,9 +69,12 @@ from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.store import Store, open_store
 
-# One half for the outbox to drain, the other for the runners to end: together below Docker's and
-# systemd's own patience (10 s and 90 s), with some seconds to spare.
-_SHUTDOWN_S = 8.0
+# For the outbox to drain, and for runners to end: both within the one deadline of `ending.END_S`.
+_DRAIN_S = 4.0
+_RUNNERS_S = 3.0
+
+# One short transaction; what it would keep can be learnt again.
+_KEEP_S = 1.0
 
 # A row whose fate is unknown is older than a day. Two pages of history: a room that said more since
 # then is answered anew rather than read back for long.
@@ -110,15 +114,18 @@ async def run_daemon(plan: Plan, say: Say) -> None:
     # Whatever a library makes below the state directory (SQLite's files, say) is ours alone, too.
     os.umask(0o077)
     stop = _watch_signals()
-    with hold_state_dir(plan.state_dir):
+    with hold_state_dir(plan.state_dir), Ending(stop) as ending:
         async with AsyncExitStack() as opened:
-            # An image takes minutes to build: a signal ends the opening, too.
-            system = await _until_signal(stop, _open(plan, say, opened))
-            if system is None:
-                return
-            by = await _serve(system, stop, say)
-            if by is signal.SIGINT:
-                await _until_signal(stop, _stop_runners(system.kit.backend, say))
+            try:
+                # An image takes minutes to build: a signal ends the opening, too.
+                system = await _until_signal(stop, _open(plan, say, opened))
+                if system is None:
+                    return
+                by = await _serve(system, stop, ending, say)
+                if by is signal.SIGINT:
+                    await _until_signal(stop, _stop_runners(system.kit.backend, say))
+            finally:
+                ending.close()
 
 
 # Opening...
@@ -215,6 +222,7 @@ def _assemble(
         housing=housing,
         courtesies=courtesies,
         notify_outbox=sender.notify,
+        may_show_progress=sender.may_show_progress,
         wall_clock=clock,
         version=__version__,
         send_rate_per_s=budget.rate_per_s,
@@ -273,18 +281,20 @@ def _is_of_row(event: OwnEvent, row: OutboxRow) -> bool:
 # Running...
 
 
-async def _serve(system: _System, stop: asyncio.Queue[signal.Signals], say: Say) -> signal.Signals:
+async def _serve(
+    system: _System, stop: asyncio.Queue[signal.Signals], ending: Ending, say: Say
+) -> signal.Signals:
     """Run all tasks until a signal; returns which one it was."""
     async with asyncio.TaskGroup() as outlets:
         running = [
             outlets.create_task(work, name=name) for name, work in _outlet_tasks(system).items()
         ]
         try:
-            by = await _serve_rooms(system, stop, say)
+            by = await _serve_rooms(system, stop, ending, say)
             say("Stopping (press Ctrl-C again to skip the wait)…")
         finally:
             # Here, before a failure reaches the group: it would cancel the sender first.
-            await _drain(system, stop)
+            await _drain(system, stop, ending)
             for task in running:
                 task.cancel()
     return by
@@ -314,8 +324,9 @@ def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[
 
 
 async def _serve_rooms(
-    system: _System, stop: asyncio.Queue[signal.Signals], say: Say
+    system: _System, stop: asyncio.Queue[signal.Signals], ending: Ending, say: Say
 ) -> signal.Signals:
+    """Nothing new is taken once this is left: not an event, not a turn. Runners go on."""
     in_step = asyncio.Event()
     by = signal.SIGTERM
     try:
@@ -327,7 +338,11 @@ async def _serve_rooms(
             for name, work in _room_tasks(system, in_step).items():
                 group.create_task(work, name=name)
             group.create_task(_announce(system, in_step, say), name="announce")
-            await _raise_at_signal(stop)
+            try:
+                await _raise_at_signal(stop)
+            finally:
+                # From here on, whether by a signal or by a failure.
+                ending.begin()
     except* Stopped as stopped:
         by = next(e.by for e in stopped.exceptions if isinstance(e, Stopped))
     return by
@@ -411,17 +426,19 @@ def _watch_signals() -> asyncio.Queue[signal.Signals]:
     return asked
 
 
-async def _drain(system: _System, stop: asyncio.Queue[signal.Signals]) -> None:
+async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: Ending) -> None:
     """Send what waits, until it is done, the time is up, or a second signal comes."""
-    deadline = system.kit.wall_clock() + _SHUTDOWN_S / 2
+    rest_s = ending.deadline - asyncio.get_running_loop().time()
+    deadline = system.kit.wall_clock() + min(_DRAIN_S, rest_s)
     left = await _until_signal(stop, system.sender.drain(deadline))
     if left:
         logger.bind(action="daemon.drained", rooms=left).warning(
             "some messages wait for the next start"
         )
     try:
-        await system.keeper.keep()
-    except AiAgentChatError as e:
+        async with asyncio.timeout(_KEEP_S):
+            await system.keeper.keep()
+    except (AiAgentChatError, TimeoutError) as e:
         logger.bind(action="daemon.keep", error=type(e).__name__).error(
             "what was learnt of the account's limit is not kept"
         )
@@ -465,7 +482,7 @@ async def _stop_runners(backend: RunnerBackend, say: Say) -> None:
 async def _stop_runner(backend: RunnerBackend, info: RunnerInfo) -> None:
     """One that can't be stopped keeps no other from being stopped."""
     try:
-        await backend.stop(info.name, grace_s=_SHUTDOWN_S / 2)
+        await backend.stop(info.name, grace_s=_RUNNERS_S)
     except (RunnerError, EngineUnavailableError) as e:
         logger.bind(action="runner.stop", room=info.slug, error=type(e).__name__).error(
             "a runner could not be stopped; the next start adopts it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -114,6 +115,15 @@ def decide(event: RoomEvent, content: MessageContent, now: Circumstances) -> tup
     if not content.body.strip():
         return Verdict.TELL_EMPTY, "empty"
     return (Verdict.COMMAND, "command") if now.looks_like_command else (Verdict.PROMPT, "prompt")
+
+
+def read_tolerantly(content: Mapping[str, object]) -> MessageContent:
+    """What a malformed content says where it is well-formed: enough to see whom it was for."""
+    msgtype, body = content.get("msgtype"), content.get("body")
+    return MessageContent(
+        msgtype=msgtype if isinstance(msgtype, str) else _TEXT_TYPES[0],
+        body=body if isinstance(body, str) else "",
+    )
 
 
 def build_prompt(messages: list[Message], *, name_senders: bool) -> str:

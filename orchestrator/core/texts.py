@@ -13,6 +13,10 @@ CANNOT_READ_FILES = "I can't take files, images or voice messages yet. Please se
 EMPTY_MESSAGE = "That message has no text that I could work on."
 TOO_MANY_AT_ONCE = "Not taken: too many people write here at once. Please send it again."
 MESSAGE_TOO_LARGE = "A part of the answer was larger than the homeserver accepts; it is left out."
+MALFORMED = (
+    "I could not read that message: parts of it are not as Matrix has them. Please send it again "
+    "as plain text."
+)
 UNDECRYPTABLE = (
     "I could not decrypt a message: its key has not reached me. Please send it again; if that "
     "does not help, write from a device that was logged in when the message was sent."
@@ -30,6 +34,47 @@ FAILED_INSIDE = (
     "Something failed on my side while I worked on this; the operator's log has the details. "
     "Please send it again."
 )
+
+
+_REFUSED = "A part of what I had to say was refused by the homeserver"
+
+
+def message_refused(errcode: str) -> str:
+    """What stands in place of a message that the homeserver refuses for good."""
+    if errcode == "M_TOO_LARGE":
+        return MESSAGE_TOO_LARGE
+    return f"{_REFUSED} ({errcode}); it is left out. The operator's log has the details."
+
+
+def is_message_refused(text: object) -> bool:
+    """Whether the text is such a stand-in: what it says is said once."""
+    return isinstance(text, str) and text.startswith((MESSAGE_TOO_LARGE, _REFUSED))
+
+
+def not_handled(kind: str) -> str:
+    """A message of somebody's that could not be worked on; `kind` of error, never its text."""
+    return (
+        f"I could not take this message in: something failed ({kind}). The operator's log has the "
+        "details. Please send it again, as plain text."
+    )
+
+
+def in_file(size_bytes: int, *, is_rest: bool) -> str:
+    """Behind the beginning of an answer that is too long for messages."""
+    what = "This is the beginning of the rest. All of it" if is_rest else "This is the beginning."
+    what += f" ({size(size_bytes)}) is" if is_rest else f" The whole answer ({size(size_bytes)}) is"
+    return f"*{what} in the file below.*"
+
+
+FILE_NOT_TAKEN = "The homeserver does not take the file, so here is what it has as messages."
+
+
+def file_left_out(left_bytes: int) -> str:
+    """The end of a file's text that was sent as messages, as far as that goes."""
+    return (
+        f"{size(left_bytes)} more are left out: the homeserver does not take the file, and this is "
+        "too long for messages. Ask for a shorter answer, or for a file in the workspace."
+    )
 
 
 def queued(position: int) -> str:

@@ -4,8 +4,8 @@ Rooms take turns, a few rows at a time, each in the order of arrival: one that f
 rows and no other's. What belongs to no room (keys, mostly) goes before.
 
 Each row is handled under a guard of its own: one that can't be handled is marked FAILED with the
-kind of error, and its neighbours go on. A row stays NEW until what follows from it is stored, so
-that a crash at any point only means that it is looked at again.
+kind of error, its room is told (`rooms.mishap`), and its neighbours go on. A row stays NEW until
+what follows from it is stored, so that a crash at any point only means that it is looked at again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
-from orchestrator.core.command import Command, CommandName, parse_command
+from orchestrator.core.command import parse_command
 from orchestrator.core.policy import (
     Circumstances,
     Message,
@@ -28,6 +28,7 @@ from orchestrator.core.policy import (
     RoomEvent,
     Verdict,
     decide,
+    read_tolerantly,
 )
 from orchestrator.core.rotation import Rotation
 from orchestrator.core.sender_limit import SenderLimits
@@ -37,9 +38,10 @@ from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
 from orchestrator.rooms.invitation import Invitations
+from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, RoomRow
-from orchestrator.store.store import Store
+from orchestrator.store.store import Once, Store
 
 # A key that has not come by then probably never will; the sender is told to send again.
 KEY_PATIENCE_S = 300.0
@@ -62,14 +64,12 @@ class Heard:
 class Rooms(Protocol):
     """What the intake asks of the rooms."""
 
-    async def execute(
-        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
-    ) -> None:
+    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
         """Execute a room command and store its answer."""
         ...
 
     async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
-        """Refuse a message of a sender who is over the limit."""
+        """Refuse a message of a sender who is over the limit; a `!cancel` has its effect."""
         ...
 
     async def retire(self, room_id: RoomId) -> None:
@@ -178,7 +178,13 @@ class Intake:
             await self._store.inbox.mark(row.seq, InboxState.PENDING_KEYS, reason="no key")
         except Exception as e:  # noqa: BLE001 - one poisoned event must not take its neighbours along
             log.bind(action="intake.failed", error=type(e).__name__).error("event not handled")
-            await self._store.inbox.mark(row.seq, InboxState.FAILED, reason=type(e).__name__)
+            await self._fail(row, e)
+
+    async def _fail(self, row: InboxRow, error: Exception) -> None:
+        """Its room is told, where it was a message of somebody who may speak to the agent."""
+        rows, reason = build_mishap(row, error, config=self._config, me=self._me)
+        await self._store.fail(row.seq, rows, reason=reason, now=self._clock())
+        self._notify_outbox()
 
     async def _handle(self, row: InboxRow) -> None:
         match row.kind:
@@ -244,13 +250,36 @@ class Intake:
         try:
             content = MessageContent.model_validate(event.content)
         except ValidationError:
-            # A redacted message has no content; anything else malformed can't be shown either.
-            await self._done(row, "malformed message")
+            await self._malformed(room, row, event)
             return
         message = Message(
             event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
         )
-        verdict, reason = decide(
+        verdict, reason = self._decide(room, event, content)
+        if verdict in _UNLIMITED or self._is_within_limit(row, event):
+            await self._follow(verdict, reason, room, row, message)
+        else:
+            await self._rooms.refuse_too_fast(room, row, message)
+
+    async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """What is readable of it decides whether it was for the agent; then its sender is told."""
+        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
+        if not event.content or verdict is Verdict.IGNORE:  # empty: it was redacted
+            await self._done(row, "malformed message")
+        elif verdict is Verdict.TELL_NOT_ALLOWED:
+            await self._tell_stranger(row, UserId(event.sender), reason)
+        elif self._is_within_limit(row, event):
+            await self._tell(row, texts.MALFORMED, reason="malformed message")
+        else:
+            message = Message(
+                event_id=EventId(event.event_id), sender=UserId(event.sender), text=""
+            )
+            await self._rooms.refuse_too_fast(room, row, message)
+
+    def _decide(
+        self, room: RoomRow, event: RoomEvent, content: MessageContent
+    ) -> tuple[Verdict, str]:
+        return decide(
             event,
             content,
             Circumstances(
@@ -261,13 +290,6 @@ class Intake:
                 looks_like_command=parse_command(content.body) is not None,
             ),
         )
-        if verdict in _UNLIMITED or self._is_within_limit(row, event):
-            await self._follow(verdict, reason, room, row, message)
-        elif verdict is Verdict.COMMAND and _is_cancel(content.body):
-            # Who floods by mistake must be able to stop it; what it stops says so.
-            await self._rooms.execute(room, row, message, answers=False)
-        else:
-            await self._rooms.refuse_too_fast(room, row, message)
 
     def _is_within_limit(self, row: InboxRow, event: RoomEvent) -> bool:
         """By the message's own time, where it is our own homeserver that says it."""
@@ -292,15 +314,19 @@ class Intake:
                 self._courtesies.seen(room.room_id, message.event_id)
                 await self._rooms.execute(room, row, message)
             case Verdict.TELL_NOT_ALLOWED:
-                first = await self._store.rooms.tell_once(room.room_id, message.sender, reason)
-                text = texts.NOT_ALLOWED if first else None
-                await self._tell(row, text, reason=reason)
+                await self._tell_stranger(row, message.sender, reason)
             case Verdict.TELL_NO_FILES:
                 await self._tell(row, texts.CANNOT_READ_FILES, reason=reason)
             case Verdict.TELL_EMPTY:
                 await self._tell(row, texts.EMPTY_MESSAGE, reason=reason)
 
-    async def _tell(self, row: InboxRow, text: str | None, *, reason: str) -> None:
+    async def _tell_stranger(self, row: InboxRow, sender: UserId, reason: str) -> None:
+        once = Once(room_id=_room_id(row), user_id=sender, what=reason)
+        await self._tell(row, texts.NOT_ALLOWED, reason=reason, once=once)
+
+    async def _tell(
+        self, row: InboxRow, text: str | None, *, reason: str, once: Once | None = None
+    ) -> None:
         rows = (
             build_notice_rows(
                 _room_id(row),
@@ -312,7 +338,7 @@ class Intake:
             if text
             else []
         )
-        await self._store.answer(row.seq, rows, reason=reason, now=self._clock())
+        await self._store.answer(row.seq, rows, reason=reason, now=self._clock(), once=once)
         self._notify_outbox()
 
     async def _summary(self, row: InboxRow) -> None:
@@ -361,11 +387,6 @@ class Intake:
 
 # What nothing is said about, or only once ever.
 _UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
-
-
-def _is_cancel(text: str) -> bool:
-    command = parse_command(text)
-    return isinstance(command, Command) and command.name is CommandName.CANCEL
 
 
 def _server(user_id: str) -> str:

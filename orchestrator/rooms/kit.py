@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +46,8 @@ class Kit:
     housing: Housing
     courtesies: Courtesies
     notify_outbox: Callable[[], None]
+    may_show_progress: Callable[[RoomId], Awaitable[bool]]
+    """Whether the account can spare a message for what a running turn has said so far."""
     wall_clock: Callable[[], float]
     """Unix time, for what is stored."""
     version: str

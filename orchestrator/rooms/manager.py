@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NoReturn
 
 from loguru import logger
@@ -21,12 +20,14 @@ from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message, build_prompt
 from orchestrator.errors import RequestRefusedError, StoreError
-from orchestrator.model import Priority, RoomId, RoomSlug, TurnOutcome, UserId
+from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
-    TURN_KEY,
+    MESSAGE,
     build_notice_rows,
+    build_refusal_row,
+    build_rows_instead_of_file,
     build_turn_notice_rows,
 )
 from orchestrator.rooms.refusal import Refusals
@@ -150,16 +151,19 @@ class RoomManager:
         )
 
     async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
-        """A message of a sender who is over the limit; the room is told once in a flood."""
+        """A message of a sender who is over the limit; the room is told once in a flood.
+
+        Who floods by mistake must be able to stop it: a `!cancel` still has its effect.
+        """
+        command = parse_command(message.text)
+        if isinstance(command, Command) and command.name is CommandName.CANCEL:
+            worker = await self._ensure_worker(room.room_id)
+            if worker is not None:
+                await worker.cancel()
         await self._refusals.refuse_too_fast(room.room_id, row.seq, message)
 
-    async def execute(
-        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
-    ) -> None:
-        """Execute a room command, and store its answer with the mark on its inbox row.
-
-        Without `answers` it only has its effect: what it does shows elsewhere.
-        """
+    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """Execute a room command, and store its answer with the mark on its inbox row."""
         command = parse_command(message.text)
         worker = await self._ensure_worker(room.room_id)
         if worker is None:
@@ -173,9 +177,7 @@ class RoomManager:
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
             reply_to=message.event_id,
         )
-        await self._kit.store.answer(
-            row.seq, rows if answers else (), reason="command", now=self._kit.wall_clock()
-        )
+        await self._kit.store.answer(row.seq, rows, reason="command", now=self._kit.wall_clock())
         self._kit.notify_outbox()
 
     async def _answer(self, command: Command | UnknownCommand | None, worker: RoomWorker) -> str:
@@ -230,23 +232,32 @@ class RoomManager:
                 del self._retiring[worker.room_id]
 
     async def tell_refused(self, row: OutboxRow, error: RequestRefusedError) -> None:
-        """A message will never be accepted: say so in its room, where that can help. Idempotent."""
-        source = f"{row.txn_id}:refused"
+        """A message will never be accepted: its room is told so in its place. Idempotent.
+
+        That may be accepted where the message was not (for its size, its type, its content). Where
+        the agent may not send messages at all, nothing can be said.
+        """
         logger.bind(action="outbox.refused", room=row.room_id, errcode=error.errcode).error(
             "the homeserver refused a message for good"
         )
-        if error.errcode == "M_TOO_LARGE" and row.priority is not Priority.NOTICE:
-            rows = build_notice_rows(
-                row.room_id,
-                source,
-                texts.MESSAGE_TOO_LARGE,
-                max_event_bytes=self._kit.config.gateway.max_event_bytes,
-            )
-            mark = row.content.get(TURN_KEY)
-            if mark is not None:
-                # Whoever waits for the turn's end waits for this mark.
-                rows = [replace(r, content={**r.content, TURN_KEY: mark}) for r in rows]
-            await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
+        if row.has_file:
+            await self._send_instead_of_file(row)
+            return
+        may_not_speak = error.errcode == "M_FORBIDDEN" and row.event_type == MESSAGE
+        if may_not_speak or texts.is_message_refused(row.content.get("body")):
+            return
+        notice = build_refusal_row(
+            row, error.errcode, max_event_bytes=self._kit.config.gateway.max_event_bytes
+        )
+        await self._kit.store.outbox.add([notice], now=self._kit.wall_clock())
+
+    async def _send_instead_of_file(self, row: OutboxRow) -> None:
+        file = await self._kit.store.outbox.file(row.seq)
+        if file is None:
+            return  # the room was left, and all that waited for it dropped
+        limit = await self._kit.event_limit(row.room_id)
+        rows = await asyncio.to_thread(build_rows_instead_of_file, row, file, max_event_bytes=limit)
+        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
 
     def note_out_of_memory(self, slug: RoomSlug) -> None:
         """The kernel ended a process of this room's runner for its memory."""

@@ -11,8 +11,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol
 
 from orchestrator.core.lifecycle import TurnEvent, next_turn_state
 from orchestrator.errors import StoreError
@@ -33,7 +31,7 @@ from orchestrator.store.outbox_table import insert_outbox
 
 _COLUMNS = (
     "turn_id, room_id, session, state, prompt, sender, asked, epoch, parts, created_at, "
-    "started_at, ended_at, outcome, reason"
+    "started_at, ended_at, outcome, reason, length(draft)"
 )
 
 
@@ -48,14 +46,6 @@ class NewTurn:
     sender: UserId
     asked: tuple[EventId, ...]
     inbox: tuple[int, ...]
-
-
-class Notices(Protocol):
-    """What a room is told of a turn that was stored with so many before it."""
-
-    def __call__(self, turn: TurnRow, /, ahead: int) -> Sequence[NewOutboxRow]:
-        """Rows of the outbox, none where there is nothing to be said."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +82,7 @@ class TurnTable:
         *,
         max_queued: int,
         refusal: Refusal | None = None,
-        notices: Notices,
+        notices: Callable[[TurnRow, int], Sequence[NewOutboxRow]],
         now: float,
     ) -> TurnRow:
         """Store the turn and mark its inbox rows used, in one transaction. Idempotent.
@@ -108,11 +98,13 @@ class TurnTable:
                 return known, False
             ahead = _count_open(db, turn.room_id)
             if ahead > max_queued:
-                default = Refusal(reason="the queue is full", notices=partial(notices, ahead=ahead))
+                default = Refusal(
+                    reason="the queue is full", notices=lambda row: notices(row, ahead)
+                )
                 return _refuse(db, turn, refusal or default, now=now)
             _insert_turn(db, turn, refused_for=None, now=now)
             row = _select(db, "WHERE turn_id = ?", turn.turn_id)[0]
-            insert_outbox(db, notices(row, ahead=ahead), now=now)
+            insert_outbox(db, notices(row, ahead), now=now)
             return row, False
 
         return self._counted(await self._database.run(work))
@@ -167,10 +159,14 @@ class TurnTable:
         outcome: TurnOutcome | None = None,
         reason: str | None = None,
         seen_by: SessionId | None = None,
+        keep: str = "",
+        drop_draft: bool = False,
         now: float,
     ) -> TurnRow:
         """Move a turn, and store what comes with the move; `event` None only stores.
 
+        `keep` is text that no row is made of yet: it is added to the turn's draft, as a paragraph.
+        `drop_draft`: `rows` have what was kept.
         `seen_by` is the session that has the turn's message: it can be resumed from now on, if it
         still is the conversation's session.
 
@@ -183,6 +179,14 @@ class TurnTable:
             turn = _select(db, "WHERE turn_id = ?", turn_id)[0]
             if event is not None:
                 _move(db, turn, event, epoch=epoch, outcome=outcome, reason=reason, now=now)
+            if drop_draft:
+                db.execute("UPDATE turns SET draft = '' WHERE turn_id = ?", (turn_id,))
+            if keep:
+                db.execute(
+                    "UPDATE turns SET draft = CASE draft WHEN '' THEN ?1 "
+                    "ELSE draft || char(10, 10) || ?1 END WHERE turn_id = ?2",
+                    (keep, turn_id),
+                )
             if rows:
                 insert_outbox(db, rows, now=now)
                 db.execute(
@@ -213,6 +217,15 @@ class TurnTable:
         """One turn, or None."""
         rows = await self._database.run(lambda db: _select(db, "WHERE turn_id = ?", turn_id))
         return rows[0] if rows else None
+
+    async def draft(self, turn_id: TurnId) -> str:
+        """The text that is kept with a turn; empty where there is none."""
+
+        def work(db: sqlite3.Connection) -> str:
+            row = db.execute("SELECT draft FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+            return row[0] if row else ""
+
+        return await self._database.run(work)
 
     async def session(self, room_id: RoomId, session: str) -> SessionRow | None:
         """The CLI's session behind a conversation of a room, or None before its first turn."""
@@ -331,7 +344,7 @@ def _select(db: sqlite3.Connection, where: str, *values: str | float) -> list[Tu
 
 def _row(values: tuple[object, ...]) -> TurnRow:
     (turn_id, room_id, session, state, prompt, sender, asked, epoch) = map(_text, values[:8])
-    parts, created_at, started_at, ended_at, outcome, reason = values[8:]
+    parts, created_at, started_at, ended_at, outcome, reason, draft_chars = values[8:]
     return TurnRow(
         turn_id=TurnId(turn_id),
         room_id=RoomId(room_id),
@@ -347,6 +360,7 @@ def _row(values: tuple[object, ...]) -> TurnRow:
         ended_at=None if ended_at is None else float(_text(ended_at)),
         outcome=None if outcome is None else TurnOutcome(_text(outcome)),
         reason=None if reason is None else _text(reason),
+        draft_chars=int(_text(draft_chars)),
     )
 
 

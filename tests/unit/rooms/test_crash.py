@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,12 +51,20 @@ class Case:
     loses_session: bool = False
     stride: int = 1
     """Not each step, where most are the same as in another case."""
+    shows: int = 1
+    """The account can spare a message for each n-th that is asked for; 0: for none."""
+    max_messages: int = 100
 
 
 CASES = [
     Case("plain", None),
     Case("tools", tools),
     Case("long", long, stride=3),
+    Case("long, with no message to spare", long, stride=2, shows=0),
+    Case("long, with few messages to spare", long, stride=2, shows=3),
+    Case("long, in a file", long, stride=2, shows=0, max_messages=2),
+    Case("long, in files", long, stride=2, shows=2, max_messages=1),
+    Case("crashing, with no message to spare", crashing, outcome="failed", stride=2, shows=0),
     Case("crashing", crashing, outcome="failed", stride=2),
     Case("session lost", None, loses_session=True),
 ]
@@ -74,7 +83,10 @@ async def prepare(rig: Rig, case: Case) -> None:
 
 async def crash_and_go_on(folder: Path, case: Case, crash_at: int) -> tuple[int, str]:
     """A turn, a crash at that step, another life; the number of steps, and what the room read."""
-    async with open_rig(folder, gateway={"max_event_bytes": 8192}) as rig:
+    gateway = {"max_event_bytes": 8192, "max_answer_messages": case.max_messages}
+    async with open_rig(folder, gateway=gateway) as rig:
+        asked = itertools.count(1)
+        rig.may_show = lambda _: case.shows > 0 and next(asked) % case.shows == 0
         earlier = int(case.loses_session)
         if case.loses_session:
             await prepare(rig, case)
@@ -93,8 +105,7 @@ async def crash_and_go_on(folder: Path, case: Case, crash_at: int) -> tuple[int,
             await rig.wait_ended(earlier + 1, timeout_s=60)
             await tell(rig, life, "and now?")
             await rig.wait_ended(earlier + 2, timeout_s=60)
-        # Where long text is cut into messages depends on what waited together.
-        read = " ".join(" ".join(await rig.bodies()).split())
+        read = await rig.read()
         outcomes = await rig.outcomes()
         assert outcomes[-2:] == [case.outcome, "done"], (crash_at, outcomes, read)
         assert rig.claude.asked[-2:] == ["work", "and now?"], crash_at
