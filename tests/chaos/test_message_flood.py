@@ -13,6 +13,7 @@ from orchestrator.core import texts
 from orchestrator.rooms.outgoing import TURN_KEY
 from tests.chaos.test_floods import answer_to, image
 from tests.e2e.conftest import Installation, installation
+from tests.support.audit import audit_messages, wait_settled
 from tests.support.matrix_user import MatrixUser
 
 __all__ = ["image", "installation"]
@@ -73,6 +74,10 @@ async def test_of_a_thousand_messages_each_has_an_end_and_the_room_is_told_once(
     assert states["used", "refused"] >= MESSAGES - 60 - 60
     told = person.texts(noisy, sender=installation.agent.user_id)
     assert told.count(texts.too_fast(60, 30)) == 1
+    audit = await audit_messages(
+        installation.orchestrator.state_dir, "--config", str(installation.config_path)
+    )
+    assert (audit.code, audit.problems()) == (0, []), audit
 
 
 @pytest.mark.long
@@ -92,3 +97,7 @@ async def test_each_of_a_thousand_messages_is_named_once_by_an_end(
 
     await person.collect(lambda _: ends().total() >= MESSAGES, timeout_s=300)
     assert ends() == Counter(sent)
+    settled = await wait_settled(
+        installation.orchestrator.state_dir, "--config", str(installation.config_path)
+    )
+    assert (settled.code, settled.problems()) == (0, []), settled
