@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from bench.support.daemon_figures import runner_pids
 from bench.support.installation import POLL_S, Bench
 from orchestrator.control.client import ControlClient
-from orchestrator.embedded.messages_model import Stall, Text, ToolUse
+from orchestrator.embedded.messages_model import Block, Stall, Text, ToolUse
 
 Noise = Callable[[Bench, str], AbstractAsyncContextManager[None]]
 
@@ -70,26 +70,12 @@ async def hang_cli(bench: Bench, room: str) -> AsyncIterator[None]:
     await wait_idle(bench)
 
 
-@asynccontextmanager
-async def stream_fast(bench: Bench, room: str) -> AsyncIterator[None]:
-    """An answer that comes in 500 pieces a second."""
-    bench.api.when("stream", [_STREAM])
-    await bench.person.send(room, "stream")
-    await _wait_until_asked(bench, "stream")
-    await asyncio.sleep(_BEGIN_S)
-    try:
-        yield
-    finally:
-        await _kill_runner(bench, room)
-    await wait_idle(bench)
-
-
-def run_tool(name: str, command: str) -> Noise:
-    """A tool that the real CLI runs in the room, within the room's limits."""
+def ask_for(name: str, block: Block) -> Noise:
+    """A turn that the model answers so: an answer that streams, or a tool that the CLI runs."""
 
     @asynccontextmanager
     async def noise(bench: Bench, room: str) -> AsyncIterator[None]:
-        bench.api.when(name, [ToolUse(name="Bash", input={"command": command})], "done")
+        bench.api.when(name, [block], "done")
         await bench.person.send(room, name)
         await _wait_until_asked(bench, name)
         await asyncio.sleep(_BEGIN_S)
@@ -102,10 +88,15 @@ def run_tool(name: str, command: str) -> Noise:
     return noise
 
 
+def run_tool(name: str, command: str) -> Noise:
+    """A shell command, within the room's limits."""
+    return ask_for(name, ToolUse(name="Bash", input={"command": command}))
+
+
 NOISES: dict[str, Noise] = {
     "a flood of messages": flood_messages,
     "a CLI that hangs": hang_cli,
-    "an answer of 500 pieces a second": stream_fast,
+    "an answer of 500 pieces a second": ask_for("stream", _STREAM),
     "a fork bomb": run_tool("fork bomb", _FORK_BOMB),
     "a memory hog": run_tool("memory hog", _MEMORY_HOG),
     "eight loops on the CPU": run_tool("cpu spin", _CPU_SPIN),

@@ -17,6 +17,11 @@ MALFORMED = (
     "I could not read that message: parts of it are not as Matrix has them. Please send it again "
     "as plain text."
 )
+TOO_MUCH_TO_SAY = (
+    "Not taken: more waits to be said in this room than the homeserver lets me send within a "
+    "minute. This one and what comes while that is so is left out. Send it again in a minute. "
+    "`!cancel` always works."
+)
 UNDECRYPTABLE = (
     "I could not decrypt a message: its key has not reached me. Please send it again; if that "
     "does not help, write from a device that was logged in when the message was sent."

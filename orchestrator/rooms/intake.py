@@ -40,6 +40,7 @@ from orchestrator.ports import Encryption, Homeserver
 from orchestrator.rooms.invitation import Invitations
 from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.rooms.refusal import Flood
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, RoomRow
 from orchestrator.store.store import Once, Store
 
@@ -51,6 +52,10 @@ _ROOM_SHARE = 4
 # each at most). And how many are known by their number alone, some 200 bytes each.
 _ROUND_ROWS = 100
 _MAX_KNOWN_ROWS = 100_000
+# What is said about no turn (answers to commands, mostly) and waits to be sent to one room: on a
+# stock homeserver (0.2 messages/s) that is a minute. After it they would go before other rooms'
+# answers.
+MOST_WAITING_NOTICES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,8 @@ class Rooms(Protocol):
         """Execute a room command and store its answer."""
         ...
 
-    async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
-        """Refuse a message of a sender who is over the limit; a `!cancel` has its effect."""
+    async def refuse(self, room: RoomRow, row: InboxRow, message: Message, why: Flood) -> None:
+        """Refuse a message of a sender who sends too much; a `!cancel` has its effect."""
         ...
 
     async def retire(self, room_id: RoomId) -> None:
@@ -256,10 +261,12 @@ class Intake:
             event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
         )
         verdict, reason = self._decide(room, event, content)
-        if verdict in _UNLIMITED or self._is_within_limit(row, event):
-            await self._follow(verdict, reason, room, row, message)
-        else:
-            await self._rooms.refuse_too_fast(room, row, message)
+        if verdict not in _UNLIMITED:
+            why = await self._find_flood(row, event, asks_for_words=verdict is not Verdict.PROMPT)
+            if why is not None:
+                await self._rooms.refuse(room, row, message, why)
+                return
+        await self._follow(verdict, reason, room, row, message)
 
     async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         """What is readable of it decides whether it was for the agent; then its sender is told."""
@@ -268,13 +275,13 @@ class Intake:
             await self._done(row, "malformed message")
         elif verdict is Verdict.TELL_NOT_ALLOWED:
             await self._tell_stranger(row, UserId(event.sender), reason)
-        elif self._is_within_limit(row, event):
-            await self._tell(row, texts.MALFORMED, reason="malformed message")
-        else:
+        elif why := await self._find_flood(row, event, asks_for_words=True):
             message = Message(
                 event_id=EventId(event.event_id), sender=UserId(event.sender), text=""
             )
-            await self._rooms.refuse_too_fast(room, row, message)
+            await self._rooms.refuse(room, row, message, why)
+        else:
+            await self._tell(row, texts.MALFORMED, reason="malformed message")
 
     def _decide(
         self, room: RoomRow, event: RoomEvent, content: MessageContent
@@ -291,12 +298,19 @@ class Intake:
             ),
         )
 
-    def _is_within_limit(self, row: InboxRow, event: RoomEvent) -> bool:
-        """By the message's own time, where it is our own homeserver that says it."""
+    async def _find_flood(
+        self, row: InboxRow, event: RoomEvent, *, asks_for_words: bool
+    ) -> Flood | None:
+        """Whether a message is too much: by its own time, where our own homeserver says it."""
         at = row.received_at
         if _server(event.sender) == _server(self._me) and event.sent_at is not None:
             at = min(at, event.sent_at)
-        return self._limits.take((row.room_id, event.sender), at=at)
+        if not self._limits.take((row.room_id, event.sender), at=at):
+            return Flood.TOO_FAST
+        if asks_for_words:
+            waiting = await self._store.outbox.waiting_notices(_room_id(row))
+            return Flood.TOO_MUCH_TO_SAY if waiting >= MOST_WAITING_NOTICES else None
+        return None
 
     async def _follow(
         self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message

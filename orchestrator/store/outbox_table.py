@@ -149,6 +149,19 @@ class OutboxTable:
 
         return await self._database.run(work)
 
+    async def waiting_notices(self, room_id: RoomId) -> int:
+        """How many of the room's rows that are no part of an answer wait to be sent."""
+
+        def work(db: sqlite3.Connection) -> int:
+            query = (
+                "SELECT count(*) FROM outbox "
+                "WHERE state = 'queued' AND room_id = ? AND priority = 'notice'"
+            )
+            count: int = db.execute(query, (room_id,)).fetchone()[0]
+            return count
+
+        return await self._database.run(work)
+
     async def oldest_waiting_at(self) -> float | None:
         """When the oldest of them was stored (Unix time), or None when nothing waits."""
 
