@@ -178,9 +178,10 @@ def unknown_command(name: str, nearest: str | None) -> str:
 
 def account_limit(rate_per_s: float | None, waiting: int) -> str:
     """What the homeserver lets the agent's account send, all rooms together."""
+    what = "1 message waiting" if waiting == 1 else f"{waiting} messages waiting"
     if rate_per_s is None:
-        return f"no limit of the homeserver's met yet, {waiting} messages waiting"
-    return f"may send about {rate_per_s:.2g} messages/s (learnt), {waiting} waiting"
+        return f"no limit of the homeserver's met yet, {what}"
+    return f"may send about {rate_per_s:.2g} messages/s (learnt), {what}"
 
 
 def size(count: int) -> str:
