@@ -74,6 +74,9 @@ from orchestrator.store.upkeep import Upkeep
 _DRAIN_S = 4.0
 _RUNNERS_S = 3.0
 
+# One short transaction; what it would keep can be learnt again.
+_KEEP_S = 1.0
+
 # A row whose fate is unknown is older than a day. Two pages of history: a room that said more since
 # then is answered anew rather than read back for long.
 _RECONCILE_EVENTS = 200
@@ -452,8 +455,9 @@ async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: E
             "some messages wait for the next start"
         )
     try:
-        await system.keeper.keep()
-    except AiAgentChatError as e:
+        async with asyncio.timeout(_KEEP_S):
+            await system.keeper.keep()
+    except (AiAgentChatError, TimeoutError) as e:
         logger.bind(action="daemon.keep", error=type(e).__name__).error(
             "what was learnt of the account's limit is not kept"
         )

@@ -19,6 +19,11 @@ MALFORMED = (
     "I could not read that message: parts of it are not as Matrix has them. Please send it again "
     "as plain text."
 )
+TOO_MUCH_TO_SAY = (
+    "Not taken: more waits to be said in this room than the homeserver lets me send within a "
+    "minute. This one and what comes while that is so is left out. Send it again in a minute. "
+    "`!cancel` always works."
+)
 UNDECRYPTABLE = (
     "I could not decrypt a message: its key has not reached me. Please send it again; if that "
     "does not help, write from a device that was logged in when the message was sent."
@@ -191,9 +196,10 @@ def unknown_command(name: str, nearest: str | None) -> str:
 
 def account_limit(rate_per_s: float | None, waiting: int) -> str:
     """What the homeserver lets the agent's account send, all rooms together."""
+    what = "1 message waiting" if waiting == 1 else f"{waiting} messages waiting"
     if rate_per_s is None:
-        return f"no limit of the homeserver's met yet, {waiting} messages waiting"
-    return f"may send about {rate_per_s:.2g} messages/s (learnt), {waiting} waiting"
+        return f"no limit of the homeserver's met yet, {what}"
+    return f"may send about {rate_per_s:.2g} messages/s (learnt), {what}"
 
 
 def utc_time(at: float) -> str:

@@ -33,7 +33,7 @@ from orchestrator.rooms.outgoing import (
     build_rows_instead_of_file,
     build_turn_notice_rows,
 )
-from orchestrator.rooms.refusal import Refusals
+from orchestrator.rooms.refusal import Flood, Refusals
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.status import render_status
 from orchestrator.rooms.worker import MAIN, RoomWorker
@@ -189,17 +189,20 @@ class RoomManager:
             turn, "queued", texts.queued(ahead), max_event_bytes=max_event_bytes
         )
 
-    async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
-        """A message of a sender who is over the limit; the room is told once in a flood."""
-        await self._refusals.refuse_too_fast(room.room_id, row.seq, message)
+    async def refuse(self, room: RoomRow, row: InboxRow, message: Message, why: Flood) -> None:
+        """A message of a sender who sends too much; the room is told once in a flood.
 
-    async def execute(
-        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
-    ) -> None:
-        """Execute a room command, and store its answer with the mark on its inbox row.
-
-        Without `answers` it only has its effect: what it does shows elsewhere.
+        Who floods by mistake must be able to stop it: a `!cancel` still has its effect.
         """
+        command = parse_command(message.text)
+        if isinstance(command, Command) and command.name is CommandName.CANCEL:
+            worker = await self._ensure_worker(room.room_id)
+            if worker is not None:
+                await worker.cancel()
+        await self._refusals.refuse(room.room_id, row.seq, message, why)
+
+    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """Execute a room command, and store its answer with the mark on its inbox row."""
         command = parse_command(message.text)
         worker = await self._ensure_worker(room.room_id)
         if worker is None:
@@ -214,9 +217,7 @@ class RoomManager:
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
             reply_to=message.event_id,
         )
-        await self._kit.store.answer(
-            row.seq, rows if answers else (), reason="command", now=self._kit.wall_clock()
-        )
+        await self._kit.store.answer(row.seq, rows, reason="command", now=self._kit.wall_clock())
         reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
 
