@@ -23,11 +23,10 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Write until nothing more can be written."""
-        with self._filler.open("ab") as file, contextlib.suppress(OSError):
+        with self._filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
             # In small steps at the end: no page is left.
             while True:
                 file.write(bytes(4096))
-                file.flush()
 
     def free(self) -> None:
         """There is room again."""
