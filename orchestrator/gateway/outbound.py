@@ -68,8 +68,11 @@ class OutboxStore(Protocol):
         """
         ...
 
-    async def mark_attempt(self, seq: int, *, now: float) -> None:
-        """Count one more attempt; recorded before the request leaves."""
+    async def mark_attempt(self, seq: int, room_id: RoomId, *, now: float) -> bool:
+        """Count one more attempt; recorded before the request leaves.
+
+        False: the row goes to another room by now; nothing was counted.
+        """
         ...
 
     async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
@@ -97,6 +100,10 @@ class EventSender(Protocol):
 
 OnRefused = Callable[[OutboxRow, RequestRefusedError], Awaitable[None]]
 FindSent = Callable[[OutboxRow], Awaitable[EventId | None]]
+
+
+class _MovedError(Exception):
+    """The row goes to another room now; the next look finds it there."""
 
 
 class OutboxSender:
@@ -266,6 +273,8 @@ class OutboxSender:
             self.budget.limited(self._clock(), error.retry_after_s, sent_at=left)
             wait = {"retry_after_s": error.retry_after_s, "rate_per_s": self.budget.rate_per_s()}
             log.bind(action="outbox.limited", **wait).info("the homeserver asked to slow down")
+        except _MovedError:
+            log.bind(action="outbox.moved").info("its room was replaced; it goes into the new one")
         except RequestRefusedError as error:
             self._answered(row)
             log.bind(action="outbox.refuse", errcode=error.errcode).warning("an event was refused")
@@ -286,7 +295,8 @@ class OutboxSender:
                 found = await self._find(row)
                 if found is not None:
                     return found
-                await self._store.mark_attempt(row.seq, now=self._clock())
+                if not await self._store.mark_attempt(row.seq, row.room_id, now=self._clock()):
+                    raise _MovedError
                 return await self._homeserver.send_event(
                     row.room_id, row.event_type, row.content, row.txn_id
                 )

@@ -31,9 +31,12 @@ from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
+from orchestrator.rooms.alias import Aliases
 from orchestrator.rooms.invitation import Invitations
 from orchestrator.rooms.outgoing import build_notice_rows
-from orchestrator.store.api import InboxKind, InboxRow, InboxState, RoomRow
+from orchestrator.rooms.patience import Patience
+from orchestrator.rooms.upgrade import Upgrades
+from orchestrator.store.api import InboxKind, InboxRow, InboxState, Replacement, RoomRow
 from orchestrator.store.store import Store
 
 # A key that has not come by then probably never will; the sender is told to send again.
@@ -57,6 +60,10 @@ class Rooms(Protocol):
 
     async def retire(self, room_id: RoomId) -> None:
         """The agent is no longer in the room."""
+        ...
+
+    async def move(self, move: Replacement) -> None:
+        """A room's conversation goes on in the room that replaces it."""
         ...
 
 
@@ -104,6 +111,18 @@ class Intake:
             me=me,
             homeserver=homeserver,
             inbox=store.inbox,
+            patience=Patience(),
+        )
+        self._aliases = Aliases(
+            configured=config.rooms, homeserver=homeserver, store=store, patience=Patience()
+        )
+        self._upgrades = Upgrades(
+            access=config.access,
+            autojoin=config.matrix.autojoin,
+            homeserver=homeserver,
+            store=store,
+            rooms=rooms,
+            patience=Patience(),
         )
 
     def __repr__(self) -> str:
@@ -116,7 +135,8 @@ class Intake:
     async def run(self) -> NoReturn:
         """Handle rows until cancelled. Only an error of the store ends it."""
         async with asyncio.TaskGroup() as group:
-            self._invitations.use_group(group)
+            for asker in (self._invitations, self._aliases, self._upgrades):
+                asker.use_group(group)
             for row in await self._store.inbox.pending_keys():
                 await self._handle_guarded(row)
             while True:
@@ -176,8 +196,8 @@ class Intake:
         if room is None or not room.joined:
             room = await self._store.rooms.ensure(room_id, joined=True)
         if event.state_key is not None:
-            await self._state(room_id, event, raw)
-            await self._done(row, "state")
+            if await self._state(row, room_id, event, raw):
+                await self._done(row, "state")
         elif event.type == "m.room.encrypted":
             clear = await self._encryption.decrypt(raw, room_id)
             await self._plain(room, row, RoomEvent.model_validate_json(clear))
@@ -191,22 +211,28 @@ class Intake:
         else:
             await self._done(row, "event type")
 
-    async def _state(self, room_id: RoomId, event: RoomEvent, raw: str) -> None:
+    async def _state(self, row: InboxRow, room_id: RoomId, event: RoomEvent, raw: str) -> bool:
+        """Take in a state event; False: whoever asks the homeserver about it marks the row."""
         if event.state_key and event.type != "m.room.member":
             # A room's own properties have an empty key; others anybody could make up.
-            return
+            return True
         await self._encryption.handle_state(room_id, raw)
         match event.type:
             case "m.room.encryption":
                 await self._store.rooms.update(room_id, encrypted=True)
+                await self._upgrades.try_move(room_id)
             case "m.room.name":
                 await self._store.rooms.update(room_id, name=_text(event.content.get("name")))
             case "m.room.canonical_alias":
                 alias = _text(event.content.get("alias"))
-                # The room says so; what the alias stands for is for the alias's own server to say.
-                # Otherwise any room could have the profile that is configured for another's alias.
-                if alias is not None and await self._homeserver.resolve_alias(alias) == room_id:
-                    await self._store.rooms.update(room_id, alias=alias)
+                if alias is not None:
+                    await self._aliases.look_up(row, room_id, alias)
+                    return False
+            case "m.room.create":
+                await self._upgrades.note_creation(room_id, event)
+            case "m.room.tombstone":
+                return await self._upgrades.note_tombstone(row, room_id, event, now=self._clock())
+        return True
 
     async def _message(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         try:
@@ -224,12 +250,30 @@ class Intake:
             Circumstances(
                 me=self._me,
                 sender_allowed=self._config.access.is_allowed(event.sender),
-                trigger=self._config.profile(room.room_id, room.alias).trigger,
+                trigger=self._config.profile(room.room_id, room.alias, room.former).trigger,
                 joined_members=room.joined_members,
                 looks_like_command=parse_command(content.body) is not None,
             ),
         )
-        await self._follow(verdict, reason, room, row, message)
+        if room.moved_seq is not None and verdict is not Verdict.IGNORE:
+            await self._elsewhere(verdict, reason, room, row, message)
+        else:
+            await self._follow(verdict, reason, room, row, message)
+
+    async def _elsewhere(
+        self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
+    ) -> None:
+        """A message of a room that was replaced: received before that, it goes into the new one."""
+        current = await self._store.rooms.current(room.room_id) or room
+        if row.seq <= (room.moved_seq or 0):
+            await self._follow(verdict, reason, current, row, message)
+            return
+        is_allowed = self._config.access.is_allowed(message.sender)
+        tells = is_allowed and await self._store.rooms.tell_once(
+            current.room_id, message.sender, "room replaced"
+        )
+        text = texts.ROOM_REPLACED if tells else None
+        await self._tell(current.room_id, row, text, reason="room replaced")
 
     async def _follow(
         self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
@@ -242,23 +286,25 @@ class Intake:
                 if self._gate.add(room.room_id, message.sender, Heard(row.seq, message)):
                     self._courtesies.typing(room.room_id, typing=True)
                 else:
-                    await self._tell(row, texts.TOO_MANY_AT_ONCE, reason="too many at once")
+                    await self._tell(
+                        room.room_id, row, texts.TOO_MANY_AT_ONCE, reason="too many at once"
+                    )
             case Verdict.COMMAND:
                 self._courtesies.seen(room.room_id, message.event_id)
                 await self._rooms.execute(room, row, message)
             case Verdict.TELL_NOT_ALLOWED:
                 first = await self._store.rooms.tell_once(room.room_id, message.sender, reason)
                 text = texts.NOT_ALLOWED if first else None
-                await self._tell(row, text, reason=reason)
+                await self._tell(room.room_id, row, text, reason=reason)
             case Verdict.TELL_NO_FILES:
-                await self._tell(row, texts.CANNOT_READ_FILES, reason=reason)
+                await self._tell(room.room_id, row, texts.CANNOT_READ_FILES, reason=reason)
             case Verdict.TELL_EMPTY:
-                await self._tell(row, texts.EMPTY_MESSAGE, reason=reason)
+                await self._tell(room.room_id, row, texts.EMPTY_MESSAGE, reason=reason)
 
-    async def _tell(self, row: InboxRow, text: str | None, *, reason: str) -> None:
+    async def _tell(self, room_id: RoomId, row: InboxRow, text: str | None, *, reason: str) -> None:
         rows = (
             build_notice_rows(
-                _room_id(row),
+                room_id,
                 f"{row.event_id}:told",
                 text,
                 max_event_bytes=self._config.gateway.max_event_bytes,
@@ -278,14 +324,19 @@ class Intake:
 
     async def _leave(self, row: InboxRow) -> None:
         room_id = _room_id(row)
-        if await self._store.rooms.get(room_id) is not None:
+        room = await self._store.rooms.get(room_id)
+        if room is not None:
             await self._store.rooms.ensure(room_id, joined=False)
             await self._rooms.retire(room_id)
             for pending in await self._store.inbox.pending_keys():
                 if pending.room_id == room_id:
                     await self._done(pending, "left the room")
-            # Last: the ends of its turns are of no use there, either.
-            await self._store.outbox.drop_room(room_id, reason="left the room", now=self._clock())
+            # Last: the ends of its turns are of no use there, either. (Of a room that was replaced
+            # nothing but what goes on elsewhere is left.)
+            if room.moved_seq is None:
+                await self._store.outbox.drop_room(
+                    room_id, reason="left the room", now=self._clock()
+                )
         await self._done(row, "left")
 
     async def _retry_pending(self, rooms: set[RoomId]) -> None:
@@ -304,7 +355,9 @@ class Intake:
                 if is_first:
                     told.add(room_id)
                 text = texts.UNDECRYPTABLE if is_first else None
-                await self._tell(row, text, reason="undecryptable")
+                current = await self._store.rooms.current(room_id)
+                tell_in = current.room_id if current else room_id
+                await self._tell(tell_in, row, text, reason="undecryptable")
 
     def _may_be_told(self, row: InboxRow) -> bool:
         try:

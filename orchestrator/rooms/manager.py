@@ -38,6 +38,7 @@ from orchestrator.store.api import (
     InboxState,
     NewOutboxRow,
     OutboxRow,
+    Replacement,
     RoomRow,
     TurnRow,
 )
@@ -103,7 +104,7 @@ class RoomManager:
 
     async def close_window(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
         """A sender's burst is over: it becomes a turn. Idempotent by the first message."""
-        room = await self._kit.store.rooms.get(room_id)
+        room = await self._kit.store.rooms.current(room_id)
         if room is None or not room.joined:
             for item in items:
                 await self._kit.store.inbox.mark(
@@ -115,7 +116,7 @@ class RoomManager:
         )
         turn = NewTurn(
             turn_id=turn_id(room_id, items[0].message.event_id),
-            room_id=room_id,
+            room_id=room.room_id,
             session=MAIN,
             prompt=prompt,
             sender=sender,
@@ -130,7 +131,7 @@ class RoomManager:
         logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
             "messages became a turn"
         )
-        worker = await self._ensure_worker(room_id)
+        worker = await self._ensure_worker(row.room_id)
         if worker is not None:
             worker.wake()
 
@@ -189,11 +190,7 @@ class RoomManager:
         The container is stopped behind the caller's back: that may take as long as it is given, and
         other rooms don't wait for it. Should the agent come back, the room's next worker does.
         """
-        task, worker = self._tasks.pop(room_id, None), self._workers.pop(room_id, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        self._kit.courtesies.typing(room_id, typing=False)
+        worker = await self._end_worker(room_id)
         room = await self._kit.store.rooms.get(room_id)
         if room is None or self._group is None:
             return
@@ -203,6 +200,38 @@ class RoomManager:
         self._retiring[room_id] = self._group.create_task(
             self._stop_runner(worker, before), name=f"retire {room.slug}"
         )
+
+    async def move(self, move: Replacement) -> None:
+        """A room was replaced: its conversation, a running turn included, goes on in the new one.
+
+        The runner works on; the old room's worker lets go of it, and the new room's adopts it.
+        """
+        for room_id in (move.old, move.new):
+            await self._end_worker(room_id)
+        notices = build_notice_rows(
+            move.new,
+            f"{move.new}:continues",
+            texts.ROOM_CONTINUES,
+            max_event_bytes=self._kit.config.gateway.max_event_bytes,
+        )
+        is_moved = await self._kit.store.move_room(move, notices, now=self._kit.wall_clock())
+        logger.bind(action="room.moved", room=move.old, new=move.new, moved=is_moved).info(
+            "a room's conversation goes on in the one that replaces it"
+        )
+        before = self._retiring.pop(move.old, None)
+        if before is not None:
+            self._retiring[move.new] = before
+        self._kit.notify_outbox()
+        await self._ensure_worker(move.new if is_moved else move.old)
+
+    async def _end_worker(self, room_id: RoomId) -> RoomWorker | None:
+        """End the room's worker; its turns and its runner are left as they are."""
+        task, worker = self._tasks.pop(room_id, None), self._workers.pop(room_id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        self._kit.courtesies.typing(room_id, typing=False)
+        return worker
 
     async def _stop_runner(self, worker: RoomWorker, before: asyncio.Task[None] | None) -> None:
         if before is not None:

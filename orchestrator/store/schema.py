@@ -107,5 +107,6 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE rooms ADD COLUMN replaced_by TEXT;
     ALTER TABLE rooms ADD COLUMN replaces TEXT;
     ALTER TABLE rooms ADD COLUMN replaced_at REAL;
+    ALTER TABLE rooms ADD COLUMN moved_seq INTEGER;
     """,
 )
