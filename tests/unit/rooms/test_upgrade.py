@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from orchestrator.core import texts
 from orchestrator.core.naming import room_slug, runner_name
 from orchestrator.errors import HomeserverUnreachableError, RequestRefusedError
-from orchestrator.model import RoomId, RunnerState
+from orchestrator.model import EventId, RoomId, RunnerState
 from orchestrator.rooms.manager import RoomManager
 from orchestrator.store.api import InboxKind
 from tests.support.room_rig import ALICE, INSTALLATION, ROOM, Life, Rig, open_rig, run_rooms
@@ -36,6 +37,13 @@ async def creation(rig: Rig, old: Any = ROOM, *, room: RoomId = NEW) -> None:
     await rig.receive_row(InboxKind.STATE, {**event, "event_id": event_id}, room, event_id)
 
 
+async def deliver(rig: Rig) -> None:
+    """What the rooms have said so far is sent."""
+    while heads := await rig.store.outbox.outbox_heads(now=math.inf, limit=100):
+        for row in heads:
+            await rig.store.outbox.mark_sent(row.seq, EventId(f"$sent{row.seq}"), now=0.0)
+
+
 async def upgrade(rig: Rig, life: Life) -> None:
     await tombstone(rig)
     await creation(rig)
@@ -49,6 +57,7 @@ def test_the_conversation_its_files_and_its_runner_go_on_in_the_new_room(tmp_pat
         async with rig.life() as life:
             await tell(rig, life, "remember")
             await rig.wait_ended(1)
+            await deliver(rig)
             await upgrade(rig, life)
             await rig.receive("go on", room=NEW)
             life.notify()
@@ -108,6 +117,7 @@ def test_either_side_may_be_heard_of_first(tmp_path: Path, *, creation_first: bo
         await rig.receive("before")
         async with rig.life() as life:
             await rig.wait_ended(1)
+            await deliver(rig)
             for part in (creation, tombstone) if creation_first else (tombstone, creation):
                 await part(rig)
                 life.notify()
@@ -245,6 +255,7 @@ def test_a_room_that_is_replaced_again_goes_on_in_the_latest(tmp_path: Path) -> 
         async with rig.life() as life:
             await tell(rig, life, "remember")
             await rig.wait_ended(1)
+            await deliver(rig)
             await upgrade(rig, life)
             await tombstone(rig, NEWER, room=NEW)
             await creation(rig, NEW, room=NEWER)
