@@ -81,6 +81,14 @@ class Orchestrator:
                     raise AssertionError(msg)
                 await asyncio.sleep(_POLL_S)
 
+    async def wait_ended(self) -> int:
+        """Wait until it ends by itself; the exit code."""
+        assert self._process is not None, "not started"
+        async with asyncio.timeout(_STOP_S):
+            code = await self._process.wait()
+        self._process = None
+        return code
+
     async def kill(self) -> None:
         """SIGKILL, at once."""
         await self._end(signal.SIGKILL)
