@@ -131,7 +131,8 @@ class FaultProxy:
     ) -> None:
         """The endpoint (`GET /sync`, `PUT */send/*`, `* *`) meets the fault so many times.
 
-        Faults of the same endpoint come one after the other; `skip` requests pass before.
+        Faults of the same endpoint come in the order of their injection, each when the ones before
+        it are used up or let the request pass: `skip` counts the requests that this one lets pass.
         """
         method, _, path = endpoint.partition(" ")
         self._rules.append(_Rule(method, path, fault, times, skip))
