@@ -46,24 +46,14 @@ class Aliases:
         self._store = store
         self._patience = patience
         self._lookups: dict[RoomId, _Lookup] = {}
-        self._group: asyncio.TaskGroup | None = None
 
     def __repr__(self) -> str:
         return f"<Aliases asking={len(self._lookups)}>"
 
-    def use_group(self, group: asyncio.TaskGroup) -> None:
-        """Whose tasks the lookups are; before `look_up`."""
-        self._group = group
-
     async def look_up(self, row: InboxRow, room_id: RoomId, alias: str) -> None:
         """Find out soon whether the alias is the room's; the row is marked then."""
-        if self._group is None:
-            msg = f"inbox row {row.seq} can't be looked up"
-            raise ValueError(msg)
         await self._supersede(room_id)
-        task = self._group.create_task(
-            self._contained(row, room_id, alias), name=f"alias {room_id}"
-        )
+        task = self._patience.start(self._contained(row, room_id, alias), f"alias {room_id}")
         self._lookups[room_id] = _Lookup(row, task)
         if alias in self._configured:
             await asyncio.wait([task], timeout=_HEAD_START_S)

@@ -105,16 +105,21 @@ class Intake:
         self._cursor = 0
         self._wake = asyncio.Event()
         self._wake.set()
+        # One each: strangers' invitations don't keep an alias or an upgrade waiting.
+        self._patience = Patience(), Patience(), Patience()
         self._invitations = Invitations(
             access=config.access,
             autojoin=config.matrix.autojoin,
             me=me,
             homeserver=homeserver,
             inbox=store.inbox,
-            patience=Patience(),
+            patience=self._patience[0],
         )
         self._aliases = Aliases(
-            configured=config.rooms, homeserver=homeserver, store=store, patience=Patience()
+            configured=config.rooms,
+            homeserver=homeserver,
+            store=store,
+            patience=self._patience[1],
         )
         self._upgrades = Upgrades(
             access=config.access,
@@ -122,7 +127,7 @@ class Intake:
             homeserver=homeserver,
             store=store,
             rooms=rooms,
-            patience=Patience(),
+            patience=self._patience[2],
         )
 
     def __repr__(self) -> str:
@@ -135,8 +140,8 @@ class Intake:
     async def run(self) -> NoReturn:
         """Handle rows until cancelled. Only an error of the store ends it."""
         async with asyncio.TaskGroup() as group:
-            for asker in (self._invitations, self._aliases, self._upgrades):
-                asker.use_group(group)
+            for patience in self._patience:
+                patience.use_group(group)
             for row in await self._store.inbox.pending_keys():
                 await self._handle_guarded(row)
             while True:

@@ -6,8 +6,6 @@ asked again for as long as it takes, since nobody else would ask.
 
 from __future__ import annotations
 
-import asyncio
-
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -58,21 +56,16 @@ class Invitations:
         self._homeserver = homeserver
         self._inbox = inbox
         self._patience = patience
-        self._group: asyncio.TaskGroup | None = None
 
     def __repr__(self) -> str:
         return f"<Invitations {self._patience!r}>"
 
-    def use_group(self, group: asyncio.TaskGroup) -> None:
-        """Whose tasks the answers are; before `start`."""
-        self._group = group
-
     def start(self, row: InboxRow) -> None:
         """Answer the invitation soon."""
-        if self._group is None or row.room_id is None:
+        if row.room_id is None:
             msg = f"inbox row {row.seq} can't be answered"
             raise ValueError(msg)
-        self._group.create_task(self._contained(row, row.room_id), name=f"invite {row.room_id}")
+        self._patience.start(self._contained(row, row.room_id), f"invite {row.room_id}")
 
     async def _contained(self, row: InboxRow, room_id: RoomId) -> None:
         log = logger.bind(room=room_id)

@@ -7,8 +7,8 @@ stays NEW until the homeserver has answered, so a crash only means that it is as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from orchestrator.errors import HomeserverUnreachableError, RateLimitedError
 
@@ -23,9 +23,26 @@ class Patience:
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(_MAX_AT_ONCE)
+        self._group: asyncio.TaskGroup | None = None
 
     def __repr__(self) -> str:
         return f"<Patience {self._slots}>"
+
+    def use_group(self, group: asyncio.TaskGroup) -> None:
+        """Whose tasks the questions are; before `start`."""
+        self._group = group
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Do what asks beside everything else.
+
+        Raises:
+            RuntimeError: there is no group yet; nothing was started.
+        """
+        if self._group is None:
+            work.close()
+            msg = f"nobody runs {name}"
+            raise RuntimeError(msg)
+        return self._group.create_task(work, name=name)
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """The answer. May be cancelled; what is not retryable comes out."""

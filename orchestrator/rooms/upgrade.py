@@ -7,7 +7,6 @@ first; each is stored, and whichever completes the two makes the move.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 from loguru import logger
@@ -66,14 +65,9 @@ class Upgrades:
         self._store = store
         self._rooms = rooms
         self._patience = patience
-        self._group: asyncio.TaskGroup | None = None
 
     def __repr__(self) -> str:
         return f"<Upgrades {self._patience!r}>"
-
-    def use_group(self, group: asyncio.TaskGroup) -> None:
-        """Whose tasks the joins are; before `note_tombstone`."""
-        self._group = group
 
     async def note_tombstone(
         self, row: InboxRow, room_id: RoomId, event: RoomEvent, *, now: float
@@ -94,10 +88,7 @@ class Upgrades:
         known = await self._store.rooms.get(new)
         if (known is not None and known.joined) or self._autojoin != "allowed_users":
             return True
-        if self._group is None:
-            msg = f"inbox row {row.seq} can't be followed"
-            raise ValueError(msg)
-        self._group.create_task(self._join(row, new), name=f"follow to {new}")
+        self._patience.start(self._join(row, new), f"follow to {new}")
         return False
 
     async def note_creation(self, room_id: RoomId, event: RoomEvent) -> None:

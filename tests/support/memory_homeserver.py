@@ -1,6 +1,6 @@
 """A homeserver in memory as the sync loop sees it: rooms that grow, tokens, gaps, outages.
 
-It is for time that is virtual; what a homeserver does wrong with bytes is in scripted_homeserver.py.
+For virtual time; what a homeserver does wrong with bytes is in scripted_homeserver.py.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from orchestrator.matrix.backoff import MAX_WAIT_S
 from orchestrator.matrix.sync import SyncStatus, run_sync
 from orchestrator.model import JsonObject, RoomId
 from orchestrator.store.store import Store, open_store
+from tests.support.matrix_server import eventually
 from tests.support.memory_homeserver import MemoryHomeserver, unreachable
 from tests.support.room_rig import Rig, open_rig, run_rooms
 from tests.support.virtual_time import loop_clock
@@ -89,8 +90,7 @@ def test_ten_minutes_of_outage_are_asked_through_seldom_and_nothing_of_it_is_los
             asked = [at - down_at for at in homeserver.asked_at if at > down_at]
             homeserver.fault = lambda _: None
             back_at = loop_clock()
-            while not statuses[-1].connected:
-                await asyncio.sleep(0.1)
+            await eventually(lambda: statuses[-1].connected, within_s=300)
             caught_up_s = loop_clock() - back_at
         assert await received(store) == numbers(1501)
         assert await received(store, OTHER) == [f"{text}'" for text in numbers(1500, 1)]
