@@ -46,6 +46,20 @@ async def sync(client: nio.AsyncClient) -> None:
     await client.send_to_device_messages()
 
 
+async def open_sealed_room(client: nio.AsyncClient, agent: str, *others: str) -> str:
+    """An encrypted room with the agent in it, others invited."""
+    created = await client.room_create(
+        invite=[agent, *others],
+        initial_state=[nio.EnableEncryptionBuilder().as_dict()],
+    )
+    assert isinstance(created, nio.RoomCreateResponse), created
+    async with asyncio.timeout(60):
+        while agent not in getattr(client.rooms.get(created.room_id), "users", {}):
+            await sync(client)
+    room_id: str = created.room_id
+    return room_id
+
+
 async def say(client: nio.AsyncClient, room_id: str, text: str) -> None:
     content = {"msgtype": "m.text", "body": text}
     sent = await client.room_send(
@@ -74,15 +88,7 @@ async def test_an_encrypted_room_is_answered_encrypted_also_after_a_kill(
     orchestrator = await installation.configure()
     await orchestrator.start()
     agent = installation.agent.user_id
-    created = await person.room_create(
-        invite=[agent],
-        initial_state=[nio.EnableEncryptionBuilder().as_dict()],
-    )
-    assert isinstance(created, nio.RoomCreateResponse), created
-    room = created.room_id
-    async with asyncio.timeout(60):
-        while agent not in getattr(person.rooms.get(room), "users", {}):
-            await sync(person)
+    room = await open_sealed_room(person, agent)
 
     await say(person, room, "is this private?")
     await read_until(person, room, "is this private?", agent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sqlite3
@@ -12,7 +11,7 @@ import nio
 import pytest
 
 from tests.e2e.conftest import Installation
-from tests.e2e.test_encrypted_room import person, read_until, say, sync
+from tests.e2e.test_encrypted_room import open_sealed_room, person, read_until, say
 from tests.support.matrix_user import MatrixRefusalError, MatrixUser
 from tests.support.poison import (
     encrypted_poison,
@@ -58,15 +57,8 @@ async def test_what_was_said_among_poison_is_answered_once_in_plain_and_encrypte
     agent = installation.agent.user_id
     alice, mallory = await installation.person(), await installation.person("mallory")
     plain = await installation.room(alice)
-    created = await person.room_create(
-        invite=[agent, alice.user_id], initial_state=[nio.EnableEncryptionBuilder().as_dict()]
-    )
-    assert isinstance(created, nio.RoomCreateResponse), created
-    sealed = created.room_id
+    sealed = await open_sealed_room(person, agent, alice.user_id)
     await alice.join(sealed)
-    async with asyncio.timeout(60):
-        while agent not in getattr(person.rooms.get(sealed), "users", {}):
-            await sync(person)
     session = json.loads((orchestrator.state_dir / "matrix-session.json").read_text())
     device = session["device_id"]
     await orchestrator.kill()
