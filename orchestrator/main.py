@@ -18,6 +18,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from orchestrator import __version__
+from orchestrator.account_limit import describe_limit, find_account, lift_limit
+from orchestrator.audit.messages import AuditPlan, audit_messages, render_json, render_text
 from orchestrator.config import Config, load_config, load_secrets, not_built, parse_config
 from orchestrator.daemon import Plan, run_daemon
 from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
@@ -40,7 +42,11 @@ image_app = typer.Typer(
     help="The image that the rooms' runners are made from.", no_args_is_help=True
 )
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
+audit_app = typer.Typer(help="Is everything accounted for?", no_args_is_help=True)
+matrix_app = typer.Typer(help="The agent's account on the homeserver.", no_args_is_help=True)
 app.add_typer(image_app, name="image")
+app.add_typer(audit_app, name="audit")
+app.add_typer(matrix_app, name="matrix")
 app.add_typer(config_app, name="config")
 
 StateDir = Annotated[
@@ -51,6 +57,17 @@ StateDir = Annotated[
     ),
 ]
 
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(help="The configuration file; without it, the embedded homeserver."),
+]
+EmbeddedOption = Annotated[
+    bool, typer.Option("--embedded", help="The embedded homeserver, which must be running.")
+]
+UserOption = Annotated[
+    str | None, typer.Option(help="The account. Default: the agent's (matrix.user_id).")
+]
 
 BaseOption = Annotated[
     Base,
@@ -137,6 +154,63 @@ def config_check(file: Annotated[Path, typer.Argument(help="The configuration fi
     with _exit_codes():
         _name_not_built(load_config(file))
         _say(f"{file}: fine")
+
+
+@audit_app.command("messages")
+def audit_messages_command(
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
+    state_dir: StateDir = None,
+    settled: Annotated[
+        bool, typer.Option("--settled", help="Count what is still in hand as a failure, too.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look for messages without a final state, beside a running orchestrator or without it.
+
+    Reads the database and the homeserver, writes nothing. Exit code 1 when something is amiss.
+    """
+    with _exit_codes():
+        secrets = load_secrets()
+        on_embedded = embedded or config is None
+        checked = _build_config(config, _on_homeserver(None) if on_embedded else {}, {})
+        configure_logging(fmt="text", level="WARNING", secrets=secrets.values())
+        plan = AuditPlan(
+            config=checked,
+            secrets=secrets,
+            state_dir=(state_dir or checked.state_dir).absolute(),
+            is_embedded=on_embedded,
+        )
+        report = asyncio.run(audit_messages(plan))
+        _say(render_json(report) if as_json else render_text(report))
+        if not report.is_clean(settled=settled):
+            raise typer.Exit(1)
+
+
+@matrix_app.command("limit")
+def matrix_limit(
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
+    user: UserOption = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show what the homeserver lets the account send (Synapse; with MATRIX_ADMIN_TOKEN)."""
+    with _exit_codes():
+        account = find_account(None if embedded else config, state_dir, user)
+        _say(asyncio.run(describe_limit(account)))
+
+
+@matrix_app.command("unlimit")
+def matrix_unlimit(
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
+    user: UserOption = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Lift the account's message limit on the homeserver (Synapse; with MATRIX_ADMIN_TOKEN)."""
+    with _exit_codes():
+        account = find_account(None if embedded else config, state_dir, user)
+        _say(asyncio.run(lift_limit(account)))
 
 
 def main() -> NoReturn:

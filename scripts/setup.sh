@@ -23,6 +23,10 @@ TAIL_LINES=15
 # that take minutes each, which `make chaos` runs.
 REAL_PARTS='docker or synapse or cli'
 DOCKERD_LOG=/var/log/aiagentchat-dockerd.log
+# pytest-xdist: one worker for each core where only Python is needed; on real parts, which mostly wait
+# for containers, two at a time. A file's tests stay together, so that they share their set-up.
+UNIT_WORKERS=auto
+REAL_WORKERS=2
 dockerd=''
 
 say() { printf '%s\n' "$*"; }
@@ -280,6 +284,7 @@ unit() {
   status=0
   export COVERAGE_FILE="$LOGS/coverage"
   run_pytest "$LOGS/unit.log" tests -m "not ($REAL_PARTS or long)" \
+    --numprocesses "$UNIT_WORKERS" --dist loadfile \
     --cov --cov-config=scripts/coverage.ini --cov-report= "$@" || status=$?
   covered=$("$VENV/bin/coverage" report --rcfile=scripts/coverage.ini --format=total 2>&1) || :
   say "branch coverage of what runs without Docker: $covered %"
@@ -299,7 +304,8 @@ all_tests() {
     "$VENV/bin/python" -m tests.support.synapse_image \
     || fail "The image could not be built; the lines above say why."
   say "· tests on real parts: Docker Engine, Synapse, the Claude Code CLI"
-  run_pytest "$LOGS/real.log" tests -m "($REAL_PARTS) and not long" "$@" || failed=1
+  run_pytest "$LOGS/real.log" tests -m "($REAL_PARTS) and not long" \
+    --numprocesses "$REAL_WORKERS" --dist loadfile "$@" || failed=1
   say ""
   say "make test, $(($(date +%s) - tests_began)) s:"
   say "  without Docker  $(closing_line "$LOGS/unit.log")"

@@ -13,6 +13,10 @@ CANNOT_READ_FILES = "I can't take files, images or voice messages yet. Please se
 EMPTY_MESSAGE = "That message has no text that I could work on."
 TOO_MANY_AT_ONCE = "Not taken: too many people write here at once. Please send it again."
 MESSAGE_TOO_LARGE = "A part of the answer was larger than the homeserver accepts; it is left out."
+MALFORMED = (
+    "I could not read that message: parts of it are not as Matrix has them. Please send it again "
+    "as plain text."
+)
 UNDECRYPTABLE = (
     "I could not decrypt a message: its key has not reached me. Please send it again; if that "
     "does not help, write from a device that was logged in when the message was sent."
@@ -40,6 +44,47 @@ ROOM_REPLACED = (
 )
 
 
+_REFUSED = "A part of what I had to say was refused by the homeserver"
+
+
+def message_refused(errcode: str) -> str:
+    """What stands in place of a message that the homeserver refuses for good."""
+    if errcode == "M_TOO_LARGE":
+        return MESSAGE_TOO_LARGE
+    return f"{_REFUSED} ({errcode}); it is left out. The operator's log has the details."
+
+
+def is_message_refused(text: object) -> bool:
+    """Whether the text is such a stand-in: what it says is said once."""
+    return isinstance(text, str) and text.startswith((MESSAGE_TOO_LARGE, _REFUSED))
+
+
+def not_handled(kind: str) -> str:
+    """A message of somebody's that could not be worked on; `kind` of error, never its text."""
+    return (
+        f"I could not take this message in: something failed ({kind}). The operator's log has the "
+        "details. Please send it again, as plain text."
+    )
+
+
+def in_file(size_bytes: int, *, is_rest: bool) -> str:
+    """Behind the beginning of an answer that is too long for messages."""
+    what = "This is the beginning of the rest. All of it" if is_rest else "This is the beginning."
+    what += f" ({size(size_bytes)}) is" if is_rest else f" The whole answer ({size(size_bytes)}) is"
+    return f"*{what} in the file below.*"
+
+
+FILE_NOT_TAKEN = "The homeserver does not take the file, so here is what it has as messages."
+
+
+def file_left_out(left_bytes: int) -> str:
+    """The end of a file's text that was sent as messages, as far as that goes."""
+    return (
+        f"{size(left_bytes)} more are left out: the homeserver does not take the file, and this is "
+        "too long for messages. Ask for a shorter answer, or for a file in the workspace."
+    )
+
+
 def queued(position: int) -> str:
     """How many turns are before this one."""
     return f"Queued: {position} before this one. `!cancel` stops the running one."
@@ -48,8 +93,17 @@ def queued(position: int) -> str:
 def queue_full(max_queued: int) -> str:
     """The turn was not taken."""
     return (
-        f"Not taken: {max_queued} turns are waiting already, the most for this room. "
-        "Send it again when some are done."
+        f"Not taken: {max_queued} turns are waiting already, the most for this room. This one and "
+        "what comes while that is so is left out. Send it again when some are done."
+    )
+
+
+def too_fast(burst: int, per_minute: int) -> str:
+    """A sender's messages are not taken any more; said once in a flood, to the first of them."""
+    return (
+        f"Not taken: your messages come too fast. {burst} at once are fine, and then {per_minute} "
+        "a minute; this one and all above that are left out. Wait a minute, then send again what "
+        "is missing. `!cancel` always works."
     )
 
 
@@ -123,6 +177,13 @@ def unknown_command(name: str, nearest: str | None) -> str:
     """A hint for a command that does not exist."""
     hint = f" Did you mean `!{nearest}`?" if nearest else ""
     return f"There is no command `!{name}`.{hint} {HELP_HINT}"
+
+
+def account_limit(rate_per_s: float | None, waiting: int) -> str:
+    """What the homeserver lets the agent's account send, all rooms together."""
+    if rate_per_s is None:
+        return f"no limit of the homeserver's met yet, {waiting} messages waiting"
+    return f"may send about {rate_per_s:.2g} messages/s (learnt), {waiting} waiting"
 
 
 def size(count: int) -> str:

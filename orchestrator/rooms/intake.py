@@ -1,8 +1,11 @@
 """From stored inbox rows to turns, commands and changes of rooms.
 
+Rooms take turns, a few rows at a time, each in the order of arrival: one that floods delays its own
+rows and no other's. What belongs to no room (keys, mostly) goes before.
+
 Each row is handled under a guard of its own: one that can't be handled is marked FAILED with the
-kind of error, and its neighbours go on. A row stays NEW until what follows from it is stored, so
-that a crash at any point only means that it is looked at again.
+kind of error, its room is told (`rooms.mishap`), and its neighbours go on. A row stays NEW until
+what follows from it is stored, so that a crash at any point only means that it is looked at again.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
-from orchestrator.core.command import parse_command
+from orchestrator.core.command import Command, CommandName, parse_command
 from orchestrator.core.policy import (
     Circumstances,
     Message,
@@ -25,7 +28,10 @@ from orchestrator.core.policy import (
     RoomEvent,
     Verdict,
     decide,
+    read_tolerantly,
 )
+from orchestrator.core.rotation import Rotation
+from orchestrator.core.sender_limit import SenderLimits
 from orchestrator.errors import StoreError, UndecryptableError
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
@@ -33,14 +39,21 @@ from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
 from orchestrator.rooms.alias import Aliases
 from orchestrator.rooms.invitation import Invitations
+from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.patience import Patience
 from orchestrator.rooms.upgrade import Upgrades
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, Replacement, RoomRow
-from orchestrator.store.store import Store
+from orchestrator.store.store import Once, Store
 
 # A key that has not come by then probably never will; the sender is told to send again.
 KEY_PATIENCE_S = 300.0
+# Rows of a room that are looked at before another room has its turn; each takes some milliseconds.
+_ROOM_SHARE = 4
+# Rows that are looked at before looking for newer ones: their texts are in memory meanwhile (64 KiB
+# each at most). And how many are known by their number alone, some 200 bytes each.
+_ROUND_ROWS = 100
+_MAX_KNOWN_ROWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +67,14 @@ class Heard:
 class Rooms(Protocol):
     """What the intake asks of the rooms."""
 
-    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+    async def execute(
+        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
+    ) -> None:
         """Execute a room command and store its answer."""
+        ...
+
+    async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """Refuse a message of a sender who is over the limit."""
         ...
 
     async def retire(self, room_id: RoomId) -> None:
@@ -76,7 +95,7 @@ class _Summary(_Outside):
 
 
 class Intake:
-    """Reads the inbox in order of arrival. Invariant: rows up to `cursor` have been looked at."""
+    """Reads the inbox. Invariant: rows up to `cursor` have been looked at, or wait for it here."""
 
     def __init__(
         self,
@@ -102,7 +121,12 @@ class Intake:
         self._courtesies = courtesies
         self._clock = clock
         self._notify_outbox = notify_outbox
+        self._limits = SenderLimits(
+            burst=config.gateway.sender_burst, per_minute=config.gateway.sender_per_minute
+        )
         self._cursor = 0
+        self._roomless: Rotation[None, int] = Rotation(share=_ROUND_ROWS)
+        self._waiting: Rotation[RoomId, int] = Rotation(share=_ROOM_SHARE)
         self._wake = asyncio.Event()
         self._wake.set()
         # One each: strangers' invitations don't keep an alias or an upgrade waiting.
@@ -131,7 +155,7 @@ class Intake:
         )
 
     def __repr__(self) -> str:
-        return f"<Intake cursor={self._cursor}>"
+        return f"<Intake cursor={self._cursor} waiting={self._waiting!r}>"
 
     def notify(self) -> None:
         """There may be new rows."""
@@ -146,11 +170,21 @@ class Intake:
                 await self._handle_guarded(row)
             while True:
                 await self._wait()
-                while rows := await self._store.inbox.new_rows(after=self._cursor):
-                    for row in rows:
+                while seqs := await self._next_round():
+                    for row in await self._store.inbox.still_new(seqs):
                         await self._handle_guarded(row)
-                        self._cursor = row.seq
                 await self._give_up_late_keys()
+
+    async def _next_round(self) -> list[int]:
+        """The rows to look at next; what came meanwhile has its place among them."""
+        space = _MAX_KNOWN_ROWS - len(self._waiting) - len(self._roomless)
+        for seq, room_id in await self._store.inbox.new_seqs(after=self._cursor, limit=space):
+            if room_id is None:
+                self._roomless.add(None, seq)
+            else:
+                self._waiting.add(room_id, seq)
+            self._cursor = seq
+        return self._roomless.take_round(_ROUND_ROWS) + self._waiting.take_round(_ROUND_ROWS)
 
     async def _wait(self) -> None:
         try:
@@ -171,7 +205,13 @@ class Intake:
             await self._store.inbox.mark(row.seq, InboxState.PENDING_KEYS, reason="no key")
         except Exception as e:  # noqa: BLE001 - one poisoned event must not take its neighbours along
             log.bind(action="intake.failed", error=type(e).__name__).error("event not handled")
-            await self._store.inbox.mark(row.seq, InboxState.FAILED, reason=type(e).__name__)
+            await self._fail(row, e)
+
+    async def _fail(self, row: InboxRow, error: Exception) -> None:
+        """Its room is told, where it was a message of somebody who may speak to the agent."""
+        rows, reason = build_mishap(row, error, config=self._config, me=self._me)
+        await self._store.fail(row.seq, rows, reason=reason, now=self._clock())
+        self._notify_outbox()
 
     async def _handle(self, row: InboxRow) -> None:
         match row.kind:
@@ -234,22 +274,61 @@ class Intake:
                     await self._aliases.look_up(row, room_id, alias)
                     return False
             case "m.room.create":
-                await self._upgrades.note_creation(room_id, event)
+                await self._upgrades.note_creation(room_id, event, now=self._clock())
             case "m.room.tombstone":
                 return await self._upgrades.note_tombstone(row, room_id, event, now=self._clock())
         return True
 
     async def _message(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        if room.moved_seq is not None:
+            was_late = row.seq > room.moved_seq
+            room = await self._store.rooms.current(room.room_id) or room
+            if was_late:
+                await self._tell_moved(room, row, event)
+                return
         try:
             content = MessageContent.model_validate(event.content)
         except ValidationError:
-            # A redacted message has no content; anything else malformed can't be shown either.
-            await self._done(row, "malformed message")
+            await self._malformed(room, row, event)
             return
         message = Message(
             event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
         )
-        verdict, reason = decide(
+        verdict, reason = self._decide(room, event, content)
+        if verdict in _UNLIMITED or self._is_within_limit(row, event):
+            await self._follow(verdict, reason, room, row, message)
+        elif verdict is Verdict.COMMAND and _is_cancel(content.body):
+            # Who floods by mistake must be able to stop it; what it stops says so.
+            await self._rooms.execute(room, row, message, answers=False)
+        else:
+            await self._rooms.refuse_too_fast(room, row, message)
+
+    def _is_within_limit(self, row: InboxRow, event: RoomEvent) -> bool:
+        """By the message's own time, where it is our own homeserver that says it."""
+        at = row.received_at
+        if _server(event.sender) == _server(self._me) and event.sent_at is not None:
+            at = min(at, event.sent_at)
+        return self._limits.take((row.room_id, event.sender), at=at)
+
+    async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """What is readable of it decides whether it was for the agent; then its sender is told."""
+        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
+        if not event.content or verdict is Verdict.IGNORE:  # empty: it was redacted
+            await self._done(row, "malformed message")
+        elif verdict is Verdict.TELL_NOT_ALLOWED:
+            await self._tell_stranger(room.room_id, row, UserId(event.sender), reason)
+        elif not self._is_within_limit(row, event):
+            message = Message(
+                event_id=EventId(event.event_id), sender=UserId(event.sender), text=""
+            )
+            await self._rooms.refuse_too_fast(room, row, message)
+        else:
+            await self._tell(room.room_id, row, texts.MALFORMED, reason="malformed message")
+
+    def _decide(
+        self, room: RoomRow, event: RoomEvent, content: MessageContent
+    ) -> tuple[Verdict, str]:
+        return decide(
             event,
             content,
             Circumstances(
@@ -260,25 +339,6 @@ class Intake:
                 looks_like_command=parse_command(content.body) is not None,
             ),
         )
-        if room.moved_seq is not None and verdict is not Verdict.IGNORE:
-            await self._elsewhere(verdict, reason, room, row, message)
-        else:
-            await self._follow(verdict, reason, room, row, message)
-
-    async def _elsewhere(
-        self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
-    ) -> None:
-        """A message of a room that was replaced: received before that, it goes into the new one."""
-        current = await self._store.rooms.current(room.room_id) or room
-        if row.seq <= (room.moved_seq or 0):
-            await self._follow(verdict, reason, current, row, message)
-            return
-        is_allowed = self._config.access.is_allowed(message.sender)
-        tells = is_allowed and await self._store.rooms.tell_once(
-            current.room_id, message.sender, "room replaced"
-        )
-        text = texts.ROOM_REPLACED if tells else None
-        await self._tell(current.room_id, row, text, reason="room replaced")
 
     async def _follow(
         self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
@@ -298,15 +358,42 @@ class Intake:
                 self._courtesies.seen(room.room_id, message.event_id)
                 await self._rooms.execute(room, row, message)
             case Verdict.TELL_NOT_ALLOWED:
-                first = await self._store.rooms.tell_once(room.room_id, message.sender, reason)
-                text = texts.NOT_ALLOWED if first else None
-                await self._tell(room.room_id, row, text, reason=reason)
+                await self._tell_stranger(room.room_id, row, message.sender, reason)
             case Verdict.TELL_NO_FILES:
                 await self._tell(room.room_id, row, texts.CANNOT_READ_FILES, reason=reason)
             case Verdict.TELL_EMPTY:
                 await self._tell(room.room_id, row, texts.EMPTY_MESSAGE, reason=reason)
 
-    async def _tell(self, room_id: RoomId, row: InboxRow, text: str | None, *, reason: str) -> None:
+    async def _tell_stranger(
+        self, room_id: RoomId, row: InboxRow, sender: UserId, reason: str
+    ) -> None:
+        once = Once(room_id=room_id, user_id=sender, what=reason)
+        await self._tell(room_id, row, texts.NOT_ALLOWED, reason=reason, once=once)
+
+    async def _tell_moved(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """A message of a room that was replaced before: its sender is told where to write."""
+        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
+        sender = UserId(event.sender)
+        match verdict:
+            case Verdict.IGNORE:
+                await self._done(row, reason)
+            case Verdict.TELL_NOT_ALLOWED:
+                await self._tell_stranger(room.room_id, row, sender, reason)
+            case _:
+                once = Once(room_id=room.room_id, user_id=sender, what=_REPLACED)
+                await self._tell(
+                    room.room_id, row, texts.ROOM_REPLACED, reason=_REPLACED, once=once
+                )
+
+    async def _tell(
+        self,
+        room_id: RoomId,
+        row: InboxRow,
+        text: str | None,
+        *,
+        reason: str,
+        once: Once | None = None,
+    ) -> None:
         rows = (
             build_notice_rows(
                 room_id,
@@ -318,7 +405,7 @@ class Intake:
             if text
             else []
         )
-        await self._store.answer(row.seq, rows, reason=reason, now=self._clock())
+        await self._store.answer(row.seq, rows, reason=reason, now=self._clock(), once=once)
         self._notify_outbox()
 
     async def _summary(self, row: InboxRow) -> None:
@@ -370,6 +457,20 @@ class Intake:
         except ValidationError:
             return False
         return sender != self._me and self._config.access.is_allowed(sender)
+
+
+_REPLACED = "room replaced"
+# What nothing is said about, or only once ever.
+_UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
+
+
+def _is_cancel(text: str) -> bool:
+    command = parse_command(text)
+    return isinstance(command, Command) and command.name is CommandName.CANCEL
+
+
+def _server(user_id: str) -> str:
+    return user_id.partition(":")[2]
 
 
 def _room_id(row: InboxRow) -> RoomId:

@@ -88,7 +88,7 @@ class TurnRun:
         )
         self._loop = asyncio.get_running_loop()
         now, wall = self._loop.time(), kit.wall_clock()
-        self._view = self._new_view(text_shown=turn.parts > 0)
+        self._view = self._new_view(text_shown=self._output.has_shown_text)
         ran_for_s = max(0.0, wall - (turn.started_at or wall))
         self._clock = TurnClock(
             timeout_s=profile.timeout_s, ceiling_s=profile.ceiling_s, now=now - ran_for_s

@@ -91,12 +91,27 @@ class Upgrades:
         self._patience.start(self._join(row, new), f"follow to {new}")
         return False
 
-    async def note_creation(self, room_id: RoomId, event: RoomEvent) -> None:
+    async def note_creation(self, room_id: RoomId, event: RoomEvent, *, now: float) -> None:
         """A room says which one it replaces."""
         old = _predecessor(event)
-        if old is not None and old != room_id:
-            await self._store.rooms.note_replaces(room_id, old)
-            await self.try_move(room_id)
+        if old is None or old == room_id:
+            return
+        await self._store.rooms.note_replaces(room_id, old)
+        await self._look_for_tombstone(old, now=now)
+        await self.try_move(room_id)
+
+    async def _look_for_tombstone(self, old: RoomId, *, now: float) -> None:
+        """Rooms are handled side by side: the old one's tombstone may wait behind its messages.
+
+        By then the new room would have a turn, and a conversation of its own.
+        """
+        for row in await self._store.inbox.new_tombstones(old):
+            try:
+                event = RoomEvent.model_validate_json(row.raw)
+            except ValidationError:
+                continue
+            if event.type == "m.room.tombstone" and event.state_key == "":
+                await self.note_tombstone(row, old, event, now=now)
 
     async def try_move(self, room_id: RoomId) -> None:
         """Make the move that the room takes part in, if nothing is missing any more."""

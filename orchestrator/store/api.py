@@ -95,6 +95,8 @@ class RoomRow:
     joined_members: int | None
     moved_seq: int | None = None
     """Set once its conversation goes on in another room: the inbox's last row from before that."""
+    replaced_by: RoomId | None = None
+    """The room that an allowed tombstone names, whether or not the move was made yet."""
     former: tuple[RoomId, ...] = ()
     """The rooms whose conversation goes on in this one, the latest first."""
 
@@ -125,6 +127,8 @@ class TurnRow:
     ended_at: float | None = None
     outcome: TurnOutcome | None = None
     reason: str | None = None
+    draft_chars: int = 0
+    """How much text is kept with it that no message has been made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +162,8 @@ class NewOutboxRow:
     event_type: str
     content: JsonObject
     priority: Priority
+    file: bytes | None = None
+    """To be uploaded before the event is sent; what names it is added to the content then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,3 +180,5 @@ class OutboxRow:
     not_before: float
     """Unix time before which it isn't tried again."""
     created_at: float
+    has_file: bool = False
+    """Its file is still to be uploaded (`OutboxTable.file`); the content doesn't name it yet."""

@@ -117,7 +117,7 @@ def _state_dir_error(state_dir: Path, error: OSError) -> PreconditionError:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    with _translated(path):
+    with translated(path):
         created = not path.exists()
         connection = sqlite3.connect(
             path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -155,7 +155,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    with _translated(None):
+    with translated(None):
         connection.execute("BEGIN IMMEDIATE")
         try:
             result = work(connection)
@@ -169,7 +169,7 @@ def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Conn
 
 
 @contextmanager
-def _translated(path: Path | None) -> Iterator[None]:
+def translated(path: Path | None) -> Iterator[None]:
     """SQLite's errors as ours. The texts of SQLite's errors name no values of rows."""
     where = f"{path}: " if path else ""
     try:

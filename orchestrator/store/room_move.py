@@ -98,6 +98,9 @@ def _move_outbox(
     db.execute(
         "UPDATE outbox SET room_id = ?, state = 'queued', attempts = 0, not_before = ?, "
         "reason = NULL, ended_at = NULL "
-        "WHERE room_id = ? AND state = 'refused' AND reason = ? AND ended_at >= ?",
+        "WHERE room_id = ? AND state = 'refused' AND reason = ? AND ended_at >= ? "
+        # A file that could not be uploaded is forgotten; its text is on its way instead.
+        "AND NOT (json_extract(content, '$.msgtype') IS 'm.file' "
+        "AND json_extract(content, '$.url') IS NULL AND json_extract(content, '$.file') IS NULL)",
         (move.new, now, move.old, FORBIDDEN, refused_since),
     )

@@ -12,7 +12,10 @@ from orchestrator.model import InstallationId, RoomId, RoomSlug, UserId
 from orchestrator.store.api import RoomRow
 from orchestrator.store.database import Database
 
-_COLUMNS = "room_id, slug, idx, joined, encrypted, name, alias, joined_members, moved_seq"
+_COLUMNS = (
+    "room_id, slug, idx, joined, encrypted, name, alias, joined_members, moved_seq, replaced_by, "
+    "replaces"
+)
 # A conversation that moved more often than this was moved by somebody who plays with it.
 _MAX_MOVES = 100
 
@@ -140,24 +143,37 @@ class RoomTable:
 
 
 def _select(db: sqlite3.Connection, where: str, *values: str) -> list[RoomRow]:
-    rows = db.execute(f"SELECT {_COLUMNS}, replaces FROM rooms {where}", values).fetchall()  # noqa: S608 - constants
-    return [
-        RoomRow(
-            room_id=RoomId(room_id),
-            slug=RoomSlug(slug),
-            index=index,
-            joined=bool(joined),
-            encrypted=bool(encrypted),
-            name=name,
-            alias=alias,
-            joined_members=members,
-            moved_seq=moved_seq,
-            former=_former(db, room_id) if replaces is not None else (),
-        )
-        for room_id, slug, index, joined, encrypted, name, alias, members, moved_seq, replaces in (
-            rows
-        )
-    ]
+    rows = db.execute(f"SELECT {_COLUMNS} FROM rooms {where}", values).fetchall()  # noqa: S608 - constants
+    return [_row(db, *row) for row in rows]
+
+
+def _row(
+    db: sqlite3.Connection,
+    room_id: str,
+    slug: str,
+    index: int,
+    joined: int,
+    encrypted: int,
+    name: str | None,
+    alias: str | None,
+    members: int | None,
+    moved_seq: int | None,
+    replaced_by: str | None,
+    replaces: str | None,
+) -> RoomRow:
+    return RoomRow(
+        room_id=RoomId(room_id),
+        slug=RoomSlug(slug),
+        index=index,
+        joined=bool(joined),
+        encrypted=bool(encrypted),
+        name=name,
+        alias=alias,
+        joined_members=members,
+        moved_seq=moved_seq,
+        replaced_by=None if replaced_by is None else RoomId(replaced_by),
+        former=() if replaces is None else _former(db, room_id),
+    )
 
 
 def _former(db: sqlite3.Connection, room_id: str) -> tuple[RoomId, ...]:

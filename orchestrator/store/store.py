@@ -8,14 +8,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.model import RoomId
+from orchestrator.model import RoomId, UserId
 from orchestrator.store.api import InboxState, NewOutboxRow, Replacement
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.inbox_table import InboxTable
+from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_move import find_replacement, move_room
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.turn_table import TurnTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """What somebody is told a single time in a room."""
+
+    room_id: RoomId
+    user_id: UserId
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +37,48 @@ class Store:
     inbox: InboxTable
     turns: TurnTable
     outbox: OutboxTable
+    meta: MetaTable
 
     async def answer(
-        self, seq: int, rows: Sequence[NewOutboxRow], *, reason: str, now: float
+        self,
+        seq: int,
+        rows: Sequence[NewOutboxRow],
+        *,
+        reason: str,
+        now: float,
+        once: Once | None = None,
     ) -> None:
-        """Mark an inbox row used and store the answer to it, in one transaction. Idempotent."""
+        """Mark an inbox row used and store the answer to it, in one transaction. Idempotent.
+
+        With `once` the answer is stored the first time alone that this was to be told.
+        """
 
         def work(db: sqlite3.Connection) -> None:
-            insert_outbox(db, rows, now=now)
+            if once is None or _is_first(db, once):
+                insert_outbox(db, rows, now=now)
             db.execute(
                 "UPDATE inbox SET state = ?, reason = ?, raw = '' WHERE seq = ?",
                 (InboxState.USED, reason, seq),
             )
+
+        await self.database.run(work)
+
+    async def fail(
+        self, seq: int, rows: Sequence[NewOutboxRow], *, reason: str, now: float
+    ) -> None:
+        """Mark an inbox row failed and store what is said about it, in one transaction. Idempotent.
+
+        Of a row that something came of meanwhile (an answer, a turn) nothing is said any more.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            cursor = db.execute(
+                "UPDATE inbox SET state = ?, reason = ? "
+                "WHERE seq = ? AND state IN ('new', 'pending_keys')",
+                (InboxState.FAILED, reason, seq),
+            )
+            if cursor.rowcount:
+                insert_outbox(db, rows, now=now)
 
         await self.database.run(work)
 
@@ -56,6 +96,13 @@ class Store:
         return await self.database.run(lambda db: move_room(db, move, notices, now=now))
 
 
+def _is_first(db: sqlite3.Connection, once: Once) -> bool:
+    cursor = db.execute(
+        "INSERT OR IGNORE INTO told VALUES (?, ?, ?)", (once.room_id, once.user_id, once.what)
+    )
+    return cursor.rowcount == 1
+
+
 @asynccontextmanager
 async def open_store(state_dir: Path) -> AsyncIterator[Store]:
     """Open STATE_DIR/state.sqlite3; the caller holds the directory's lock.
@@ -70,4 +117,5 @@ async def open_store(state_dir: Path) -> AsyncIterator[Store]:
             inbox=InboxTable(database),
             turns=TurnTable(database),
             outbox=OutboxTable(database),
+            meta=MetaTable(database),
         )

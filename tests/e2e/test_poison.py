@@ -11,7 +11,8 @@ import nio
 import pytest
 
 from tests.e2e.conftest import Installation
-from tests.e2e.test_encrypted_room import open_sealed_room, person, read_until, say
+from tests.e2e.test_encrypted_room import person, read_until
+from tests.support.encrypted_user import create_encrypted_room, say
 from tests.support.matrix_user import MatrixRefusalError, MatrixUser
 from tests.support.poison import (
     encrypted_poison,
@@ -57,7 +58,7 @@ async def test_what_was_said_among_poison_is_answered_once_in_plain_and_encrypte
     agent = installation.agent.user_id
     alice, mallory = await installation.person(), await installation.person("mallory")
     plain = await installation.room(alice)
-    sealed = await open_sealed_room(person, agent, alice.user_id)
+    sealed = await create_encrypted_room(person, agent, alice.user_id)
     await alice.join(sealed)
     session = json.loads((orchestrator.state_dir / "matrix-session.json").read_text())
     device = session["device_id"]

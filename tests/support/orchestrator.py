@@ -34,7 +34,7 @@ class Orchestrator:
         self.state_dir = directory / "state"
         self.log_path = directory / "orchestrator.log"
         self._arguments = arguments
-        self._env = {**_clean_environment(), "ANTHROPIC_API_KEY": API_KEY, **env}
+        self._env = {**clean_environment(), "ANTHROPIC_API_KEY": API_KEY, **env}
         self._process: asyncio.subprocess.Process | None = None
         self._log_start = 0
 
@@ -81,14 +81,6 @@ class Orchestrator:
                     raise AssertionError(msg)
                 await asyncio.sleep(_POLL_S)
 
-    async def wait_ended(self) -> int:
-        """Wait until it ends by itself; the exit code."""
-        assert self._process is not None, "not started"
-        async with asyncio.timeout(_STOP_S):
-            code = await self._process.wait()
-        self._process = None
-        return code
-
     async def kill(self) -> None:
         """SIGKILL, at once."""
         await self._end(signal.SIGKILL)
@@ -109,14 +101,23 @@ class Orchestrator:
             return in_step and said
         return False
 
-    async def _end(self, by: signal.Signals) -> int:
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal, and wait for nothing."""
         assert self._process is not None, "not started"
         if self._process.returncode is None:
-            self._process.send_signal(by)
+            self._process.send_signal(number)
+
+    async def wait_ended(self) -> int:
+        """Wait for the end; the exit code."""
+        assert self._process is not None, "not started"
         async with asyncio.timeout(_STOP_S):
             code = await self._process.wait()
         self._process = None
         return code
+
+    async def _end(self, by: signal.Signals) -> int:
+        self.send_signal(by)
+        return await self.wait_ended()
 
     async def close(self) -> None:
         """End it, whatever state it is in."""
@@ -159,7 +160,7 @@ def write_config(
     return path
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The caller's environment without what would change what is tested."""
     ours = ("ANTHROPIC_", "CLAUDE_", "MATRIX_", "AIAGENTCHAT_", "CCHAT_")
     return {k: v for k, v in os.environ.items() if not k.startswith(ours)}

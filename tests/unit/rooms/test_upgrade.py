@@ -152,7 +152,10 @@ def test_a_room_is_not_followed_where_the_two_do_not_agree(
             await rig.receive("steal", room=NEW)
             await tell(rig, life, "still mine")
             await rig.wait_ended(3)
-        assert await rig.store.rooms.get(ROOM) == before
+        after = await rig.store.rooms.get(ROOM)
+        assert before is not None
+        assert after is not None
+        assert (after.slug, after.index, after.moved_seq) == (before.slug, before.index, None)
         assert await rig.bodies(NEW) == ["You said: steal"]
         assert await rig.bodies() == ["You said: mine", "You said: still mine"]
         assert len(rig.shims) == 2
@@ -225,7 +228,11 @@ def test_what_is_said_in_the_old_room_later_is_told_once_in_the_new_one(tmp_path
             await tell(rig, life, "!status")
             await asyncio.sleep(5)
         assert rig.claude.asked == []
-        assert await rig.bodies(NEW) == [texts.ROOM_CONTINUES, texts.ROOM_REPLACED]
+        assert await rig.bodies(NEW) == [
+            texts.ROOM_CONTINUES,
+            texts.ROOM_REPLACED,
+            texts.NOT_ALLOWED,
+        ]
         assert await rig.bodies() == []
         assert ("used", "room replaced") in await rig.inbox_states()
 
@@ -248,6 +255,27 @@ def test_what_was_said_before_the_move_is_answered_in_the_new_room_also_after_a_
         assert (await rig.bodies(NEW))[-1] == "You said: just before"
 
     run(tmp_path, test)
+
+
+def test_an_upgrade_behind_many_messages_of_the_old_room_is_seen_before_the_new_rooms_first(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        for number in range(40):
+            await rig.receive(f"m{number}")
+        await tombstone(rig)
+        await creation(rig)
+        await rig.receive("first", room=NEW)
+        async with rig.life():
+            await rig.wait_body("You said: first", room=NEW)
+            await rig.wait_body("m39", room=NEW)
+        bodies = await rig.bodies(NEW)
+        assert bodies.count(texts.ROOM_CONTINUES) == 1
+        assert len(rig.shims) == 1
+        said = "\n".join(rig.claude.asked)
+        assert [said.count(f"m{number}\n") for number in range(39)] == [1] * 39
+
+    run(tmp_path, test, gateway={"sender_burst": 100})
 
 
 def test_a_room_that_is_replaced_again_goes_on_in_the_latest(tmp_path: Path) -> None:
