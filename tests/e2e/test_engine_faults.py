@@ -1,0 +1,316 @@
+"""The Docker Engine dies, hangs, restarts, or loses what it had: nothing lost, nothing run twice.
+
+On an engine of the tests' own. What a turn does twice shows in its ledger, a file of the workspace
+that its tool appends to; what the room is told twice shows in the room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from docker.models.containers import Container
+
+from orchestrator.control.models import RunnerView
+from orchestrator.embedded.messages_model import Text, ToolUse
+from tests.e2e.conftest import Installation
+from tests.support.matrix_user import MatrixUser
+from tests.support.private_engine import PrivateEngine, open_private_engine
+
+pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
+
+# What is appended while the engine is away, or by a turn that is then cut off.
+LEDGER = "echo ran >> ledger"
+
+
+def bash(command: str) -> ToolUse:
+    return ToolUse(name="Bash", input={"command": command, "description": "test"})
+
+
+@pytest.fixture(scope="module")
+def private_engine() -> Iterator[PrivateEngine]:
+    with open_private_engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+async def site(installation: Installation, private_engine: PrivateEngine) -> AsyncIterator[Site]:
+    await asyncio.to_thread(private_engine.clear)
+    installation.env["DOCKER_HOST"] = private_engine.docker_host
+    site = Site(installation, private_engine)
+    try:
+        yield site
+    finally:
+        if site.is_started:
+            await installation.orchestrator.close()
+
+
+class Site:
+    """An installation on the private engine, and a person in a room of it."""
+
+    def __init__(self, installation: Installation, engine: PrivateEngine) -> None:
+        self.installation = installation
+        self.engine = engine
+        self.api = installation.api
+        self.agent = installation.agent.user_id
+        self.alice: MatrixUser
+        self.room: str
+        self.is_started = False
+
+    async def start(self, **sections: object) -> None:
+        """Up and warm: a first message is answered."""
+        orchestrator = await self.installation.configure(**sections)
+        self.is_started = True
+        await orchestrator.start()
+        self.alice = await self.installation.person()
+        self.room = await self.installation.room(self.alice)
+        await self.ask("warm up")
+
+    async def engine_does(self, work: Callable[..., None], **options: bool) -> None:
+        """Start, end, freeze or thaw it, without holding the tests' own loop."""
+        await asyncio.to_thread(work, **options)
+
+    async def ask(self, text: str, room: str | None = None) -> None:
+        """Send a text that the API answers by repeating it, and wait for that."""
+        await self.say(text, room)
+        await self.hear(f"You said: {text}", room)
+
+    async def say(self, text: str, room: str | None = None) -> None:
+        await self.alice.send(room or self.room, text)
+
+    async def hear(self, text: str, room: str | None = None, *, timeout_s: float = 90) -> None:
+        await self.alice.wait_for_text(
+            room or self.room, text, sender=self.agent, timeout_s=timeout_s
+        )
+
+    def count(self, text: str) -> int:
+        """In how many messages of the agent in the room it stands."""
+        return sum(text in said for said in self.alice.texts(self.room, sender=self.agent))
+
+    def times_asked(self, text: str) -> int:
+        """How many turns with this text reached the model (not how many of its requests)."""
+        asked = {
+            request.messages[-1].text
+            for request in self.api.asked
+            if request.last_user_text == text and not request.tool_results
+        }
+        return len(asked)
+
+    @property
+    def ledger(self) -> list[str]:
+        """What the tools of all turns wrote."""
+        rooms = self.installation.orchestrator.state_dir / "rooms"
+        files: list[Path] = list(rooms.glob("*/workspace/ledger"))
+        return [line for file in files for line in file.read_text().splitlines()]
+
+    async def wait_ledger(self, lines: int = 1) -> None:
+        async with asyncio.timeout(60):
+            while len(self.ledger) < lines:  # noqa: ASYNC110 - written by another process
+                await asyncio.sleep(0.05)
+
+    async def runner(self) -> RunnerView:
+        (runner,) = await self.installation.orchestrator.runners()
+        return runner
+
+    async def by_hand(self, work: Callable[[Container], object]) -> None:
+        """What a person with the engine's own tools does to the room's container."""
+        name = (await self.runner()).container
+
+        def do() -> None:
+            with self.engine.client() as client:
+                work(client.containers.get(name))
+
+        await asyncio.to_thread(do)
+
+    async def containers(self) -> list[str]:
+        """The names of all containers, and their states."""
+
+        def look() -> list[str]:
+            with self.engine.client() as client:
+                found = client.containers.list(all=True)
+                return sorted(f"{one.name} {one.status}" for one in found)
+
+        return await asyncio.to_thread(look)
+
+    async def settle(self, seconds: float = 3) -> None:
+        """Give a wrong second answer the time to come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    await self.alice.sync()
+
+
+# ---- the engine itself
+
+
+async def test_a_turn_goes_on_while_its_engine_is_killed_and_started_again(site: Site) -> None:
+    """With live-restore: what the CLI prints meanwhile waits in the shim."""
+    site.api.when("count", [Text(text="starting"), bash(f"sleep 3; {LEDGER}")], "all done")
+    await site.start()
+    before = await site.runner()
+
+    await site.say("count")
+    await site.hear("starting")
+    await site.engine_does(site.engine.kill)
+    # The tool runs, and the CLI goes on to its answer, while nobody can listen.
+    await site.api.wait_until(lambda api: len(api.asked) == 3)
+    await site.engine_does(site.engine.start, live_restore=True)
+    await site.hear("all done")
+    await site.ask("and on")
+
+    assert site.ledger == ["ran"]
+    assert (site.count("starting"), site.count("all done")) == (1, 1)
+    assert (await site.runner()).generation == before.generation
+    assert site.count("Interrupted") == 0
+
+
+async def test_a_turn_whose_engine_restarts_without_live_restore_is_told_once(site: Site) -> None:
+    await site.engine_does(site.engine.stop)
+    await site.engine_does(site.engine.start, live_restore=False)
+    site.api.when("take long", [bash(f"{LEDGER}; sleep 600")])
+    await site.start()
+
+    await site.say("take long")
+    await site.wait_ledger()
+    await site.engine_does(site.engine.stop)
+    await site.engine_does(site.engine.start, live_restore=False)
+    await site.hear("Interrupted")
+    await site.ask("still there?")
+    await site.settle()
+
+    assert site.count("Interrupted") == 1
+    assert site.ledger == ["ran"]
+    assert site.times_asked("take long") == 1
+
+
+async def test_a_message_waits_for_an_engine_that_is_down_and_is_answered_once(
+    site: Site,
+) -> None:
+    await site.start()
+    await site.engine_does(site.engine.kill)
+    await site.say("are you there?")
+    await site.hear("This waits")
+    await site.say("!status")
+    await site.hear("version")
+    await site.engine_does(site.engine.start, live_restore=True)
+    await site.hear("You said: are you there?")
+    await site.settle()
+
+    assert site.count("This waits") == 1
+    assert site.count("You said: are you there?") == 1
+
+
+async def test_a_killed_orchestrator_finds_its_turn_after_its_engine_was_away_too(
+    site: Site,
+) -> None:
+    site.api.when("count", [Text(text="starting"), bash(f"sleep 2; {LEDGER}; sleep 8")], "all done")
+    await site.start()
+    await site.say("count")
+    await site.hear("starting")
+    await site.engine_does(site.engine.kill)
+    await site.installation.orchestrator.kill()
+    with pytest.raises(AssertionError, match=r"ended with 3.*No Docker Engine answers"):
+        await site.installation.orchestrator.start()
+    await site.wait_ledger()
+    await site.engine_does(site.engine.start, live_restore=True)
+    await site.installation.orchestrator.start()
+    await site.hear("all done")
+    await site.settle()
+
+    assert site.ledger == ["ran"]
+    assert (site.count("starting"), site.count("all done")) == (1, 1)
+
+
+async def test_a_frozen_engine_blocks_neither_commands_nor_the_end_of_its_turns(
+    site: Site,
+) -> None:
+    site.api.when("count", [Text(text="starting"), bash(f"sleep 3; {LEDGER}")], "all done")
+    await site.start()
+    other = await site.installation.room(site.alice, name="other")
+    await site.ask("warm up, too", other)
+
+    await site.say("count")
+    await site.hear("starting")
+    await site.engine_does(site.engine.freeze)
+    try:
+        await site.wait_ledger()
+        await site.say("!status")
+        await site.hear("version")
+        await site.say("!help", other)
+        await site.hear("!cancel", other)
+        await site.say("wait for it", other)
+        await site.settle(12)  # longer than a ping of the wire is waited for
+    finally:
+        await site.engine_does(site.engine.thaw)
+    await site.hear("all done")
+    await site.hear("You said: wait for it", other)
+    await site.settle()
+
+    assert site.ledger == ["ran"]
+    assert (site.count("starting"), site.count("all done")) == (1, 1)
+    assert site.count("Interrupted") == 0
+
+
+# ---- what a person does to the containers
+
+
+async def test_an_idle_runner_that_is_stopped_removed_or_frozen_by_hand_is_replaced(
+    site: Site,
+) -> None:
+    await site.start()
+    await site.by_hand(lambda one: one.stop(timeout=0))
+    await site.ask("after the stop")
+    await site.by_hand(lambda one: one.remove(force=True))
+    await site.ask("after the removal")
+    await site.by_hand(lambda one: one.pause())
+    await site.ask("after the pause")
+
+    assert len(await site.containers()) == 1
+    assert (await site.runner()).generation == 4
+    assert any("warm up" in message.text for message in site.api.asked[-1].messages)
+
+
+async def test_a_turn_whose_runner_is_frozen_by_hand_goes_on_when_it_is_thawed(
+    site: Site,
+) -> None:
+    site.api.when("count", [Text(text="starting"), bash(f"sleep 2; {LEDGER}")], "all done")
+    await site.start()
+    await site.say("count")
+    await site.hear("starting")
+    await site.by_hand(lambda one: one.pause())
+    await site.settle(12)  # longer than a ping of the wire is waited for
+    assert site.ledger == []
+    await site.by_hand(lambda one: one.unpause())
+    await site.hear("all done")
+
+    assert site.ledger == ["ran"]
+    assert (site.count("starting"), site.count("all done")) == (1, 1)
+    assert site.count("Interrupted") == 0
+
+
+@pytest.mark.parametrize("how", ["ends with 0", "is killed", "is removed"])
+async def test_a_turn_whose_runner_goes_is_told_once_and_not_run_again(
+    site: Site, how: str
+) -> None:
+    work: dict[str, Callable[[Container], object]] = {
+        # SIGTERM: the shim says its last frames, and exits with 0.
+        "ends with 0": lambda one: one.kill("SIGTERM"),
+        "is killed": lambda one: one.kill(),
+        "is removed": lambda one: one.remove(force=True),
+    }
+    site.api.when("take long", [bash(f"{LEDGER}; sleep 600")])
+    await site.start()
+    await site.say("take long")
+    await site.wait_ledger()
+    await site.by_hand(work[how])
+    await site.hear("Interrupted")
+    await site.ask("still there?")
+    await site.settle()
+
+    assert site.count("Interrupted") == 1
+    assert site.ledger == ["ran"]
+    assert site.times_asked("take long") == 1
+    assert len(await site.containers()) == 1
