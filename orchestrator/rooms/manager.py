@@ -32,6 +32,7 @@ from orchestrator.rooms.outgoing import (
 )
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.status import render_status
+from orchestrator.rooms.stray_runner import remove_strays
 from orchestrator.rooms.worker import MAIN, RoomWorker
 from orchestrator.store.api import (
     InboxRow,
@@ -89,7 +90,7 @@ class RoomManager:
         failures = 0
         while True:
             try:
-                known = {info.slug for info in await self._kit.backend.list()}
+                found = await self._kit.backend.list()
                 break
             except TROUBLE as e:
                 failures += 1
@@ -97,7 +98,10 @@ class RoomManager:
                     "the engine does not list its runners yet"
                 )
                 await asyncio.sleep(restart_delay_s(failures))
-        for room in await self._kit.store.rooms.all():
+        rooms = await self._kit.store.rooms.all()
+        await remove_strays(self._kit, found, rooms)
+        known = {info.slug for info in found}
+        for room in rooms:
             if room.slug in known:
                 await self._take_up(room.room_id)
 

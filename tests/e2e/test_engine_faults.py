@@ -194,7 +194,7 @@ async def test_a_message_waits_for_an_engine_that_is_down_and_is_answered_once(
     await site.say("are you there?")
     await site.hear("This waits")
     await site.say("!status")
-    await site.hear("version")
+    await site.hear("Version")
     await site.engine_does(site.engine.start, live_restore=True)
     await site.hear("You said: are you there?")
     await site.settle()
@@ -238,7 +238,7 @@ async def test_a_frozen_engine_blocks_neither_commands_nor_the_end_of_its_turns(
     try:
         await site.wait_ledger()
         await site.say("!status")
-        await site.hear("version")
+        await site.hear("Version")
         await site.say("!help", other)
         await site.hear("!cancel", other)
         await site.say("wait for it", other)
