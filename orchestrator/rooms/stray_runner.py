@@ -1,6 +1,6 @@
 """Containers that bear this installation's label and are no room's runner: removed at the start.
 
-A room's runner is the one container of its name. Another one is a copy that somebody made of it, one
+A room's runner is the one container of its name. Any other is a copy that somebody made of it, one
 that was renamed, or one of a room that this database does not know (a backup older than the room
 was restored): nobody reads what it prints, and it may work on the same files as the room's own.
 """

@@ -200,7 +200,8 @@ def _bring_in(image: str, engine: PrivateEngine) -> None:
         found = here.images.get(image)
         there = docker.DockerClient(base_url=engine.docker_host, version="1.41", timeout=600)
         with contextlib.closing(there):
-            there.images.load(found.save(named=found.tags[0]))
+            # An iterator is sent in chunks: the image is never in memory as a whole.
+            there.images.load(found.save(named=found.tags[0]))  # type: ignore[arg-type]
     finally:
         here.close()
 

@@ -11,7 +11,7 @@ import io
 import json
 import secrets
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -114,13 +114,31 @@ def ensure_program_image(program: str) -> str:
 
 async def _build_program(engine: Engine, base: str, program: str) -> str:
     entry = json.dumps(["/usr/bin/python3", "-I", "-S", "-c", program])
-    dockerfile = f"FROM {base}\nENTRYPOINT {entry}\n".encode()
-    digest = hashlib.sha256(dockerfile).hexdigest()[:12]
+    return await _build(engine, f"FROM {base}\nENTRYPOINT {entry}\n", {})
+
+
+def ensure_cli_image(program: str) -> str:
+    """The id of the runner image with an executable text in the CLI's place."""
+
+    async def ensure() -> str:
+        async with open_engine() as engine:
+            base = await ensure_image(engine)
+            dockerfile = f"FROM {base}\nCOPY claude /usr/local/bin/claude\n"
+            return await _build(engine, dockerfile, {"claude": program})
+
+    return asyncio.run(ensure())
+
+
+async def _build(engine: Engine, dockerfile: str, programs: Mapping[str, str]) -> str:
+    """The id of a small image; built once for each content."""
+    files = {"Dockerfile": dockerfile, **programs}
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        entry_info = tarfile.TarInfo("Dockerfile")
-        entry_info.size = len(dockerfile)
-        archive.addfile(entry_info, io.BytesIO(dockerfile))
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(text.encode()), 0o755
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    digest = hashlib.sha256("\0".join(files.values()).encode()).hexdigest()[:12]
     tag = f"aiagentchat/test-program:{digest}"
     log = BuildLog(print, now=0)
     await log.follow(engine, "/build", {"t": tag}, body=stream.getvalue(), limit_s=300)

@@ -1,4 +1,4 @@
-"""What turns and people leave in the engine: too many processes, and containers that are no room's."""
+"""What is left behind in the engine: too many processes, and containers that are no room's."""
 
 from __future__ import annotations
 

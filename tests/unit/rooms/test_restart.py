@@ -252,13 +252,15 @@ def test_an_engine_that_fails_each_time_fails_the_turn_with_its_reason(tmp_path:
         async with rig.life() as life:
             life.backend.fail_next["start"] = [EngineRequestError("no space left")] * 99
             await tell(rig, life, "one")
+            await asyncio.sleep(60)
+            assert rig.homeserver.typing[ROOM] is True
             await rig.wait_ended(1, timeout_s=200)
+            await asyncio.sleep(1)
+            assert rig.homeserver.typing[ROOM] is False
             assert life.backend.calls.count("start") == 8
         waits, failed = await rig.bodies()
         assert waits.startswith("This waits: the room's runner can't be had right now")
         assert failed.startswith("Failed: no space left.")
-
-    run(tmp_path, test)
 
     run(tmp_path, test)
 
