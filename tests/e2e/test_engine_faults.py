@@ -212,7 +212,7 @@ async def test_a_killed_orchestrator_finds_its_turn_after_its_engine_was_away_to
     await site.hear("starting")
     await site.engine_does(site.engine.kill)
     await site.installation.orchestrator.kill()
-    with pytest.raises(AssertionError, match=r"ended with 3.*No Docker Engine answers"):
+    with pytest.raises(AssertionError, match=r"(?s)ended with 3.*No Docker Engine answers"):
         await site.installation.orchestrator.start()
     await site.wait_ledger()
     await site.engine_does(site.engine.start, live_restore=True)
@@ -314,3 +314,111 @@ async def test_a_turn_whose_runner_goes_is_told_once_and_not_run_again(
     assert site.ledger == ["ran"]
     assert site.times_asked("take long") == 1
     assert len(await site.containers()) == 1
+
+
+async def test_copies_of_a_runner_are_removed_at_the_start_and_the_rooms_own_is_adopted(
+    site: Site,
+) -> None:
+    await site.start()
+    own = (await site.runner()).container
+    await site.installation.orchestrator.kill()
+
+    def copy() -> None:
+        with site.engine.client() as client:
+            one = client.containers.get(own)
+            labels, image = one.labels, one.attrs["Image"]
+            older = labels | {"aiagentchat.generation": "0"}
+            client.containers.create(image, labels=older, network_mode="none", name="older")
+            running = client.containers.create(
+                image,
+                entrypoint=["sleep", "600"],
+                labels=labels,
+                network_mode="none",
+                name="running",
+            )
+            running.start()
+            client.containers.create(image, network_mode="none", name="somebody-elses")
+
+    await asyncio.to_thread(copy)
+    await site.installation.orchestrator.start()
+    await site.ask("and on")
+    assert sorted(await site.containers()) == sorted([f"{own} running", "somebody-elses created"])
+    assert (await site.runner()).generation == 1
+
+
+async def test_a_runner_that_was_created_and_never_started_is_started(site: Site) -> None:
+    """The orchestrator died between the two calls."""
+    await site.start()
+    await site.by_hand(lambda one: one.stop(timeout=0))
+    await site.installation.orchestrator.kill()
+    own = (await site.containers())[0].split()[0]
+
+    def create_again() -> None:
+        with site.engine.client() as client:
+            api, facts = client.api, client.api.inspect_container(own)
+            api.remove_container(own, force=True)
+            config = {**facts["Config"], "HostConfig": facts["HostConfig"]}
+            api.create_container_from_config(config, own)
+
+    await asyncio.to_thread(create_again)
+    await site.installation.orchestrator.start()
+    await site.ask("and on")
+    assert await site.containers() == [f"{own} running"]
+
+
+async def test_a_missing_image_is_told_in_words_and_the_next_start_makes_it_good(
+    site: Site,
+) -> None:
+    """Untagged and removed by somebody who needed the space."""
+    name = "aiagentchat/test-image:mine"
+
+    def make() -> None:
+        with site.engine.client() as client:
+            container = client.containers.create(client.images.list()[0].id)
+            container.commit(*name.split(":"))
+            container.remove()
+
+    def unmake() -> None:
+        with site.engine.client() as client:
+            for container in client.containers.list(all=True):
+                container.remove(force=True)
+            client.images.remove(name, force=True)
+
+    await asyncio.to_thread(make)
+    await site.start(docker={"image": name})
+    await asyncio.to_thread(unmake)
+    await site.say("are you there?")
+    await site.hear("The runner image is not there")
+    await asyncio.to_thread(make)
+    assert await site.installation.orchestrator.stop() == 0
+    await site.installation.orchestrator.start()
+    await site.ask("and now?")
+    assert site.count("The runner image is not there") == 1
+    await asyncio.to_thread(unmake)
+
+
+# ---- another version with a turn in flight
+
+
+async def test_a_turn_in_a_runner_of_an_older_specification_ends_there_before_it_is_replaced(
+    site: Site,
+) -> None:
+    site.api.when("count", [Text(text="starting"), bash(f"sleep 6; {LEDGER}")], "all done")
+    await site.start()
+    before = await site.runner()
+    await site.say("count")
+    await site.hear("starting")
+    orchestrator = site.installation.orchestrator
+    assert await orchestrator.stop() == 0
+    limits = {"pids": 500}
+    await site.installation.configure(defaults={"permissions": "bypass", "limits": limits})
+    await site.installation.orchestrator.start()
+    await site.hear("all done")
+    assert (await site.runner()).generation == before.generation
+    assert site.ledger == ["ran"]
+
+    await site.ask("and on")
+    assert (await site.runner()).generation == before.generation + 1
+    assert len(await site.containers()) == 1
+    assert any("count" in message.text for message in site.api.asked[-1].messages)
+    assert site.count("Interrupted") == 0
