@@ -81,7 +81,7 @@ class Site:
     async def say(self, text: str, room: str | None = None) -> None:
         await self.alice.send(room or self.room, text)
 
-    async def hear(self, text: str, room: str | None = None, *, timeout_s: float = 90) -> None:
+    async def hear(self, text: str, room: str | None = None, *, timeout_s: float = 45) -> None:
         await self.alice.wait_for_text(
             room or self.room, text, sender=self.agent, timeout_s=timeout_s
         )
