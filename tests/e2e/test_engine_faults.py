@@ -203,6 +203,7 @@ async def test_a_message_waits_for_an_engine_that_is_down_and_is_answered_once(
     assert site.count("You said: are you there?") == 1
 
 
+@pytest.mark.long
 async def test_a_killed_orchestrator_finds_its_turn_after_its_engine_was_away_too(
     site: Site,
 ) -> None:
@@ -242,7 +243,7 @@ async def test_a_frozen_engine_blocks_neither_commands_nor_the_end_of_its_turns(
         await site.say("!help", other)
         await site.hear("!cancel", other)
         await site.say("wait for it", other)
-        await site.settle(12)  # longer than a ping of the wire is waited for
+        await site.settle(4)
     finally:
         await site.engine_does(site.engine.thaw)
     await site.hear("all done")
@@ -257,22 +258,33 @@ async def test_a_frozen_engine_blocks_neither_commands_nor_the_end_of_its_turns(
 # ---- what a person does to the containers
 
 
-async def test_an_idle_runner_that_is_stopped_removed_or_frozen_by_hand_is_replaced(
+async def test_an_idle_runner_that_is_frozen_by_hand_is_replaced_by_the_next_message(
     site: Site,
 ) -> None:
+    """Its connection stays open; only a ping shows that it is not there."""
+    await site.start()
+    await site.by_hand(lambda one: one.pause())
+    await site.ask("after the pause")
+
+    assert len(await site.containers()) == 1
+    assert (await site.runner()).generation == 2
+    assert any("warm up" in message.text for message in site.api.asked[-1].messages)
+
+
+@pytest.mark.long
+async def test_an_idle_runner_that_is_stopped_or_removed_by_hand_is_replaced(site: Site) -> None:
     await site.start()
     await site.by_hand(lambda one: one.stop(timeout=0))
     await site.ask("after the stop")
     await site.by_hand(lambda one: one.remove(force=True))
     await site.ask("after the removal")
-    await site.by_hand(lambda one: one.pause())
-    await site.ask("after the pause")
 
     assert len(await site.containers()) == 1
-    assert (await site.runner()).generation == 4
+    assert (await site.runner()).generation == 3
     assert any("warm up" in message.text for message in site.api.asked[-1].messages)
 
 
+@pytest.mark.long
 async def test_a_turn_whose_runner_is_frozen_by_hand_goes_on_when_it_is_thawed(
     site: Site,
 ) -> None:
@@ -291,7 +303,14 @@ async def test_a_turn_whose_runner_is_frozen_by_hand_goes_on_when_it_is_thawed(
     assert site.count("Interrupted") == 0
 
 
-@pytest.mark.parametrize("how", ["ends with 0", "is killed", "is removed"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("ends with 0", marks=pytest.mark.long),
+        pytest.param("is killed", marks=pytest.mark.long),
+        "is removed",
+    ],
+)
 async def test_a_turn_whose_runner_goes_is_told_once_and_not_run_again(
     site: Site, how: str
 ) -> None:
@@ -346,6 +365,7 @@ async def test_copies_of_a_runner_are_removed_at_the_start_and_the_rooms_own_is_
     assert (await site.runner()).generation == 1
 
 
+@pytest.mark.long
 async def test_a_runner_that_was_created_and_never_started_is_started(site: Site) -> None:
     """The orchestrator died between the two calls."""
     await site.start()
@@ -403,7 +423,7 @@ async def test_a_missing_image_is_told_in_words_and_the_next_start_makes_it_good
 async def test_a_turn_in_a_runner_of_an_older_specification_ends_there_before_it_is_replaced(
     site: Site,
 ) -> None:
-    site.api.when("count", [Text(text="starting"), bash(f"sleep 6; {LEDGER}")], "all done")
+    site.api.when("count", [Text(text="starting"), bash(f"sleep 4; {LEDGER}")], "all done")
     await site.start()
     before = await site.runner()
     await site.say("count")
