@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.embedded.messages_model import Text
 from tests.e2e import conftest, test_engine_faults
-from tests.e2e.test_engine_faults import Site, bash
+from tests.e2e.test_engine_faults import LEDGER, Site, bash, expect_interruption
 
 pytestmark = [
     pytest.mark.docker,
@@ -75,6 +75,85 @@ async def test_an_engine_that_hangs_for_a_minute_costs_no_turn(site: Site) -> No
 
     assert site.ledger == ["1", "2", "3"]
     assert (site.count("starting"), site.count("all done")) == (1, 1)
+
+
+async def test_a_killed_orchestrator_finds_its_turn_after_its_engine_was_away_too(
+    site: Site,
+) -> None:
+    site.api.when("count", [Text(text="starting"), bash(f"sleep 2; {LEDGER}; sleep 8")], "all done")
+    await site.start()
+    await site.say("count")
+    await site.hear("starting")
+    await site.engine_does(site.engine.kill)
+    await site.installation.orchestrator.kill()
+    with pytest.raises(AssertionError, match=r"(?s)ended with 3.*No Docker Engine answers"):
+        await site.installation.orchestrator.start()
+    await site.wait_ledger()
+    await site.engine_does(site.engine.start, live_restore=True)
+    await site.installation.orchestrator.start()
+    await site.hear("all done")
+    await site.settle()
+
+    assert site.ledger == ["ran"]
+    assert (site.count("starting"), site.count("all done")) == (1, 1)
+
+
+async def test_an_idle_runner_that_is_stopped_or_removed_by_hand_is_replaced(site: Site) -> None:
+    await site.start()
+    await site.by_hand(lambda one: one.stop(timeout=0))
+    await site.ask("after the stop")
+    await site.by_hand(lambda one: one.remove(force=True))
+    await site.ask("after the removal")
+
+    assert len(await site.containers()) == 1
+    assert (await site.runner()).generation == 3
+    assert any("warm up" in message.text for message in site.api.asked[-1].messages)
+
+
+async def test_a_turn_whose_runner_is_frozen_by_hand_goes_on_when_it_is_thawed(
+    site: Site,
+) -> None:
+    site.api.when("count", [Text(text="starting"), bash(f"sleep 2; {LEDGER}")], "all done")
+    await site.start()
+    await site.say("count")
+    await site.hear("starting")
+    await site.by_hand(lambda one: one.pause())
+    await site.settle(12)  # longer than a ping of the wire is waited for
+    assert site.ledger == []
+    await site.by_hand(lambda one: one.unpause())
+    await site.hear("all done")
+
+    assert site.ledger == ["ran"]
+    assert (site.count("starting"), site.count("all done")) == (1, 1)
+    assert site.count("Interrupted") == 0
+
+
+async def test_a_runner_that_was_created_and_never_started_is_started(site: Site) -> None:
+    """The orchestrator died between the two calls."""
+    await site.start()
+    await site.by_hand(lambda one: one.stop(timeout=0))
+    await site.installation.orchestrator.kill()
+    own = (await site.containers())[0].split()[0]
+
+    def create_again() -> None:
+        with site.engine.client() as client:
+            api, facts = client.api, client.api.inspect_container(own)
+            api.remove_container(own, force=True)
+            config = {**facts["Config"], "HostConfig": facts["HostConfig"]}
+            api.create_container_from_config(config, own)
+
+    await asyncio.to_thread(create_again)
+    await site.installation.orchestrator.start()
+    await site.ask("and on")
+    assert await site.containers() == [f"{own} running"]
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
+async def test_a_turn_whose_runner_ends_is_told_once_and_not_run_again(
+    site: Site, signal: str
+) -> None:
+    """SIGTERM: the shim says its last frames, and exits with 0."""
+    await expect_interruption(site, lambda one: one.kill(signal))
 
 
 async def _kill_for_ever(site: Site, chance: random.Random) -> None:

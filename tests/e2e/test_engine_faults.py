@@ -203,28 +203,6 @@ async def test_a_message_waits_for_an_engine_that_is_down_and_is_answered_once(
     assert site.count("You said: are you there?") == 1
 
 
-@pytest.mark.long
-async def test_a_killed_orchestrator_finds_its_turn_after_its_engine_was_away_too(
-    site: Site,
-) -> None:
-    site.api.when("count", [Text(text="starting"), bash(f"sleep 2; {LEDGER}; sleep 8")], "all done")
-    await site.start()
-    await site.say("count")
-    await site.hear("starting")
-    await site.engine_does(site.engine.kill)
-    await site.installation.orchestrator.kill()
-    with pytest.raises(AssertionError, match=r"(?s)ended with 3.*No Docker Engine answers"):
-        await site.installation.orchestrator.start()
-    await site.wait_ledger()
-    await site.engine_does(site.engine.start, live_restore=True)
-    await site.installation.orchestrator.start()
-    await site.hear("all done")
-    await site.settle()
-
-    assert site.ledger == ["ran"]
-    assert (site.count("starting"), site.count("all done")) == (1, 1)
-
-
 async def test_a_frozen_engine_blocks_neither_commands_nor_the_end_of_its_turns(
     site: Site,
 ) -> None:
@@ -271,60 +249,19 @@ async def test_an_idle_runner_that_is_frozen_by_hand_is_replaced_by_the_next_mes
     assert any("warm up" in message.text for message in site.api.asked[-1].messages)
 
 
-@pytest.mark.long
-async def test_an_idle_runner_that_is_stopped_or_removed_by_hand_is_replaced(site: Site) -> None:
-    await site.start()
-    await site.by_hand(lambda one: one.stop(timeout=0))
-    await site.ask("after the stop")
-    await site.by_hand(lambda one: one.remove(force=True))
-    await site.ask("after the removal")
-
-    assert len(await site.containers()) == 1
-    assert (await site.runner()).generation == 3
-    assert any("warm up" in message.text for message in site.api.asked[-1].messages)
-
-
-@pytest.mark.long
-async def test_a_turn_whose_runner_is_frozen_by_hand_goes_on_when_it_is_thawed(
+async def test_a_turn_whose_runner_is_removed_by_hand_is_told_once_and_not_run_again(
     site: Site,
 ) -> None:
-    site.api.when("count", [Text(text="starting"), bash(f"sleep 2; {LEDGER}")], "all done")
-    await site.start()
-    await site.say("count")
-    await site.hear("starting")
-    await site.by_hand(lambda one: one.pause())
-    await site.settle(12)  # longer than a ping of the wire is waited for
-    assert site.ledger == []
-    await site.by_hand(lambda one: one.unpause())
-    await site.hear("all done")
-
-    assert site.ledger == ["ran"]
-    assert (site.count("starting"), site.count("all done")) == (1, 1)
-    assert site.count("Interrupted") == 0
+    await expect_interruption(site, lambda one: one.remove(force=True))
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param("ends with 0", marks=pytest.mark.long),
-        pytest.param("is killed", marks=pytest.mark.long),
-        "is removed",
-    ],
-)
-async def test_a_turn_whose_runner_goes_is_told_once_and_not_run_again(
-    site: Site, how: str
-) -> None:
-    work: dict[str, Callable[[Container], object]] = {
-        # SIGTERM: the shim says its last frames, and exits with 0.
-        "ends with 0": lambda one: one.kill("SIGTERM"),
-        "is killed": lambda one: one.kill(),
-        "is removed": lambda one: one.remove(force=True),
-    }
+async def expect_interruption(site: Site, work: Callable[[Container], object]) -> None:
+    """What is done to a turn's runner ends the turn, once; the next message works."""
     site.api.when("take long", [bash(f"{LEDGER}; sleep 600")])
     await site.start()
     await site.say("take long")
     await site.wait_ledger()
-    await site.by_hand(work[how])
+    await site.by_hand(work)
     await site.hear("Interrupted")
     await site.ask("still there?")
     await site.settle()
@@ -363,27 +300,6 @@ async def test_copies_of_a_runner_are_removed_at_the_start_and_the_rooms_own_is_
     await site.ask("and on")
     assert sorted(await site.containers()) == sorted([f"{own} running", "somebody-elses created"])
     assert (await site.runner()).generation == 1
-
-
-@pytest.mark.long
-async def test_a_runner_that_was_created_and_never_started_is_started(site: Site) -> None:
-    """The orchestrator died between the two calls."""
-    await site.start()
-    await site.by_hand(lambda one: one.stop(timeout=0))
-    await site.installation.orchestrator.kill()
-    own = (await site.containers())[0].split()[0]
-
-    def create_again() -> None:
-        with site.engine.client() as client:
-            api, facts = client.api, client.api.inspect_container(own)
-            api.remove_container(own, force=True)
-            config = {**facts["Config"], "HostConfig": facts["HostConfig"]}
-            api.create_container_from_config(config, own)
-
-    await asyncio.to_thread(create_again)
-    await site.installation.orchestrator.start()
-    await site.ask("and on")
-    assert await site.containers() == [f"{own} running"]
 
 
 async def test_a_missing_image_is_told_in_words_and_the_next_start_makes_it_good(
