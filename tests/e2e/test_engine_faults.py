@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -231,6 +233,26 @@ async def test_a_frozen_engine_blocks_neither_commands_nor_the_end_of_its_turns(
     assert site.ledger == ["ran"]
     assert (site.count("starting"), site.count("all done")) == (1, 1)
     assert site.count("Interrupted") == 0
+
+
+async def test_a_runner_that_died_while_its_engine_was_away_is_told_once(site: Site) -> None:
+    """No event tells of it."""
+    site.api.when("take long", [bash(f"{LEDGER}; sleep 600")])
+    await site.start()
+    await site.say("take long")
+    await site.wait_ledger()
+    pids: list[int] = []
+    await site.by_hand(lambda one: pids.append(one.attrs["State"]["Pid"]))
+    await site.engine_does(site.engine.kill)
+    os.kill(pids[0], signal.SIGKILL)
+    await site.engine_does(site.engine.start, live_restore=True)
+    await site.hear("Interrupted")
+    await site.ask("still there?")
+    await site.settle()
+
+    assert site.count("Interrupted") == 1
+    assert site.ledger == ["ran"]
+    assert site.times_asked("take long") == 1
 
 
 # ---- what a person does to the containers
