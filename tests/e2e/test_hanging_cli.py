@@ -74,9 +74,10 @@ async def test_a_cli_that_hangs_or_floods_is_ended_told_and_the_queue_goes_on(
         said = alice.texts(room, sender=agent)
         assert sum(SAYS[misdeed] in text for text in said) == 1, (misdeed, said)
         assert said.count("You said: and now?") == 1, (misdeed, said)
-    # The shim did what it was told: no container had to be replaced.
-    runners = await installation.orchestrator.runners()
-    assert [runner.generation for runner in runners] == [1] * len(SAYS)
+    # The shim did what it was told. Only behind a flood its answer may come too late.
+    runners = {one.room_id: one for one in await installation.orchestrator.runners()}
+    replaced = {name for name, room in rooms.items() if runners[room].generation > 1}  # type: ignore[index]
+    assert replaced <= {"flood"}
 
 
 async def test_a_prompt_that_is_never_read_ends_by_the_clock_and_is_not_given_twice(
