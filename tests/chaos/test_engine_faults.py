@@ -68,8 +68,11 @@ async def test_an_engine_that_hangs_for_a_minute_costs_no_turn(site: Site) -> No
         await site.say("!status")
         await site.hear("Version")
         await site.settle(70)  # longer than a call of the engine may take
+        # Nor does a call that hangs hold an orchestrator that is told to stop.
+        assert await site.installation.orchestrator.stop() == 0
     finally:
         await site.engine_does(site.engine.thaw)
+    await site.installation.orchestrator.start()
     await site.hear("all done")
     await site.ask("and on")
 
