@@ -34,12 +34,13 @@ class Installation:
         self._stack = stack
         self.env: dict[str, str] = {}
         """More variables for the orchestrator, for instance DOCKER_HOST."""
+        self.config_path = directory / "config.yaml"
         self.orchestrator: Orchestrator
 
     async def configure(self, **sections: Any) -> Orchestrator:
         """Write the configuration; permissions are `bypass` unless said otherwise."""
         config = write_config(
-            self.directory / "config.yaml",
+            self.config_path,
             homeserver=self.server.base_url,
             user_id=self.agent.user_id,
             upstream=self.api.base_url,

@@ -105,40 +105,33 @@ def ensure_runner_image() -> str:
 def ensure_program_image(program: str) -> str:
     """The id of the runner image with a Python program in the shim's place."""
 
-    async def ensure() -> str:
-        async with open_engine() as engine:
-            return await _build_program(engine, await ensure_image(engine), program)
-
-    return asyncio.run(ensure())
-
-
-async def _build_program(engine: Engine, base: str, program: str) -> str:
     entry = json.dumps(["/usr/bin/python3", "-I", "-S", "-c", program])
-    return await _build(engine, f"FROM {base}\nENTRYPOINT {entry}\n", {})
+    return _ensure_changed_image(f"ENTRYPOINT {entry}", {})
 
 
 def ensure_cli_image(program: str) -> str:
-    """The id of the runner image with an executable text in the CLI's place."""
+    """The id of the runner image with a Python program (with its `#!`) in the CLI's place."""
+    return _ensure_changed_image("COPY claude /usr/local/bin/claude", {"claude": program})
 
+
+def _ensure_changed_image(line: str, files: Mapping[str, str]) -> str:
     async def ensure() -> str:
         async with open_engine() as engine:
-            base = await ensure_image(engine)
-            dockerfile = f"FROM {base}\nCOPY claude /usr/local/bin/claude\n"
-            return await _build(engine, dockerfile, {"claude": program})
+            return await _build_changed(engine, await ensure_image(engine), line, files)
 
     return asyncio.run(ensure())
 
 
-async def _build(engine: Engine, dockerfile: str, programs: Mapping[str, str]) -> str:
-    """The id of a small image; built once for each content."""
-    files = {"Dockerfile": dockerfile, **programs}
+async def _build_changed(engine: Engine, base: str, line: str, files: Mapping[str, str]) -> str:
+    """The image with one line more; the files are there for it, and can be executed."""
+    context = {"Dockerfile": f"FROM {base}\n{line}\n", **files}
+    digest = hashlib.sha256(repr(context).encode()).hexdigest()[:12]
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(text.encode()), 0o755
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    digest = hashlib.sha256("\0".join(files.values()).encode()).hexdigest()[:12]
+        for name, text in context.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(text.encode()), 0o755
+            archive.addfile(info, io.BytesIO(text.encode()))
     tag = f"aiagentchat/test-program:{digest}"
     log = BuildLog(print, now=0)
     await log.follow(engine, "/build", {"t": tag}, body=stream.getvalue(), limit_s=300)
