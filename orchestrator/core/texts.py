@@ -185,6 +185,14 @@ def memory_limit_met(limits: Limits) -> str:
     )
 
 
+def processes_ended(limit: int) -> str:
+    """What turns left running took the room's last processes."""
+    return (
+        f"What was left running here had used up this room's limit of {limit} processes; "
+        "it was ended. Files are kept."
+    )
+
+
 def runner_trouble(why: str) -> str:
     """The turn can't start yet."""
     return f"This waits: the room's runner can't be had right now ({why}). I keep trying."

@@ -36,6 +36,7 @@ from orchestrator.rooms.outgoing import (
 from orchestrator.rooms.refusal import Flood, Refusals
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.status import render_status
+from orchestrator.rooms.stray_runner import remove_strays
 from orchestrator.rooms.worker import MAIN, RoomWorker
 from orchestrator.store.api import (
     InboxRow,
@@ -96,7 +97,7 @@ class RoomManager:
         failures = 0
         while True:
             try:
-                known = {info.slug: info.name for info in await self._kit.backend.list()}
+                found = await self._kit.backend.list()
                 break
             except TROUBLE as e:
                 failures += 1
@@ -104,20 +105,12 @@ class RoomManager:
                     "the engine does not list its runners yet"
                 )
                 await asyncio.sleep(restart_delay_s(failures))
-        for room in await self._kit.store.rooms.all():
-            if known.pop(room.slug, None) is not None:
+        rooms = await self._kit.store.rooms.all()
+        await remove_strays(self._kit, found, rooms)
+        known = {info.slug for info in found}
+        for room in rooms:
+            if room.slug in known:
                 await self._take_up(room.room_id)
-        for slug, name in known.items():
-            await self._remove_unknown(slug, name)
-
-    async def _remove_unknown(self, slug: RoomSlug, name: str) -> None:
-        """A runner of a room that the store does not know: of before a restore. Its files stay."""
-        log = logger.bind(action="rooms.unknown_runner", room=slug)
-        try:
-            await self._kit.backend.remove(name)
-            log.warning("a runner of a room that nobody knows was removed")
-        except TROUBLE as e:
-            log.bind(error=type(e).__name__).error("a runner that nobody knows can't be removed")
 
     async def close_window(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
         """A sender's burst is over: it becomes a turn, or its sender is told why not. Idempotent.
