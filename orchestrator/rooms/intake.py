@@ -245,6 +245,8 @@ class Intake:
                     await self._tell(row, texts.TOO_MANY_AT_ONCE, reason="too many at once")
             case Verdict.COMMAND:
                 self._courtesies.seen(room.room_id, message.event_id)
+                # What was sent before the command is a turn by then: it can be cancelled.
+                await self._gate.close_room(room.room_id)
                 await self._rooms.execute(room, row, message)
             case Verdict.TELL_NOT_ALLOWED:
                 first = await self._store.rooms.tell_once(room.room_id, message.sender, reason)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome
 from orchestrator.rooms.kit import Kit
@@ -158,12 +159,14 @@ class TurnOutput:
         reason: str | None,
         sentence: str | None,
         store_acked: bool,
+        go_on: GoOn | None = None,
     ) -> TurnRow:
         """End the turn: last text or `sentence`, outcome and acknowledgement at once.
 
-        Without `store_acked` the frames are another reader's: their runner is gone.
+        Without `store_acked` the frames are another reader's: their runner is gone. With `go_on`
+        another turn takes the message up: it bears the final mark, and `sentence` is just told.
         """
-        rows = await self._last_rows(Final(outcome=outcome), sentence)
+        rows = await self._last_rows(None if go_on else Final(outcome=outcome), sentence)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             TurnEvent.ENDED,
@@ -171,6 +174,7 @@ class TurnOutput:
             acked=self._acked_row(self._seen) if store_acked else None,
             outcome=outcome,
             reason=reason,
+            go_on=go_on,
             now=self._kit.wall_clock(),
         )
         self._clear()
@@ -181,7 +185,7 @@ class TurnOutput:
         """After the end: the runner may forget all of it."""
         await self._acknowledged(link, self._seen, now)
 
-    async def _last_rows(self, final: Final, sentence: str | None) -> Sequence[NewOutboxRow]:
+    async def _last_rows(self, final: Final | None, sentence: str | None) -> Sequence[NewOutboxRow]:
         rows: list[NewOutboxRow] = []
         if self._pending:
             rows += await self._text_rows(final=final if sentence is None else None)
@@ -193,7 +197,7 @@ class TurnOutput:
                 max_event_bytes=self._kit.config.gateway.max_event_bytes,
                 final=final,
             )
-        return rows or [build_end_mark_row(self.turn, final)]
+        return rows or ([build_end_mark_row(self.turn, final)] if final else [])
 
     async def _text_rows(self, *, final: Final | None) -> list[NewOutboxRow]:
         """The pending text as messages; cutting a long one takes its time in a thread."""

@@ -11,7 +11,9 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent, next_turn_state
+from orchestrator.core.naming import continuation_id
 from orchestrator.errors import StoreError
 from orchestrator.model import (
     Epoch,
@@ -28,9 +30,11 @@ from orchestrator.store.api import NewOutboxRow, RunnerRow, SessionRow, TurnRow
 from orchestrator.store.database import Database
 from orchestrator.store.outbox_table import insert_outbox
 
+OPEN_ORDER = "ORDER BY state = 'queued', position"
+"""What is worked on, then what is next."""
 _COLUMNS = (
     "turn_id, room_id, session, state, prompt, sender, asked, epoch, parts, created_at, "
-    "started_at, ended_at, outcome, reason"
+    "started_at, ended_at, outcome, reason, continues, resumes, not_before, cancelled_by"
 )
 
 
@@ -77,13 +81,13 @@ class TurnTable:
         """
 
         def work(db: sqlite3.Connection) -> TurnRow:
-            known = _select(db, "WHERE turn_id = ?", turn.turn_id)
+            known = select_turns(db, "WHERE turn_id = ?", turn.turn_id)
             if known:
                 return known[0]
-            ahead = _count_open(db, turn.room_id)
+            ahead = count_open_turns(db, turn.room_id)
             refused = ahead > max_queued
             _insert_turn(db, turn, refused=refused, now=now)
-            row = _select(db, "WHERE turn_id = ?", turn.turn_id)[0]
+            row = select_turns(db, "WHERE turn_id = ?", turn.turn_id)[0]
             insert_outbox(db, notices(row, ahead), now=now)
             return row
 
@@ -100,12 +104,14 @@ class TurnTable:
         outcome: TurnOutcome | None = None,
         reason: str | None = None,
         seen_by: SessionId | None = None,
+        go_on: GoOn | None = None,
         now: float,
     ) -> TurnRow:
         """Move a turn, and store what comes with the move; `event` None only stores.
 
         `seen_by` is the session that has the turn's message: it can be resumed from now on, if it
-        still is the conversation's session.
+        still is the conversation's session. `go_on` goes with an end: the turn that takes the
+        message up again is queued in the same transaction, in the ended one's place.
 
         Raises:
             IllegalTransitionError: the turn is not in a state for `event`; nothing is stored.
@@ -113,9 +119,11 @@ class TurnTable:
         """
 
         def work(db: sqlite3.Connection) -> TurnRow:
-            turn = _select(db, "WHERE turn_id = ?", turn_id)[0]
+            turn = select_turns(db, "WHERE turn_id = ?", turn_id)[0]
             if event is not None:
                 _move(db, turn, event, epoch=epoch, outcome=outcome, reason=reason, now=now)
+            if go_on is not None:
+                _insert_continuation(db, turn_id, go_on, now=now)
             if rows:
                 insert_outbox(db, rows, now=now)
                 db.execute(
@@ -128,23 +136,27 @@ class TurnTable:
                     "UPDATE sessions SET resumable = 1 WHERE room_id = ? AND session_id = ?",
                     (turn.room_id, seen_by),
                 )
-            return _select(db, "WHERE turn_id = ?", turn_id)[0]
+            return select_turns(db, "WHERE turn_id = ?", turn_id)[0]
 
         return await self._database.run(work)
 
     async def open_turns(self, room_id: RoomId | None = None) -> Sequence[TurnRow]:
-        """Turns that have not ended, of one room or of all, in the order of their first message."""
+        """Turns that have not ended, of one room or of all, in the order of their first message.
+
+        One that has begun goes first: a message that arrived before it may have been decrypted
+        after it.
+        """
 
         def work(db: sqlite3.Connection) -> list[TurnRow]:
             if room_id is None:
-                return _select(db, "WHERE state <> 'ended' ORDER BY position")
-            return _select(db, "WHERE state <> 'ended' AND room_id = ? ORDER BY position", room_id)
+                return select_turns(db, f"WHERE state <> 'ended' {OPEN_ORDER}")
+            return select_turns(db, f"WHERE state <> 'ended' AND room_id = ? {OPEN_ORDER}", room_id)
 
         return await self._database.run(work)
 
     async def get(self, turn_id: TurnId) -> TurnRow | None:
         """One turn, or None."""
-        rows = await self._database.run(lambda db: _select(db, "WHERE turn_id = ?", turn_id))
+        rows = await self._database.run(lambda db: select_turns(db, "WHERE turn_id = ?", turn_id))
         return rows[0] if rows else None
 
     async def session(self, room_id: RoomId, session: str) -> SessionRow | None:
@@ -169,14 +181,6 @@ class TurnTable:
     async def store_session(self, session: SessionRow) -> None:
         """Replace the session of a conversation."""
         await self._database.run(lambda db: _store_session(db, session))
-
-    async def drop_session(self, room_id: RoomId, session: str) -> None:
-        """Forget a conversation's session: the next turn starts a new one. Idempotent."""
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM sessions WHERE room_id = ? AND session = ?", (room_id, session))
-
-        await self._database.run(work)
 
     async def runner(self, room_id: RoomId) -> RunnerRow:
         """What is remembered of the room's runner; generation 0 before the first."""
@@ -216,14 +220,16 @@ class TurnTable:
         await self._database.run(lambda db: _store_acked(db, acked))
 
 
-def _select(db: sqlite3.Connection, where: str, *values: str) -> list[TurnRow]:
+def select_turns(db: sqlite3.Connection, where: str, *values: str | int) -> list[TurnRow]:
+    """The turns that the condition finds, in the caller's transaction."""
     cursor = db.execute(f"SELECT {_COLUMNS} FROM turns {where}", values)  # noqa: S608 - constants
     return [_row(values) for values in cursor.fetchall()]
 
 
 def _row(values: tuple[object, ...]) -> TurnRow:
     (turn_id, room_id, session, state, prompt, sender, asked, epoch) = map(_text, values[:8])
-    parts, created_at, started_at, ended_at, outcome, reason = values[8:]
+    parts, created_at, started_at, ended_at, outcome, reason = values[8:14]
+    continues, resumes, not_before, cancelled_by = values[14:]
     return TurnRow(
         turn_id=TurnId(turn_id),
         room_id=RoomId(room_id),
@@ -239,6 +245,10 @@ def _row(values: tuple[object, ...]) -> TurnRow:
         ended_at=None if ended_at is None else float(_text(ended_at)),
         outcome=None if outcome is None else TurnOutcome(_text(outcome)),
         reason=None if reason is None else _text(reason),
+        continues=None if continues is None else TurnId(_text(continues)),
+        resumes=int(_text(resumes)),
+        not_before=float(_text(not_before)),
+        cancelled_by=None if cancelled_by is None else EventId(_text(cancelled_by)),
     )
 
 
@@ -246,11 +256,23 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _count_open(db: sqlite3.Connection, room_id: RoomId) -> int:
+def count_open_turns(db: sqlite3.Connection, room_id: RoomId) -> int:
+    """Turns of the room that have not ended, in the caller's transaction."""
     count: int = db.execute(
         "SELECT count(*) FROM turns WHERE state <> 'ended' AND room_id = ?", (room_id,)
     ).fetchone()[0]
     return count
+
+
+def _insert_continuation(db: sqlite3.Connection, ended: TurnId, go_on: GoOn, *, now: float) -> None:
+    """The same message again, in the same place of the queue; a cancel of it still counts."""
+    db.execute(
+        "INSERT INTO turns (turn_id, room_id, session, position, state, prompt, sender, asked, "
+        "created_at, continues, resumes, not_before, cancelled_by) "
+        "SELECT ?, room_id, session, position, ?, prompt, sender, asked, ?, turn_id, ?, ?, "
+        "cancelled_by FROM turns WHERE turn_id = ?",
+        (continuation_id(ended), TurnState.QUEUED, now, go_on.resumes, go_on.not_before, ended),
+    )
 
 
 def _insert_turn(db: sqlite3.Connection, turn: NewTurn, *, refused: bool, now: float) -> None:

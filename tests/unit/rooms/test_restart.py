@@ -306,12 +306,10 @@ async def cancel_at(rig: Rig, step: int) -> None:
     reached = asyncio.Event()
     async with rig.life(mark=(step, reached)) as life:
         await reached.wait()
-        worker = life.manager.workers.get(ROOM)
-        while worker is None or not await worker.cancel():
-            await asyncio.sleep(0.1)
-            worker = life.manager.workers.get(ROOM)
+        await tell(rig, life, "!cancel")
         await rig.wait_ended(1, timeout_s=8)
         assert await rig.outcomes() == ["cancelled"], step
+        assert texts.CANCEL_NOTHING not in await rig.bodies(), step
         await tell(rig, life, "after")
         await rig.wait_ended(2)
     assert (await rig.bodies())[-1] == "You said: after", step
