@@ -46,6 +46,11 @@ def explain_failure(result: Result) -> str:
     )
 
 
+def explain_refusal(status: int | None) -> str | None:
+    """The clause for an answer of the API that asking again won't change; None for any other."""
+    return _BY_STATUS[status] if status in (401, 403) else None
+
+
 def is_usage_limit(result: Result) -> bool:
     """Whether the account's limit ended the turn: later the same request would be answered."""
     return result.is_error and result.api_error == "usage_limit_reached"

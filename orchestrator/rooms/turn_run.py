@@ -19,6 +19,7 @@ from orchestrator.core.cli_input import (
     message_uuid,
 )
 from orchestrator.core.deadline import TurnClock
+from orchestrator.core.failure import explain_refusal
 from orchestrator.core.going_on import build_prompt_again
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.stream import parse_line
@@ -336,6 +337,9 @@ class TurnRun:
                 await self._deny(show, event.q)
             case ReplyToCli():
                 await self._reply(event.q, "", show.line)
+            case Retrying() if show.attempt > 1 and (why := explain_refusal(show.status)):
+                # The CLI would go on for 100 s. The first time it may have met a change of the key.
+                self.stop(TurnOutcome.FAILED, why)
             case Retrying() if show.attempt >= _TELL_RETRY:
                 text = texts.api_trouble(show.status, show.attempt, show.max_retries)
                 await self._output.notice("api", text)

@@ -180,3 +180,32 @@ def test_a_cli_that_never_reads_its_input_times_out_like_one_that_hangs(tmp_path
         assert await rig.outcomes() == ["timed_out", "done"]
 
     run(tmp_path, test, defaults={"timeout_s": 30})
+
+
+def test_a_credential_that_the_api_refuses_ends_the_turn_before_the_cli_gives_up(
+    tmp_path: Path,
+) -> None:
+    async def refused(turn: Turn) -> None:
+        for attempt in range(1, 9):
+            turn.line(
+                type="system",
+                subtype="api_retry",
+                attempt=attempt,
+                max_retries=8,
+                retry_delay_ms=1000,
+                error_status=401,
+                error="authentication_failed",
+            )
+            await asyncio.sleep(10)
+
+    async def test(rig: Rig) -> None:
+        rig.claude.scripts["go"] = refused
+        async with rig.life() as life:
+            await tell(rig, life, "go")
+            await rig.wait_ended(1, timeout_s=20)
+        assert await rig.bodies() == [
+            "Failed: the API did not accept the credential (401); the operator has to check it."
+        ]
+        assert await rig.outcomes() == ["failed"]
+
+    run(tmp_path, test)
