@@ -1,4 +1,4 @@
-"""The Messages API fails in every way that it has, and the real CLI meets it through the gateway."""
+"""The Messages API fails in every way that it has, and the real CLI meets it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import io
 import json
 import secrets
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -112,15 +112,34 @@ def ensure_program_image(program: str) -> str:
     return asyncio.run(ensure())
 
 
+def ensure_cli_image(program: str) -> str:
+    """A tag of the runner image with a program in the CLI's place, which is `claude-real` there."""
+
+    async def ensure() -> str:
+        async with open_engine() as engine:
+            base = await ensure_image(engine)
+            dockerfile = (
+                f"FROM {base}\nUSER 0:0\nRUN mv /usr/local/bin/claude /usr/local/bin/claude-real\n"
+                "COPY claude /usr/local/bin/claude\n"
+            )
+            return await _build(engine, {"Dockerfile": dockerfile, "claude": program})
+
+    return asyncio.run(ensure())
+
+
 async def _build_program(engine: Engine, base: str, program: str) -> str:
     entry = json.dumps(["/usr/bin/python3", "-I", "-S", "-c", program])
-    dockerfile = f"FROM {base}\nENTRYPOINT {entry}\n".encode()
-    digest = hashlib.sha256(dockerfile).hexdigest()[:12]
+    return await _build(engine, {"Dockerfile": f"FROM {base}\nENTRYPOINT {entry}\n"})
+
+
+async def _build(engine: Engine, files: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        entry_info = tarfile.TarInfo("Dockerfile")
-        entry_info.size = len(dockerfile)
-        archive.addfile(entry_info, io.BytesIO(dockerfile))
+        for name, text in files.items():
+            entry_info = tarfile.TarInfo(name)
+            entry_info.size, entry_info.mode = len(text.encode()), 0o755
+            archive.addfile(entry_info, io.BytesIO(text.encode()))
     tag = f"aiagentchat/test-program:{digest}"
     log = BuildLog(print, now=0)
     await log.follow(engine, "/build", {"t": tag}, body=stream.getvalue(), limit_s=300)
