@@ -147,6 +147,9 @@ class CliSessions:
             f"open:{uuid.uuid4()}",
             session.session_id,
             argv=argv,
-            env=build_cli_env(self._runner.quarters.placeholder),
+            env=build_cli_env(
+                self._runner.quarters.placeholder,
+                is_subscription=self._runner.quarters.is_subscription,
+            ),
             cwd="/workspace",
         )

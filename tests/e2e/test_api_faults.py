@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from orchestrator.core.going_on import WAIT_MARGIN_S
+from orchestrator.core.texts import moment
 from orchestrator.embedded.messages_model import (
     CutStream,
     HttpError,
@@ -90,3 +94,45 @@ async def test_a_fault_that_stays_ends_the_turn_with_its_reason_and_the_next_mes
     # What came before the stall is shown together with the end.
     await ask(alice, room, "stalls", "and then", agent=agent)
     await ask(alice, room, "still there?", "You said: still there?", agent=agent)
+
+
+async def test_a_usage_limit_is_shown_with_its_reset_waited_for_and_can_be_cancelled(
+    installation: Installation,
+) -> None:
+    resets_at = int(time.time()) + 7200
+    headers = {
+        "status": "rejected",
+        "reset": str(resets_at),
+        "representative-claim": "five_hour",
+        "5h-reset": str(resets_at),
+        "5h-utilization": "1.0",
+    }
+    limit = HttpError(
+        status=429,
+        type="rate_limit_error",
+        message="limit",
+        headers=tuple((f"anthropic-ratelimit-unified-{k}", v) for k, v in headers.items()),
+    )
+    installation.api.once("work", limit)
+    # The limits of a subscription are told to its own token alone, not to an API key.
+    token = {"ANTHROPIC_API_KEY": "", "CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-canary-0123456789"}
+    orchestrator = await installation.configure(
+        env=token, defaults={"permissions": "bypass", "on_usage_limit": "wait"}
+    )
+    await orchestrator.start()
+    alice = await installation.person()
+    room = await installation.room(alice)
+    agent = installation.agent.user_id
+
+    said = await ask(alice, room, "work", "Waiting:", agent=agent)
+    assert "a usage limit was met: You've hit your 5-hour limit" in said
+    assert f"Going on with `work` at {moment(resets_at + WAIT_MARGIN_S)} (1 of 3)" in said
+    await orchestrator.kill()
+    await orchestrator.start()
+    await ask(alice, room, "and me?", "All of them wait until", agent=agent)
+    await alice.send(room, "!cancel")
+    # The conversation has the message that was refused, too.
+    await alice.wait_for_text(room, "work\nand me?", sender=agent)
+    assert sum("Cancelled." in text for text in alice.texts(room, sender=agent)) == 1
+    sent = installation.api.requests[-1].headers["authorization"]
+    assert sent == f"Bearer {token['CLAUDE_CODE_OAUTH_TOKEN']}"
