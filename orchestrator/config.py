@@ -156,6 +156,8 @@ class RoomProfile(_Section):
     hibernate_s: Seconds = 7200
     permissions: Permissions = Permissions.ASK
     approval_timeout_s: Seconds = 3600
+    on_interrupt: Literal["tell", "resume"] = "tell"
+    on_usage_limit: Literal["tell", "wait"] = "tell"
     limits: LimitsConfig = LimitsConfig()
     egress: EgressConfig = EgressConfig()
     budget: BudgetConfig = BudgetConfig()

@@ -46,7 +46,7 @@ class FaultPoint(StrEnum):
     INBOX_HANDLED = "inbox:handled", "an item was handled (or waits in a window), the next is not"
     INBOX_MARK = "inbox:mark", "what an item asked for was done, that it is done is not stored"
     INVITE_ANSWERED = "invite:answered", "an invitation was answered, and is not marked so"
-    COMMAND_EXECUTED = "command:executed", "a room command took effect, its answer is not stored"
+    COMMAND_TAKEN = "command:taken", "a room command is about to take effect"
     COMMAND_ANSWERED = "command:answered", "a command's answer is stored with its mark, not sent"
     WINDOW_CLOSING = "window:closing", "a sender's burst is over, and is no turn yet"
     WINDOW_CLOSED = "window:closed", "the burst is a turn, and nobody was woken to run it"

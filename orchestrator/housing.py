@@ -81,7 +81,12 @@ class HostHousing:
             limits=self._config.profile(room.room_id, room.alias, room.former).limits.limits(),
             runtime=self._config.docker.runtime,
         )
-        return Quarters(spec=spec, spec_hash=spec_hash(spec), placeholder=placeholder)
+        return Quarters(
+            spec=spec,
+            spec_hash=spec_hash(spec),
+            placeholder=placeholder,
+            is_subscription=self._egress.is_subscription,
+        )
 
 
 def _load_or_make_key(path: Path) -> bytes:

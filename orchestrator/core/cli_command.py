@@ -75,11 +75,19 @@ def build_cli_argv(
 
 
 def build_cli_env(
-    placeholder: str, *, gateway_url: str = GATEWAY_URL, home: str = HOME
+    placeholder: str,
+    *,
+    is_subscription: bool = False,
+    gateway_url: str = GATEWAY_URL,
+    home: str = HOME,
 ) -> dict[str, str]:
-    """The variables that the CLI needs, beside PATH. `placeholder` stands for the credential."""
+    """The variables that the CLI needs, beside PATH. `placeholder` stands for the credential.
+
+    With a subscription's token behind the gateway the CLI has to know that it is one: only then
+    does it say when a usage limit resets.
+    """
     return {
-        "ANTHROPIC_API_KEY": placeholder,
+        "CLAUDE_CODE_OAUTH_TOKEN" if is_subscription else "ANTHROPIC_API_KEY": placeholder,
         "ANTHROPIC_BASE_URL": gateway_url,
         "HOME": home,
         "LANG": "C.UTF-8",

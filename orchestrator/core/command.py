@@ -19,6 +19,7 @@ class CommandName(StrEnum):
     STATUS = "status"
     CANCEL = "cancel"
     NEW = "new"
+    RETRY = "retry"
 
 
 SUMMARIES: dict[CommandName, str] = {
@@ -26,6 +27,7 @@ SUMMARIES: dict[CommandName, str] = {
     CommandName.STATUS: "runner, session, queue, limits and version of this room",
     CommandName.CANCEL: "stop what is running",
     CommandName.NEW: "start a new conversation; the files stay",
+    CommandName.RETRY: "another go at the last message that ended without an answer",
 }
 
 

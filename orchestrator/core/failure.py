@@ -46,6 +46,16 @@ def explain_failure(result: Result) -> str:
     )
 
 
+def explain_refusal(status: int | None) -> str | None:
+    """The clause for an answer of the API that asking again won't change; None for any other."""
+    return _BY_STATUS[status] if status in (401, 403) else None
+
+
+def is_usage_limit(result: Result) -> bool:
+    """Whether the account's limit ended the turn: later the same request would be answered."""
+    return result.is_error and result.api_error == "usage_limit_reached"
+
+
 def is_unresumable(result: Result) -> bool:
     """Whether the CLI ended because it has no session of the id that it should resume."""
     return any(error.startswith("No conversation found") for error in result.errors)
@@ -54,7 +64,8 @@ def is_unresumable(result: Result) -> bool:
 def _explain_api_error(result: Result) -> str | None:
     status = result.api_error_status or 0
     if result.api_error == "usage_limit_reached":
-        return None  # its own words name the limit and when it resets
+        # The CLI's own words name the limit and when it resets.
+        return f"a usage limit was met: {_one_line(result)}"
     if result.api_error in _BY_API_ERROR:
         return _BY_API_ERROR[result.api_error]
     if status in _BY_STATUS:
@@ -64,8 +75,11 @@ def _explain_api_error(result: Result) -> str | None:
 
 def _own_words(result: Result) -> str:
     """What the CLI says itself, as one short line."""
-    said = [text for text in (*result.errors, result.text) if not text.startswith("[ede_")]
-    line = " ".join(" ".join(said).split()).rstrip(".")
-    if line:
-        return f"the CLI says: {line[:_MAX_CHARS]}"
+    if line := _one_line(result):
+        return f"the CLI says: {line}"
     return f"the CLI ended the turn with {result.terminal_reason or result.subtype}"[:_MAX_CHARS]
+
+
+def _one_line(result: Result) -> str:
+    said = [text for text in (*result.errors, result.text) if not text.startswith("[ede_")]
+    return " ".join(" ".join(said).split()).rstrip(".")[:_MAX_CHARS]

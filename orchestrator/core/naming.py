@@ -48,6 +48,11 @@ def turn_id(room_id: RoomId, first_event: EventId) -> TurnId:
     return TurnId(f"t{_digest(f'{room_id}|{first_event}')[:24]}")
 
 
+def continuation_id(turn: TurnId) -> TurnId:
+    """The turn that takes up what this one left: one that ended goes on in one other at most."""
+    return TurnId(f"t{_digest(f'{turn}|continued')[:24]}")
+
+
 def txn_id(source: str, part: int) -> TxnId:
     """The transaction id of the `part`-th message that `source` (a turn, an event) causes."""
     return TxnId(f"aac-{_digest(source)[:24]}-{part}")

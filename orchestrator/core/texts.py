@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
+from orchestrator.core.going_on import MAX_RESUMES, GoOn, quote
 from orchestrator.model import Limits, TurnOutcome
 
 HELP_HINT = "`!help` lists the commands."
@@ -36,6 +38,10 @@ SESSION_LOST = (
     "The earlier conversation could not be resumed, so this is a new one. "
     "The files are still there."
 )
+RETRY_NOTHING = "There is nothing to retry: no message of this room ended without an answer."
+RETRY_RUNS = "That message is being worked on again already; `!cancel` stops it."
+RETRY_DONE = "That message was retried already, and answered. Send it again for another go."
+RETRY_TOO_OLD = "The last message without an answer is too old: its text is gone. Send it again."
 DONE_WITHOUT_TEXT = "Done, without anything to say."
 FAILED_INSIDE = (
     "Something failed on my side while I worked on this; the operator's log has the details. "
@@ -92,9 +98,20 @@ def file_left_out(left_bytes: int) -> str:
     )
 
 
-def queued(position: int) -> str:
-    """How many turns are before this one."""
+def queued(position: int, *, waits_until: float | None = None) -> str:
+    """How many turns are before this one, and until when (Unix time) the first of them waits."""
+    if waits_until is not None:
+        return (
+            f"Queued: {position} before this one. All of them wait until {utc_time(waits_until)}, "
+            "when the usage limit resets. `!cancel` withdraws the first."
+        )
     return f"Queued: {position} before this one. `!cancel` stops the running one."
+
+
+def retrying(prompt: str, ahead: int) -> str:
+    """A person wanted another go."""
+    behind = f" {ahead} before it." if ahead else ""
+    return f"Another go at {quote(prompt)}.{behind}"
 
 
 def queue_full(max_queued: int) -> str:
@@ -132,8 +149,30 @@ def tool_denied_notice(tools: list[str], mode: str) -> str:
     )
 
 
+def goes_on(outcome: TurnOutcome, go_on: GoOn, *, reason: str | None, prompt: str) -> str:
+    """A turn ended without an answer, and another one takes its message up by itself."""
+    count = f"({go_on.resumes} of {MAX_RESUMES})"
+    if outcome is TurnOutcome.INTERRUPTED:
+        return (
+            f"Interrupted: {reason or 'the runner ended'}, while I worked on {quote(prompt)}. "
+            f"Going on with it {count}; `!cancel` stops it."
+        )
+    return (
+        f"Waiting: {reason or 'a usage limit was met'}. Going on with {quote(prompt)} at "
+        f"{utc_time(go_on.not_before)} {count}; what is sent meanwhile waits behind it. "
+        "`!cancel` withdraws it."
+    )
+
+
 def ended(
-    outcome: TurnOutcome, *, reason: str | None, timeout_s: float, ceiling_s: float, limits: Limits
+    outcome: TurnOutcome,
+    *,
+    reason: str | None,
+    timeout_s: float,
+    ceiling_s: float,
+    limits: Limits,
+    prompt: str,
+    resumes: int = 0,
 ) -> str:
     """The sentence that ends a turn which has no answer."""
     match outcome:
@@ -150,8 +189,8 @@ def ended(
             )
         case TurnOutcome.INTERRUPTED:
             return (
-                f"Interrupted: {reason or 'the runner ended'} while this was being worked on. "
-                "It was not run again. Files are kept; send the message again to have another go."
+                f"Interrupted: {reason or 'the runner ended'}, while I worked on {quote(prompt)}. "
+                f"{_not_again(resumes)} Files are kept; `!retry` has another go."
             )
         case TurnOutcome.REFUSED:
             return f"Not taken: {reason or 'refused'}."
@@ -177,6 +216,13 @@ def restored_turn(copied_at: str) -> str:
     )
 
 
+def _not_again(resumes: int) -> str:
+    if not resumes:
+        return "It was not run again."
+    times = "once" if resumes == 1 else f"{resumes} times"
+    return f"I went on with it {times}; it is not run again."
+
+
 def memory_limit_met(limits: Limits) -> str:
     """A process (not the whole runner) was ended for its memory."""
     return (
@@ -196,6 +242,14 @@ def processes_ended(limit: int) -> str:
 def runner_trouble(why: str) -> str:
     """The turn can't start yet."""
     return f"This waits: the room's runner can't be had right now ({why}). I keep trying."
+
+
+def start_trouble(failures: int, delay_s: float) -> str:
+    """The CLI ended by itself again and again; the next start waits."""
+    return (
+        f"This waits {_duration(math.ceil(delay_s))}: Claude Code ended by itself the last "
+        f"{failures} times. `!cancel` withdraws it."
+    )
 
 
 def api_trouble(status: int | None, attempt: int, max_retries: int) -> str:

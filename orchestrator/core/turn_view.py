@@ -24,7 +24,7 @@ from orchestrator.core.cli_event import (
     Usage,
 )
 from orchestrator.core.cli_input import build_control_error
-from orchestrator.core.failure import explain_failure, is_unresumable
+from orchestrator.core.failure import explain_failure, is_unresumable, is_usage_limit
 from orchestrator.model import JsonObject, Seq, TurnOutcome
 
 _SUMMARY_CHARS = 200
@@ -103,6 +103,10 @@ class Ended:
     """Whether the room has any text of this turn."""
     session_lost: bool = False
     """The session to be resumed does not exist; nothing of the turn ran. Start a new one."""
+    is_usage_limit: bool = False
+    """The account's limit ended it. Earlier requests of it may have run tools."""
+    limit_resets_at: float | None = None
+    """When that limit resets (Unix time), where the CLI said so."""
     cost_usd: float | None = None
     usage: Usage | None = None
     duration_s: float | None = None
@@ -127,6 +131,7 @@ class TurnView:
         self._ended = False
         self._open_requests: dict[str, Seq] = {}
         self._held: list[Show] = []
+        self._limit: tuple[Seq, float | None] | None = None
         self.last_progress_at = now
         """When an event last showed progress; the same clock as `now`."""
 
@@ -148,11 +153,13 @@ class TurnView:
     def needs_replay_from(self) -> Seq | None:
         """The first event that a new view would have to be fed; None: all may be acknowledged.
 
-        That is the oldest permission request without an answer. Deltas, marks, heartbeats and what
-        was shown are never needed again. Text that comes behind an open request is held back until
-        the answer, so no text is ever shown from an event that will be replayed.
+        That is the oldest permission request without an answer, or the news of a limit that the
+        result may be about. Deltas, marks, heartbeats and what was shown are never needed again.
+        Text that comes behind an open request is held back until the answer, and the model's text
+        makes the news of a limit old: so no text is ever shown from an event that will be replayed.
         """
-        return min(self._open_requests.values(), default=None)
+        limit = [] if self._limit is None else [self._limit[0]]
+        return min([*self._open_requests.values(), *limit], default=None)
 
     def feed(self, event: CliEvent, *, seq: Seq, now: float) -> list[Show]:
         """What the room should see because of the event, in order. Never raises."""
@@ -162,6 +169,8 @@ class TurnView:
             self.last_progress_at = now
             self._is_started = True
         if isinstance(event, AssistantMessage):
+            if event.error is None:
+                self._limit = None
             self._held += self._texts(event)
         if isinstance(event, Result) and self._is_ours(event):
             return [*self._release(), *self._result(event)]
@@ -177,6 +186,8 @@ class TurnView:
             case CommandLifecycle():
                 return self._lifecycle(event)
             case RateLimit() if event.status != "allowed":
+                if event.status == "rejected":
+                    self._limit = (seq, event.resets_at)
                 return [_rate_limited(event)]
             case ApiRetry():
                 return [_retrying(event)]
@@ -245,6 +256,7 @@ class TurnView:
     def _end(self, outcome: TurnOutcome, reason: str | None, result: Result | None = None) -> Ended:
         self._ended = True
         self._open_requests.clear()
+        resets_at, self._limit = self._limit[1] if self._limit else None, None
         shown = self._text_shown
         if result is None:
             return Ended(outcome=outcome, reason=reason, text_already_shown=shown)
@@ -253,6 +265,8 @@ class TurnView:
             reason=reason,
             text_already_shown=shown,
             session_lost=is_unresumable(result),
+            is_usage_limit=is_usage_limit(result),
+            limit_resets_at=resets_at if is_usage_limit(result) else None,
             cost_usd=result.cost_usd,
             usage=result.usage,
             duration_s=result.duration_s,

@@ -51,6 +51,11 @@ class EgressGateway:
     def __repr__(self) -> str:
         return f"EgressGateway({self._upstream}, doors={sorted(self._doors)})"
 
+    @property
+    def is_subscription(self) -> bool:
+        """Whether the credential is a subscription's token, and not an API key."""
+        return self._upstream.is_subscription
+
     async def open_door(self, door: RoomDoor) -> None:
         """Listen for this room. Idempotent: an open door of the same room and values stays.
 

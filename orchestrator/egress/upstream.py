@@ -107,8 +107,13 @@ class Upstream:
             msg = "the credential must be printable ASCII; check ANTHROPIC_API_KEY"
             raise EgressError(msg)
 
+    @property
+    def is_subscription(self) -> bool:
+        """Whether the credential is a subscription's token, and not an API key."""
+        return isinstance(self._credential, OAuthToken)
+
     def __repr__(self) -> str:
-        kind = "OAuthToken" if isinstance(self._credential, OAuthToken) else ApiKey.__name__
+        kind = OAuthToken.__name__ if self.is_subscription else ApiKey.__name__
         return f"Upstream({self._base.origin()}, {kind}, proxied={self._proxy is not None})"
 
     def open_session(self) -> aiohttp.ClientSession:

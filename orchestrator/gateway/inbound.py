@@ -142,6 +142,15 @@ class InboundGate(Generic[ItemT]):
                 await self._close_due(room, at_once=True)
         return sum(len(b.items) for batches in self._rooms.values() for b in batches)
 
+    async def close_room(self, room: RoomId) -> None:
+        """Close the room's windows now: what follows is about what was sent before it.
+
+        One whose closing fails is tried again by `run`, as usual.
+        """
+        async with self._closing:
+            if room in self._rooms:
+                await self._close_due(room, at_once=True)
+
     def __repr__(self) -> str:
         waiting = sum(len(batches) for batches in self._rooms.values())
         return f"InboundGate({waiting} windows in {len(self._rooms)} rooms)"

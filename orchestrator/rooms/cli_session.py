@@ -150,7 +150,10 @@ class CliSessions:
             f"open:{uuid.uuid4()}",
             session.session_id,
             argv=argv,
-            env=build_cli_env(self._runner.quarters.placeholder),
+            env=build_cli_env(
+                self._runner.quarters.placeholder,
+                is_subscription=self._runner.quarters.is_subscription,
+            ),
             cwd="/workspace",
         )
         reach(FaultPoint.SESSION_OPENED)

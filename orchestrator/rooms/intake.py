@@ -376,6 +376,8 @@ class Intake:
                     )
             case Verdict.COMMAND:
                 self._courtesies.seen(room.room_id, message.event_id)
+                # What was sent before the command is a turn by then: it can be cancelled.
+                await self._gate.close_room(room.room_id)
                 await self._rooms.execute(room, row, message)
             case Verdict.TELL_NOT_ALLOWED:
                 await self._tell_stranger(room.room_id, row, message.sender, reason)

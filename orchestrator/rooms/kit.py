@@ -22,6 +22,8 @@ class Quarters:
     spec: SandboxSpec
     spec_hash: str
     placeholder: str
+    is_subscription: bool = False
+    """Whether it stands for a subscription's token, and not for an API key."""
 
 
 class Housing(Protocol):

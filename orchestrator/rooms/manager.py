@@ -10,13 +10,7 @@ from typing import NoReturn
 from loguru import logger
 
 from orchestrator.core import texts
-from orchestrator.core.command import (
-    Command,
-    CommandName,
-    UnknownCommand,
-    parse_command,
-    render_help,
-)
+from orchestrator.core.command import Command, CommandName, parse_command
 from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message, build_prompt
@@ -34,8 +28,8 @@ from orchestrator.rooms.outgoing import (
     build_turn_notice_rows,
 )
 from orchestrator.rooms.refusal import Flood, Refusals
+from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.room_runner import TROUBLE
-from orchestrator.rooms.status import render_status
 from orchestrator.rooms.stray_runner import remove_strays
 from orchestrator.rooms.worker import MAIN, RoomWorker
 from orchestrator.store.api import (
@@ -184,10 +178,10 @@ class RoomManager:
     def _queue_notices(self, turn: TurnRow, ahead: int) -> list[NewOutboxRow]:
         if ahead == 0:
             return []
+        worker = self._workers.get(turn.room_id)
+        text = texts.queued(ahead, waits_until=worker.waits_until if worker else None)
         max_event_bytes = self._kit.config.gateway.max_event_bytes
-        return build_turn_notice_rows(
-            turn, "queued", texts.queued(ahead), max_event_bytes=max_event_bytes
-        )
+        return build_turn_notice_rows(turn, "queued", text, max_event_bytes=max_event_bytes)
 
     async def refuse(self, room: RoomRow, row: InboxRow, message: Message, why: Flood) -> None:
         """A message of a sender who sends too much; the room is told once in a flood.
@@ -198,7 +192,10 @@ class RoomManager:
         if isinstance(command, Command) and command.name is CommandName.CANCEL:
             worker = await self._ensure_worker(room.room_id)
             if worker is not None:
-                await worker.cancel()
+                doing = RoomCommand(
+                    kit=self._kit, worker=worker, seq=row.seq, event_id=message.event_id
+                )
+                await doing.cancel(answers=False)
         await self._refusals.refuse(room.room_id, row.seq, message, why)
 
     async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
@@ -208,35 +205,11 @@ class RoomManager:
         if worker is None:
             await self._kit.store.inbox.mark(row.seq, InboxState.IGNORED, reason="left the room")
             return
-        text = await self._answer(command, worker)
-        reach(FaultPoint.COMMAND_EXECUTED)
-        rows = build_notice_rows(
-            room.room_id,
-            f"{message.event_id}:command",
-            text,
-            max_event_bytes=self._kit.config.gateway.max_event_bytes,
-            reply_to=message.event_id,
-        )
-        await self._kit.store.answer(row.seq, rows, reason="command", now=self._kit.wall_clock())
+        doing = RoomCommand(kit=self._kit, worker=worker, seq=row.seq, event_id=message.event_id)
+        reach(FaultPoint.COMMAND_TAKEN)
+        await doing.execute(command)
         reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
-
-    async def _answer(self, command: Command | UnknownCommand | None, worker: RoomWorker) -> str:
-        if not isinstance(command, Command):
-            name, nearest = (command.name, command.nearest) if command else ("", None)
-            return texts.unknown_command(name, nearest)
-        match command.name:
-            case CommandName.HELP:
-                return render_help()
-            case CommandName.STATUS:
-                return await render_status(worker, self._kit)
-            case CommandName.CANCEL:
-                return texts.CANCEL_ASKED if await worker.cancel() else texts.CANCEL_NOTHING
-            case CommandName.NEW:
-                await self._kit.store.turns.drop_session(worker.room_id, MAIN)
-                if worker.current is not None:
-                    return texts.NEW_CONVERSATION_WHEN_IDLE
-                return texts.NEW_CONVERSATION
 
     async def retire(self, room_id: RoomId) -> None:
         """The agent is no longer in the room: its turns end, its container stops, files stay.

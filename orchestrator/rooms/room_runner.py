@@ -16,6 +16,7 @@ from loguru import logger
 
 from orchestrator.core.lifecycle import RunnerAction, RunnerGoal, next_action, runner_sight
 from orchestrator.core.naming import runner_name
+from orchestrator.core.start_pace import StartPace
 from orchestrator.errors import (
     EgressError,
     PreconditionError,
@@ -48,6 +49,8 @@ class RoomRunner:
         self.name = runner_name(kit.backend.installation, room.slug)
         self.connection: Connection | None = None
         self.quarters: Quarters | None = None
+        self.starts = StartPace()
+        """Of the CLI in it, over its turns."""
         self._room = room
         self._kit = kit
         self._group = group

@@ -27,7 +27,7 @@ async def render_status(worker: RoomWorker, kit: Kit) -> str:
         f"- Runner: {await _runner_line(worker, kit)}",
         f"- Session: {_session_word(worker, resumable=bool(session and session.resumable))}",
         f"- Turn: {_turn_line(running.started_at if running else None, kit)}; {waiting} waiting "
-        f"(at most {kit.config.gateway.max_queued_turns})",
+        f"(at most {kit.config.gateway.max_queued_turns}){_until(worker.waits_until)}",
         f"- Limits: {texts.size(limits.memory)} of memory, {limits.cpus:g} CPUs, "
         f"{limits.pids} processes, {texts.size(limits.tmp)} in /tmp; "
         f"{profile.timeout_s:g} s without progress, {profile.ceiling_s:g} s in all",
@@ -61,6 +61,10 @@ def _session_word(worker: RoomWorker, *, resumable: bool) -> str:
     if worker.has_live_session:
         return "live"
     return "asleep; the next message resumes it" if resumable else "none yet"
+
+
+def _until(waits_until: float | None) -> str:
+    return f", until {texts.utc_time(waits_until)} for a usage limit" if waits_until else ""
 
 
 def _turn_line(started_at: float | None, kit: Kit) -> str:

@@ -47,6 +47,8 @@ _TELL_AFTER = 3
 _MOST_FAILURES = 5
 # Processes that a turn is offered to, one after the other, when each ends before it takes it.
 _MOST_OFFERS = 3
+# A start of the CLI that waits longer than this is told.
+_TELL_START_AFTER_S = 5.0
 # A connection that lasted this long was one; the next loss of it is no repetition.
 _GOOD_LINK_S = 10.0
 _BROKEN = "its runner broke the protocol and was replaced"
@@ -116,6 +118,8 @@ class TurnDriver:
             if self._is_cancelled:
                 await self._end(TurnOutcome.CANCELLED, None)
                 return None
+            if await self._must_wait_for_start():
+                continue
             try:
                 link = await self._runner.connect(busy=False)
                 session = await self._sessions.ensure(link)
@@ -188,11 +192,28 @@ class TurnDriver:
         )
         return True
 
+    async def _must_wait_for_start(self) -> bool:
+        """Wait, where the CLI ended by itself the last times; True: wait no longer and look again.
+
+        Turns of a queue would otherwise start it in vain one after the other, as fast as they can.
+        """
+        starts, now = self._runner.starts, asyncio.get_running_loop().time()
+        if now >= starts.ready_at:
+            return False
+        delay_s = starts.ready_at - now
+        if delay_s > _TELL_START_AFTER_S:
+            await self._tell("starts", texts.start_trouble(starts.failures, delay_s))
+        await self._pause(starts.ready_at)
+        return True
+
     async def _tell_trouble(self, error: Exception) -> None:
         """Once a turn: it is not forgotten, it waits for something that is broken."""
+        await self._tell("trouble", texts.runner_trouble(_clause(error)))
+
+    async def _tell(self, topic: str, text: str) -> None:
+        """Say something of the turn, once a topic."""
         limit = self._kit.config.gateway.max_event_bytes
-        text = texts.runner_trouble(_clause(error))
-        rows = build_turn_notice_rows(self.turn, "trouble", text, max_event_bytes=limit)
+        rows = build_turn_notice_rows(self.turn, topic, text, max_event_bytes=limit)
         await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
         self._kit.notify_outbox()
 
@@ -208,6 +229,16 @@ class TurnDriver:
     # On the runner...
 
     async def _follow(self, run: TurnRun) -> None:
+        ended = await self._follow_to_end(run)
+        if run.was_abandoned:
+            self._runner.starts.failed(asyncio.get_running_loop().time())
+        elif run.had_result:
+            self._runner.starts.worked()
+        if ended.outcome is TurnOutcome.TIMED_OUT:
+            # It may have left processes; none stays.
+            await self._sessions.clear()
+
+    async def _follow_to_end(self, run: TurnRun) -> TurnRow:
         while run.ended is None:
             try:
                 await self._go_on(run)
@@ -230,10 +261,7 @@ class TurnDriver:
                 await self._wait_for_link(run)
             except TROUBLE as e:
                 await self._trouble(run, e)
-        if run.ended.outcome is TurnOutcome.TIMED_OUT:
-            # It may have left processes; none stays.
-            await self._sessions.clear()
-        else:
+        if run.ended.outcome is not TurnOutcome.TIMED_OUT:
             await end_leftovers(
                 self.turn,
                 kit=self._kit,
@@ -241,6 +269,7 @@ class TurnDriver:
                 runner=self._runner,
                 sessions=self._sessions,
             )
+        return run.ended
 
     async def _go_on(self, run: TurnRun) -> None:
         connection = self._runner.connection
@@ -321,8 +350,17 @@ class TurnDriver:
 
     async def _offer_elsewhere(self, run: TurnRun, error: NotTakenError) -> None:
         self._offers += 1
-        if self._offers >= _MOST_OFFERS:
+        starts = self._runner.starts
+        starts.failed(asyncio.get_running_loop().time())
+        # Where the turns before this one had no luck either, one attempt says enough.
+        if self._offers >= _MOST_OFFERS or starts.failures > _MOST_OFFERS:
             await run.failed(f"the runner refused it: {error}")
+            return
+        if self._offers > 1:
+            # The first time it may just have ended while it was idle.
+            await self._pause(starts.ready_at)
+        if self._is_cancelled:
+            await run.failed("cancelled")
             return
         await self._sessions.clear()
         self._session_due = _Session.ANY

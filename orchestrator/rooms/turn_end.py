@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 from loguru import logger
 
 from orchestrator.config import RoomProfile
 from orchestrator.core import texts
+from orchestrator.core.going_on import GoOn, decide_going_on
 from orchestrator.model import Epoch, Seq, TurnOutcome
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.turn_output import TurnOutput
@@ -46,19 +48,59 @@ async def end_turn(
 ) -> TurnRow:
     """Store the end and the sentence that the room reads; returns the stored row."""
     output = TurnOutput(turn, kit=kit, epoch=Epoch(""), acked=Seq(0))
-    sentence = render_end(outcome, reason, profile)
+    end = plan_end(turn, outcome, reason, profile, now=kit.wall_clock())
     logger.bind(
         action="turn.end", room=turn.room_id, turn=turn.turn_id, outcome=outcome, reason=reason
     ).info("turn ended")
-    return await output.end(outcome, reason=reason, sentence=sentence, store_acked=False)
+    return await output.end(
+        outcome, reason=reason, sentence=end.sentence, store_acked=False, go_on=end.go_on
+    )
 
 
-def render_end(outcome: TurnOutcome, reason: str | None, profile: RoomProfile) -> str:
-    """The sentence that ends a turn without an answer. A reason may be a sentence, too."""
-    return texts.ended(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitMet:
+    """A usage limit ended the turn; `resets_at` is Unix time, where it was said."""
+
+    resets_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedEnd:
+    """What the room is told of an end without an answer, and what follows by itself."""
+
+    sentence: str
+    go_on: GoOn | None
+
+
+def plan_end(
+    turn: TurnRow,
+    outcome: TurnOutcome,
+    reason: str | None,
+    profile: RoomProfile,
+    *,
+    limit: LimitMet | None = None,
+    now: float,
+) -> PlannedEnd:
+    """Pure. A reason may be a clause or a sentence."""
+    reason = reason.strip().rstrip(".") if reason else reason
+    go_on = decide_going_on(
         outcome,
-        reason=reason.strip().rstrip(".") if reason else reason,
+        resumes=turn.resumes,
+        resumes_interrupted=profile.on_interrupt == "resume",
+        waits_for_limit=profile.on_usage_limit == "wait",
+        limit_resets_at=limit.resets_at if limit else None,
+        now=now,
+    )
+    if go_on is not None:
+        told = texts.goes_on(outcome, go_on, reason=reason, prompt=turn.prompt)
+        return PlannedEnd(sentence=told, go_on=go_on)
+    sentence = texts.ended(
+        outcome,
+        reason=f"{reason}. `!retry` has another go when it has reset" if limit else reason,
         timeout_s=profile.timeout_s,
         ceiling_s=profile.ceiling_s,
         limits=profile.limits.limits(),
+        prompt=turn.prompt,
+        resumes=turn.resumes,
     )
+    return PlannedEnd(sentence=sentence, go_on=None)

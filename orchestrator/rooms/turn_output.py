@@ -14,6 +14,7 @@ from asyncio import to_thread
 from collections.abc import Sequence
 from functools import partial
 
+from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.sanitise import sanitise
 from orchestrator.faultpoint import FaultPoint, reach
@@ -204,12 +205,14 @@ class TurnOutput:
         reason: str | None,
         sentence: str | None,
         store_acked: bool,
+        go_on: GoOn | None = None,
     ) -> TurnRow:
         """End the turn: last text or `sentence`, outcome and acknowledgement at once.
 
-        Without `store_acked` the frames are another reader's: their runner is gone.
+        Without `store_acked` the frames are another reader's: their runner is gone. With `go_on`
+        another turn takes the message up: it bears the final mark, and `sentence` is just told.
         """
-        rows = await self._last_rows(Final(outcome=outcome), sentence)
+        rows = await self._last_rows(None if go_on else Final(outcome=outcome), sentence)
         reach(FaultPoint.END_STORING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
@@ -219,6 +222,7 @@ class TurnOutput:
             drop_draft=True,
             outcome=outcome,
             reason=reason,
+            go_on=go_on,
             now=self._kit.wall_clock(),
         )
         reach(FaultPoint.END_STORED)
@@ -231,7 +235,7 @@ class TurnOutput:
         """After the end: the runner may forget all of it."""
         await self._acknowledged(link, self._seen, now)
 
-    async def _last_rows(self, final: Final, sentence: str | None) -> Sequence[NewOutboxRow]:
+    async def _last_rows(self, final: Final | None, sentence: str | None) -> Sequence[NewOutboxRow]:
         rows: list[NewOutboxRow] = []
         if self._pending or self.turn.draft_chars:
             rows += await self._text_rows(final=final if sentence is None else None)
@@ -243,7 +247,7 @@ class TurnOutput:
                 max_event_bytes=self._kit.config.gateway.max_event_bytes,
                 final=final,
             )
-        return rows or [build_end_mark_row(self.turn, final)]
+        return rows or ([build_end_mark_row(self.turn, final)] if final else [])
 
     async def _text_rows(self, *, final: Final | None) -> list[NewOutboxRow]:
         """What is kept and pending as messages; cutting a long text takes its time in a thread."""

@@ -19,6 +19,8 @@ from orchestrator.core.cli_input import (
     message_uuid,
 )
 from orchestrator.core.deadline import TurnClock
+from orchestrator.core.failure import explain_refusal
+from orchestrator.core.going_on import build_prompt_again
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.stream import parse_line
 from orchestrator.core.turn_view import (
@@ -36,7 +38,7 @@ from orchestrator.model import Seq, TurnOutcome, TurnState
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.cut_line import CutKind, parse_cut
 from orchestrator.rooms.kit import Kit
-from orchestrator.rooms.turn_end import LastWords, render_end
+from orchestrator.rooms.turn_end import LastWords, LimitMet, plan_end
 from orchestrator.rooms.turn_error import NotTakenError, ResumeFailedError, StuckError
 from orchestrator.rooms.turn_output import TurnOutput
 from orchestrator.rooms.turn_reply import TurnReplies
@@ -115,10 +117,16 @@ class TurnRun:
         self._why_not_opened: str | None = None
         self._replies = TurnReplies(turn.turn_id)
         self._result: tuple[TurnOutcome, str | None] | None = None
+        self._limit: LimitMet | None = None
+        self._exited_early: str | None = None
         self._killed_at: float | None = None
         self._held_from: Seq | None = None
         self.turn_id = turn.turn_id
         self.ended: TurnRow | None = None
+        self.had_result = False
+        """Whether the CLI did what it should: it brought the turn to a result, good or bad."""
+        self.was_abandoned = False
+        """Whether the CLI ended by itself in the turn."""
         self._log = logger.bind(room=turn.room_id, turn=turn.turn_id)
 
     def __repr__(self) -> str:
@@ -164,7 +172,8 @@ class TurnRun:
             )
             reach(FaultPoint.OFFER_STORED)
         if not self._is_applied:
-            line = build_user_message(turn.prompt, message_uuid=message_uuid(turn.turn_id))
+            prompt = build_prompt_again(turn.prompt) if turn.continues else turn.prompt
+            line = build_user_message(prompt, message_uuid=message_uuid(turn.turn_id))
             await self._link.send_line(self._offer_id, self._session.session_id, line)
             reach(FaultPoint.OFFER_WRITTEN)
         await self._replies.send_again(self._link, self._session.session_id)
@@ -174,6 +183,7 @@ class TurnRun:
         self._session = session
         self._is_applied = False
         self._stderr.clear()
+        self._exited_early = None
         if start_over:
             self._attempt += 1
             self._view = self._new_view(text_shown=False)
@@ -307,6 +317,8 @@ class TurnRun:
                 await self._cut(event)
             case SessionExited() if event.session == own and self._is_applied:
                 await self._exited(event)
+            case SessionExited() if event.session == own:
+                self._exited_early = _how(event)
             case Applied() | Refused():
                 await self._command_came(event)
             case _:
@@ -319,7 +331,7 @@ class TurnRun:
             self._why_not_opened = event.why
         elif isinstance(event, Refused) and is_offer:
             if self._stop.asked is None:
-                raise NotTakenError(self._why_not_opened or event.why)
+                raise NotTakenError(self._why_not_taken(event.why))
             await self._end(TurnOutcome.CANCELLED, None)
         elif is_offer and not self._is_applied:
             reach(FaultPoint.APPLIED_RECEIVED)
@@ -328,6 +340,12 @@ class TurnRun:
             self._is_applied = True
         else:
             self._replies.settle(event.command_id, self._view)
+
+    def _why_not_taken(self, refused: str) -> str:
+        """The nearest cause that is known."""
+        if self._exited_early is not None:
+            return f"Claude Code ended by itself ({self._exited_early}){self._stderr.render()}"
+        return self._why_not_opened or refused
 
     async def _line(self, event: CliLine) -> None:
         now = self._loop.time()
@@ -351,12 +369,18 @@ class TurnRun:
                 await self._deny(show, event.q)
             case ReplyToCli():
                 await self._reply(event.q, "", show.line)
+            case Retrying() if show.attempt > 1 and (why := explain_refusal(show.status)):
+                # The CLI would go on for 100 s. The first time it may have met a change of the key.
+                self.stop(TurnOutcome.FAILED, why)
             case Retrying() if show.attempt >= _TELL_RETRY:
                 text = texts.api_trouble(show.status, show.attempt, show.max_retries)
                 await self._output.notice("api", text)
             case Ended() if show.session_lost and self.may_start_over:
                 raise ResumeFailedError
             case Ended():
+                self._limit = (
+                    LimitMet(resets_at=show.limit_resets_at) if show.is_usage_limit else None
+                )
                 await self._result_came(show.outcome, show.reason, event.q)
             case _:
                 self._log.bind(action="turn.event", event=type(show).__name__).debug("noted")
@@ -375,6 +399,7 @@ class TurnRun:
         await self._replies.send(self._link, self._session.session_id, seq, request_id, line)
 
     async def _result_came(self, outcome: TurnOutcome, reason: str | None, seq: Seq) -> None:
+        self.had_result = True
         if self._stop.closes_session:
             # The CLI was told to end. The next turn must not meet it while it does.
             self._result = (outcome, reason)
@@ -400,8 +425,7 @@ class TurnRun:
             self._killed_at = self._loop.time()
             self._hold(event.q)
             return
-        how = f"signal {event.signal}" if event.signal else f"code {event.code}"
-        await self._end(*self._how_it_exited(how))
+        await self._end(*self._how_it_exited(_how(event)))
 
     def _hold(self, seq: Seq) -> None:
         """This frame ends the turn, but not yet: it must not be forgotten before."""
@@ -410,6 +434,7 @@ class TurnRun:
     def _how_it_exited(self, how: str) -> tuple[TurnOutcome, str | None]:
         if self._out_of_memory:
             return TurnOutcome.OUT_OF_MEMORY, None
+        self.was_abandoned = self._stop.asked is None
         reason = f"Claude Code ended by itself ({how}){self._stderr.render()}"
         return self._result or (TurnOutcome.FAILED, reason)
 
@@ -423,9 +448,20 @@ class TurnRun:
         if stop is not None and (outcome is not TurnOutcome.DONE or self._is_over_limit):
             outcome, reason = stop.outcome, stop.reason
         is_answered = outcome is TurnOutcome.DONE and self._output.has_shown_text
-        sentence = None if is_answered else render_end(outcome, reason, self._profile)
+        end = plan_end(
+            self._output.turn,
+            outcome,
+            reason,
+            self._profile,
+            limit=self._limit if stop is None else None,
+            now=self._kit.wall_clock(),
+        )
         self.ended = await self._output.end(
-            outcome, reason=reason, sentence=sentence, store_acked=not lost
+            outcome,
+            reason=reason,
+            sentence=None if is_answered else end.sentence,
+            store_acked=not lost,
+            go_on=end.go_on,
         )
         self._log.bind(action="turn.end", outcome=outcome, reason=reason).info("turn ended")
         if not lost:
@@ -436,3 +472,7 @@ class TurnRun:
                 # Stored already; the next hello says it.
                 self._log.bind(action="turn.ack", error=type(e).__name__).debug("not told")
         return self.ended
+
+
+def _how(event: SessionExited) -> str:
+    return f"signal {event.signal}" if event.signal else f"code {event.code}"

@@ -8,6 +8,8 @@ store, attaches to the runner that still works on them, and goes on.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from loguru import logger
@@ -28,6 +30,9 @@ from orchestrator.store.api import RoomRow, TurnRow
 
 __all__ = ["MAIN", "RoomWorker"]
 
+# How long a waiting turn may wait too long after the host's clock was set, or the host slept.
+_LOOK_EVERY_S = 60.0
+
 
 class RoomWorker:
     """Invariant: `current` is the turn that this worker has taken from the queue, or None."""
@@ -37,6 +42,8 @@ class RoomWorker:
         self._kit = kit
         self._driver: TurnDriver | None = None
         self._last_taken: TurnId | None = None
+        self.waits_until: float | None = None
+        """Until when (Unix time) the turn waits that would run next, if it does."""
         self._withdrawn: set[TurnId] = set()
         self._condemns = False
         self._wake = asyncio.Event()
@@ -75,18 +82,14 @@ class RoomWorker:
         self._wake.set()
         self._nudge()
 
-    async def cancel(self) -> bool:
-        """Stop the running turn, or the one that would run next; False when there is none."""
+    def cancel(self, turn_id: TurnId) -> None:
+        """Stop this turn, which is marked as cancelled in the store, wherever it is."""
         if self._driver is None:
-            # Between two turns, or before a restart after a failure: the first in the queue.
-            turns = await self._kit.store.turns.open_turns(self.room_id)
-            if not turns:
-                return False
-            self._withdrawn.add(turns[0].turn_id)
-            self.wake()
-        if self._driver is not None:
+            # It may just be taken from the queue, as it was before the mark.
+            self._withdrawn.add(turn_id)
+        elif self._driver.turn.turn_id == turn_id:
             self._driver.cancel()
-        return True
+        self.wake()
 
     async def inspect(self) -> RunnerInfo | None:
         """What the engine says of the room's container."""
@@ -156,7 +159,7 @@ class RoomWorker:
         self._last_taken = turn.turn_id
         self.room = await self._kit.store.rooms.get(self.room_id) or self.room
         self._driver = TurnDriver(turn, kit=self._kit, profile=self.profile, runner=runner)
-        if turn.turn_id in self._withdrawn:
+        if turn.cancelled_by is not None or turn.turn_id in self._withdrawn:
             self._driver.cancel()
         self._withdrawn.clear()
         self._kit.courtesies.typing(self.room_id, typing=True)
@@ -169,11 +172,26 @@ class RoomWorker:
         while True:
             self._wake.clear()
             turns = await self._kit.store.turns.open_turns(self.room_id)
-            if turns:
+            self.waits_until = _waits_until(turns, self._kit.wall_clock())
+            if turns and self.waits_until is None:
                 return turns[0]
             self._kit.courtesies.typing(self.room_id, typing=False)
             await runner.adopt()
-            await self._listen(runner)
+            with self._waking_at(self.waits_until):
+                await self._listen(runner)
+
+    @contextmanager
+    def _waking_at(self, until: float | None) -> Iterator[None]:
+        """Be woken at that Unix time; earlier, too, for that clock may be set."""
+        if until is None:
+            yield
+            return
+        delay_s = min(max(until - self._kit.wall_clock(), 0.0), _LOOK_EVERY_S)
+        timer = asyncio.get_running_loop().call_later(delay_s, self.wake)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _listen(self, runner: RoomRunner) -> None:
         """Take in what the idle runner says, until somebody wakes us."""
@@ -200,3 +218,10 @@ class RoomWorker:
             raise item.error
         if item is not None:
             await ear.hear(item, await connection.ready(), is_last=connection.is_empty)
+
+
+def _waits_until(turns: Sequence[TurnRow], now: float) -> float | None:
+    """Until when the first turn waits, and with it those behind it, which would meet the same."""
+    if not turns or turns[0].cancelled_by is not None or turns[0].not_before <= now:
+        return None
+    return turns[0].not_before

@@ -139,6 +139,14 @@ class TurnRow:
     reason: str | None = None
     draft_chars: int = 0
     """How much text is kept with it that no message has been made of."""
+    continues: TurnId | None = None
+    """The turn whose message this one takes up again, because it ended without an answer."""
+    resumes: int = 0
+    """How often in a row that was done without a person asking for it."""
+    not_before: float = 0.0
+    """Unix time before which it isn't started."""
+    cancelled_by: EventId | None = None
+    """The command that cancels it; it may not have ended yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

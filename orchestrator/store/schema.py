@@ -103,6 +103,8 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE turns ADD COLUMN continues TEXT;
     ALTER TABLE turns ADD COLUMN resumes INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE turns ADD COLUMN not_before REAL NOT NULL DEFAULT 0;
+    ALTER TABLE turns ADD COLUMN cancelled_by TEXT;
+    CREATE INDEX turns_continued ON turns (continues) WHERE continues IS NOT NULL;
     ALTER TABLE outbox ADD COLUMN file BLOB;
     ALTER TABLE rooms ADD COLUMN replaced_by TEXT;
     ALTER TABLE rooms ADD COLUMN replaces TEXT;

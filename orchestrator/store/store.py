@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from orchestrator.model import RoomId, UserId
-from orchestrator.store.api import InboxState, NewOutboxRow, Replacement
+from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.store.api import InboxState, NewOutboxRow, Replacement, TurnRow
+from orchestrator.store.command_effect import Retry, cancel_first, drop_session, retry_last
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
@@ -18,6 +20,8 @@ from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_move import find_replacement, move_room
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.turn_table import TurnTable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +74,83 @@ class Store:
         With `once` the answer is stored the first time alone that this was to be told.
         """
 
-        def work(db: sqlite3.Connection) -> None:
-            if once is None or _is_first(db, once):
-                insert_outbox(db, rows, now=now)
+        def effect(db: sqlite3.Connection) -> bool:
+            return once is None or _is_first(db, once)
+
+        await self._answer_with(
+            seq, effect, lambda is_due: rows if is_due else (), reason=reason, now=now
+        )
+
+    async def cancel(
+        self,
+        seq: int,
+        room_id: RoomId,
+        command: EventId,
+        rows: Callable[[TurnRow | None], Sequence[NewOutboxRow]],
+        *,
+        now: float,
+    ) -> TurnRow | None:
+        """Mark a turn as cancelled, with the answer to the command; see `cancel_first`."""
+
+        def effect(db: sqlite3.Connection) -> TurnRow | None:
+            return cancel_first(db, room_id, before=seq, command=command)
+
+        return await self._answer_with(seq, effect, rows, reason="command", now=now)
+
+    async def begin_anew(
+        self,
+        seq: int,
+        room_id: RoomId,
+        session: str,
+        rows: Sequence[NewOutboxRow],
+        *,
+        now: float,
+    ) -> None:
+        """Forget a conversation's session, with the answer to the command."""
+
+        def effect(db: sqlite3.Connection) -> None:
+            drop_session(db, room_id, session)
+
+        await self._answer_with(seq, effect, lambda _: rows, reason="command", now=now)
+
+    async def retry(
+        self,
+        seq: int,
+        room_id: RoomId,
+        command: EventId,
+        rows: Callable[[Retry], Sequence[NewOutboxRow]],
+        *,
+        max_queued: int,
+        now: float,
+    ) -> Retry:
+        """Queue the last message without an answer again, with the answer to the command."""
+
+        def effect(db: sqlite3.Connection) -> Retry:
+            return retry_last(
+                db, room_id, position=seq, command=command, max_queued=max_queued, now=now
+            )
+
+        return await self._answer_with(seq, effect, rows, reason="command", now=now)
+
+    async def _answer_with(
+        self,
+        seq: int,
+        effect: Callable[[sqlite3.Connection], T],
+        rows: Callable[[T], Sequence[NewOutboxRow]],
+        *,
+        reason: str,
+        now: float,
+    ) -> T:
+        def work(db: sqlite3.Connection) -> T:
+            result = effect(db)
+            insert_outbox(db, rows(result), now=now)
             db.execute(
                 "UPDATE inbox SET state = ?, reason = ?, raw = '' WHERE seq = ?",
                 (InboxState.USED, reason, seq),
             )
+            return result
 
-        await self.database.run(work)
+        return await self.database.run(work)
 
     async def fail(
         self, seq: int, rows: Sequence[NewOutboxRow], *, reason: str, now: float

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent, next_turn_state
+from orchestrator.core.naming import continuation_id
 from orchestrator.errors import StoreError
 from orchestrator.model import (
     Epoch,
@@ -29,9 +31,12 @@ from orchestrator.store.api import NewOutboxRow, RunnerRow, SessionRow, TurnRow
 from orchestrator.store.database import Database
 from orchestrator.store.outbox_table import insert_outbox
 
+OPEN_ORDER = "ORDER BY state = 'queued', position"
+"""What is worked on, then what is next."""
 _COLUMNS = (
     "turn_id, room_id, session, state, prompt, sender, asked, epoch, parts, created_at, "
-    "started_at, ended_at, outcome, reason, length(draft)"
+    "started_at, ended_at, outcome, reason, continues, resumes, not_before, cancelled_by, "
+    "length(draft)"
 )
 
 
@@ -96,14 +101,14 @@ class TurnTable:
             known = _find(db, turn)
             if known is not None:
                 return known, False
-            ahead = _count_open(db, turn.room_id)
+            ahead = count_open_turns(db, turn.room_id)
             if ahead > max_queued:
                 default = Refusal(
                     reason="the queue is full", notices=lambda row: notices(row, ahead)
                 )
                 return _refuse(db, turn, refusal or default, now=now)
             _insert_turn(db, turn, refused_for=None, now=now)
-            row = _select(db, "WHERE turn_id = ?", turn.turn_id)[0]
+            row = select_turns(db, "WHERE turn_id = ?", turn.turn_id)[0]
             insert_outbox(db, notices(row, ahead), now=now)
             return row, False
 
@@ -144,7 +149,7 @@ class TurnTable:
                 "NOT EXISTS (SELECT 1 FROM outbox "
                 "WHERE outbox.state = 'queued' AND outbox.room_id = turns.room_id)"
             )
-            return _select(db, f"WHERE rowid IN ({oldest}) AND {idle}", until)
+            return select_turns(db, f"WHERE rowid IN ({oldest}) AND {idle}", until)
 
         return await self._database.run(work)
 
@@ -161,6 +166,7 @@ class TurnTable:
         seen_by: SessionId | None = None,
         keep: str = "",
         drop_draft: bool = False,
+        go_on: GoOn | None = None,
         now: float,
     ) -> TurnRow:
         """Move a turn, and store what comes with the move; `event` None only stores.
@@ -168,7 +174,8 @@ class TurnTable:
         `keep` is text that no row is made of yet: it is added to the turn's draft, as a paragraph.
         `drop_draft`: `rows` have what was kept.
         `seen_by` is the session that has the turn's message: it can be resumed from now on, if it
-        still is the conversation's session.
+        still is the conversation's session. `go_on` goes with an end: the turn that takes the
+        message up again is queued in the same transaction, in the ended one's place.
 
         Raises:
             IllegalTransitionError: the turn is not in a state for `event`; nothing is stored.
@@ -176,9 +183,11 @@ class TurnTable:
         """
 
         def work(db: sqlite3.Connection) -> tuple[TurnRow, bool]:
-            turn = _select(db, "WHERE turn_id = ?", turn_id)[0]
+            turn = select_turns(db, "WHERE turn_id = ?", turn_id)[0]
             if event is not None:
                 _move(db, turn, event, epoch=epoch, outcome=outcome, reason=reason, now=now)
+            if go_on is not None:
+                _insert_continuation(db, turn_id, go_on, now=now)
             if drop_draft:
                 db.execute("UPDATE turns SET draft = '' WHERE turn_id = ?", (turn_id,))
             if keep:
@@ -199,23 +208,27 @@ class TurnTable:
                     "UPDATE sessions SET resumable = 1 WHERE room_id = ? AND session_id = ?",
                     (turn.room_id, seen_by),
                 )
-            return _select(db, "WHERE turn_id = ?", turn_id)[0], event is TurnEvent.ENDED
+            return select_turns(db, "WHERE turn_id = ?", turn_id)[0], event is TurnEvent.ENDED
 
         return self._counted(await self._database.run(work))
 
     async def open_turns(self, room_id: RoomId | None = None) -> Sequence[TurnRow]:
-        """Turns that have not ended, of one room or of all, in the order of their first message."""
+        """Turns that have not ended, of one room or of all, in the order of their first message.
+
+        One that has begun goes first: a message that arrived before it may have been decrypted
+        after it.
+        """
 
         def work(db: sqlite3.Connection) -> list[TurnRow]:
             if room_id is None:
-                return _select(db, "WHERE state <> 'ended' ORDER BY position")
-            return _select(db, "WHERE state <> 'ended' AND room_id = ? ORDER BY position", room_id)
+                return select_turns(db, f"WHERE state <> 'ended' {OPEN_ORDER}")
+            return select_turns(db, f"WHERE state <> 'ended' AND room_id = ? {OPEN_ORDER}", room_id)
 
         return await self._database.run(work)
 
     async def get(self, turn_id: TurnId) -> TurnRow | None:
         """One turn, or None."""
-        rows = await self._database.run(lambda db: _select(db, "WHERE turn_id = ?", turn_id))
+        rows = await self._database.run(lambda db: select_turns(db, "WHERE turn_id = ?", turn_id))
         return rows[0] if rows else None
 
     async def draft(self, turn_id: TurnId) -> str:
@@ -249,14 +262,6 @@ class TurnTable:
     async def store_session(self, session: SessionRow) -> None:
         """Replace the session of a conversation."""
         await self._database.run(lambda db: _store_session(db, session))
-
-    async def drop_session(self, room_id: RoomId, session: str) -> None:
-        """Forget a conversation's session: the next turn starts a new one. Idempotent."""
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM sessions WHERE room_id = ? AND session = ?", (room_id, session))
-
-        await self._database.run(work)
 
     async def runner(self, room_id: RoomId) -> RunnerRow:
         """What is remembered of the room's runner; generation 0 before the first."""
@@ -300,8 +305,8 @@ def _find(db: sqlite3.Connection, turn: NewTurn) -> TurnRow | None:
     """The turn that these messages are part of already, under this id or collected by another."""
     return next(
         iter(
-            _select(db, "WHERE turn_id = ?", turn.turn_id)
-            or _select(
+            select_turns(db, "WHERE turn_id = ?", turn.turn_id)
+            or select_turns(
                 db,
                 "WHERE turn_id = (SELECT turn_id FROM inbox WHERE seq = ?)",
                 min(turn.inbox),
@@ -317,7 +322,7 @@ def _refuse(
     """The row that stands for the refusal, and whether it is a new one."""
     if refusal.notices is not None:
         _insert_turn(db, turn, refused_for=refusal.reason, now=now)
-        row = _select(db, "WHERE turn_id = ?", turn.turn_id)[0]
+        row = select_turns(db, "WHERE turn_id = ?", turn.turn_id)[0]
         rows = refusal.notices(row)
         insert_outbox(db, rows, now=now)
         db.execute("UPDATE turns SET parts = ? WHERE turn_id = ?", (len(rows), turn.turn_id))
@@ -334,17 +339,19 @@ def _refuse(
         _use_inbox(db, turn, turn_id, reason=refusal.reason)
     else:
         _insert_turn(db, replace(turn, prompt=""), refused_for=refusal.reason, now=now)
-    return _select(db, "WHERE turn_id = ?", turn_id)[0], collecting is None
+    return select_turns(db, "WHERE turn_id = ?", turn_id)[0], collecting is None
 
 
-def _select(db: sqlite3.Connection, where: str, *values: str | float) -> list[TurnRow]:
+def select_turns(db: sqlite3.Connection, where: str, *values: str | float) -> list[TurnRow]:
+    """The turns that the condition finds, in the caller's transaction."""
     cursor = db.execute(f"SELECT {_COLUMNS} FROM turns {where}", values)  # noqa: S608 - constants
     return [_row(values) for values in cursor.fetchall()]
 
 
 def _row(values: tuple[object, ...]) -> TurnRow:
     (turn_id, room_id, session, state, prompt, sender, asked, epoch) = map(_text, values[:8])
-    parts, created_at, started_at, ended_at, outcome, reason, draft_chars = values[8:]
+    parts, created_at, started_at, ended_at, outcome, reason = values[8:14]
+    continues, resumes, not_before, cancelled_by, draft_chars = values[14:]
     return TurnRow(
         turn_id=TurnId(turn_id),
         room_id=RoomId(room_id),
@@ -360,6 +367,10 @@ def _row(values: tuple[object, ...]) -> TurnRow:
         ended_at=None if ended_at is None else float(_text(ended_at)),
         outcome=None if outcome is None else TurnOutcome(_text(outcome)),
         reason=None if reason is None else _text(reason),
+        continues=None if continues is None else TurnId(_text(continues)),
+        resumes=int(_text(resumes)),
+        not_before=float(_text(not_before)),
+        cancelled_by=None if cancelled_by is None else EventId(_text(cancelled_by)),
         draft_chars=int(_text(draft_chars)),
     )
 
@@ -368,11 +379,23 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _count_open(db: sqlite3.Connection, room_id: RoomId) -> int:
+def count_open_turns(db: sqlite3.Connection, room_id: RoomId) -> int:
+    """Turns of the room that have not ended, in the caller's transaction."""
     count: int = db.execute(
         "SELECT count(*) FROM turns WHERE state <> 'ended' AND room_id = ?", (room_id,)
     ).fetchone()[0]
     return count
+
+
+def _insert_continuation(db: sqlite3.Connection, ended: TurnId, go_on: GoOn, *, now: float) -> None:
+    """The same message again, in the same place of the queue; a cancel of it still counts."""
+    db.execute(
+        "INSERT INTO turns (turn_id, room_id, session, position, state, prompt, sender, asked, "
+        "created_at, continues, resumes, not_before, cancelled_by) "
+        "SELECT ?, room_id, session, position, ?, prompt, sender, asked, ?, turn_id, ?, ?, "
+        "cancelled_by FROM turns WHERE turn_id = ?",
+        (continuation_id(ended), TurnState.QUEUED, now, go_on.resumes, go_on.not_before, ended),
+    )
 
 
 def _insert_turn(

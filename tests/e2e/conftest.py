@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ class Installation:
         self.config_path = directory / "config.yaml"
         self.orchestrator: Orchestrator
 
-    async def configure(self, **sections: Any) -> Orchestrator:
+    async def configure(
+        self, *, env: Mapping[str, str] | None = None, **sections: Any
+    ) -> Orchestrator:
         """Write the configuration; permissions are `bypass` unless said otherwise."""
         config = write_config(
             self.config_path,
@@ -51,7 +53,7 @@ class Installation:
                 self.directory,
                 "--config",
                 str(config),
-                env={"MATRIX_PASSWORD": self.agent.password, **self.env},
+                env={"MATRIX_PASSWORD": self.agent.password, **self.env, **(env or {})},
             )
         )
         return self.orchestrator

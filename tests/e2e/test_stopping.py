@@ -111,6 +111,7 @@ async def test_a_runner_killed_in_mid_turn_is_told_and_the_next_message_works(
     installation: Installation,
 ) -> None:
     installation.api.when("take long", [bash("sleep 4245")])
+    installation.api.once("may be done already", "Not quite, now it is.")
     alice, room = await start(installation)
     name = await container_of(installation)
 
@@ -120,7 +121,7 @@ async def test_a_runner_killed_in_mid_turn_is_told_and_the_next_message_works(
     await asyncio.to_thread(client.containers.get(name).kill)
     client.close()
     told = await alice.wait_for_text(room, "Interrupted", timeout_s=60)
-    assert "not run again" in body_of(told)
+    assert "while I worked on `take long`. It was not run again." in body_of(told)
 
     await alice.send(room, "still there?")
     await alice.wait_for_text(room, "still there?", sender=installation.agent.user_id)
@@ -130,6 +131,13 @@ async def test_a_runner_killed_in_mid_turn_is_told_and_the_next_message_works(
     assert sum("Interrupted" in text for text in said) == 1
     asked = [request.last_user_text for request in installation.api.asked]
     assert asked.count("take long") == 1
+
+    await alice.send(room, "!retry")
+    again = await alice.wait_for_text(room, "Not quite, now it is.")
+    assert set(told["content"]["org.aiagentchat.turn"]["asked"]) < set(
+        again["content"]["org.aiagentchat.turn"]["asked"]
+    )
+    assert installation.api.asked[-1].last_user_text.endswith("take long")
 
 
 async def test_the_memory_limit_is_told_with_its_number(installation: Installation) -> None:

@@ -110,8 +110,12 @@ def ensure_program_image(program: str) -> str:
 
 
 def ensure_cli_image(program: str) -> str:
-    """The id of the runner image with a Python program (with its `#!`) in the CLI's place."""
-    return _ensure_changed_image("COPY claude /usr/local/bin/claude", {"claude": program})
+    """The id of the runner image with a program (with its `#!`) in the CLI's place.
+
+    The CLI itself is `claude-real` there.
+    """
+    line = "USER 0:0\nRUN mv /usr/local/bin/claude /usr/local/bin/claude-real\n"
+    return _ensure_changed_image(line + "COPY claude /usr/local/bin/claude", {"claude": program})
 
 
 def _ensure_changed_image(line: str, files: Mapping[str, str]) -> str:
@@ -123,7 +127,7 @@ def _ensure_changed_image(line: str, files: Mapping[str, str]) -> str:
 
 
 async def _build_changed(engine: Engine, base: str, line: str, files: Mapping[str, str]) -> str:
-    """The image with one line more; the files are there for it, and can be executed."""
+    """The image with some lines more; the files are there for it, and can be executed."""
     context = {"Dockerfile": f"FROM {base}\n{line}\n", **files}
     digest = hashlib.sha256(repr(context).encode()).hexdigest()[:12]
     stream = io.BytesIO()

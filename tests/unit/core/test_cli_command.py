@@ -71,3 +71,9 @@ def test_the_environment_holds_the_placeholder_and_nothing_of_ours() -> None:
     assert env["CLAUDE_CODE_TMPDIR"] == "/home/agent/.tmp"
     assert env["CLAUDE_CODE_MAX_RETRIES"] == str(MAX_RETRIES)
     assert "PATH" not in env
+
+
+def test_a_subscriptions_placeholder_is_given_as_its_token_and_not_as_a_key() -> None:
+    env = build_cli_env("room-placeholder", is_subscription=True)
+    assert env["CLAUDE_CODE_OAUTH_TOKEN"] == "room-placeholder"
+    assert "ANTHROPIC_API_KEY" not in env

@@ -241,7 +241,7 @@ def test_a_turn_that_waits_for_its_engine_can_be_cancelled(tmp_path: Path) -> No
             life.backend.is_away = True
             await tell(rig, life, "one")
             await asyncio.sleep(1000)
-            await life.manager.workers[ROOM].cancel()
+            await tell(rig, life, "!cancel")
             await rig.wait_ended(1, timeout_s=3)
         assert await rig.outcomes() == ["cancelled"]
 
@@ -339,12 +339,10 @@ async def cancel_at(rig: Rig, step: int) -> None:
     reached = asyncio.Event()
     async with rig.life(mark=(step, reached)) as life:
         await reached.wait()
-        worker = life.manager.workers.get(ROOM)
-        while worker is None or not await worker.cancel():
-            await asyncio.sleep(0.1)
-            worker = life.manager.workers.get(ROOM)
+        await tell(rig, life, "!cancel")
         await rig.wait_ended(1, timeout_s=8)
         assert await rig.outcomes() == ["cancelled"], step
+        assert texts.CANCEL_NOTHING not in await rig.bodies(), step
         await tell(rig, life, "after")
         await rig.wait_ended(2)
     assert (await rig.bodies())[-1] == "You said: after", step

@@ -219,7 +219,7 @@ async def test_a_session_dropped_in_mid_turn_is_not_brought_back_by_the_turns_en
     turn = await admit(store, "a")
     session = SessionRow(room_id=ROOM, session="main", session_id=SessionId("s-1"), resumable=False)
     await store.turns.store_session(session)
-    await store.turns.drop_session(ROOM, "main")
+    await store.begin_anew(1, ROOM, "main", [], now=1.0)
     await store.turns.advance(
         turn.turn_id,
         TurnEvent.ENDED,
