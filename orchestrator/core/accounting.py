@@ -42,6 +42,8 @@ HISTORY = "history"
 """The reason of what was in the room before the agent."""
 LEFT_ROOM = "left the room"
 """The reason of outbox rows that were given up with their room."""
+EFFECT_ONLY = "command, its effect shows"
+"""The reason of a command that is executed without an answer (a cancel in a flood, say)."""
 UNDECRYPTABLE = "undecryptable"
 """The reason of messages whose key never came: a room is told once, however many they are."""
 
@@ -171,7 +173,7 @@ class _Accounts:
                 return None
             told_before = entry.room_id in self._told_of_keys
         # Of whom nothing is known (a room that was left), nothing is said.
-        if told_before or sender is None:
+        if told_before or sender is None or entry.reason == EFFECT_ONLY:
             return Verdict(state=state)
         return missing(Problem.NOT_TOLD, entry.reason or "")
 
@@ -292,6 +294,6 @@ def _is_unreadable(entry: InboxEntry) -> bool:
 
 
 def _told_state(reason: str | None) -> FinalState:
-    if reason == "command":
+    if reason in ("command", EFFECT_ONLY):
         return FinalState.ANSWERED
     return FinalState.FAILED if reason == UNDECRYPTABLE else FinalState.REFUSED

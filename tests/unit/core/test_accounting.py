@@ -294,6 +294,11 @@ def test_a_command_is_answered_by_a_reply() -> None:
     assert_well(judge(told("command", reply())), FinalState.ANSWERED)
 
 
+def test_a_command_whose_effect_is_its_answer_needs_no_other() -> None:
+    assert only_state(judge(told("command, its effect shows"))) is FinalState.ANSWERED
+    assert_missing(judge(told("command")), Problem.NOT_TOLD)
+
+
 @pytest.mark.parametrize("reason", ["file", "empty", "too many at once", "anything else"])
 def test_what_its_sender_was_told_about_is_refused(reason: str) -> None:
     assert_well(judge(told(reason, reply())), FinalState.REFUSED)
