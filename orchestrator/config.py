@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -201,10 +201,14 @@ class Config(_Section):
     observability: ObservabilityConfig = ObservabilityConfig()
     backups: BackupsConfig | None = BackupsConfig()
 
-    def profile(self, room_id: str, alias: str | None) -> RoomProfile:
-        """The profile of a room, by its id first, then by its canonical alias."""
-        if room_id in self.rooms:
-            return self.rooms[room_id]
+    def profile(self, room_id: str, alias: str | None, former: Sequence[str] = ()) -> RoomProfile:
+        """The profile of a room, by its id first, then by its canonical alias.
+
+        A room goes on with the profile of the one that it replaced (`former`, the latest first).
+        """
+        for known in (room_id, *former):
+            if known in self.rooms:
+                return self.rooms[known]
         return self.rooms.get(alias or "", self.defaults)
 
 

@@ -78,7 +78,7 @@ class HostHousing:
             workspace=dirs.workspace,
             home=dirs.home,
             egress_dir=dirs.egress,
-            limits=self._config.profile(room.room_id, room.alias).limits.limits(),
+            limits=self._config.profile(room.room_id, room.alias, room.former).limits.limits(),
             runtime=self._config.docker.runtime,
         )
         return Quarters(spec=spec, spec_hash=spec_hash(spec), placeholder=placeholder)

@@ -41,6 +41,14 @@ FAILED_INSIDE = (
     "Something failed on my side while I worked on this; the operator's log has the details. "
     "Please send it again."
 )
+ROOM_CONTINUES = (
+    "This room continues the one that it replaces: the conversation, its files and what is still "
+    "being worked on go on here."
+)
+ROOM_REPLACED = (
+    "Something was said to me in the room that this one replaces. I no longer read along there; "
+    "please write here."
+)
 
 
 _REFUSED = "A part of what I had to say was refused by the homeserver"
@@ -174,6 +182,14 @@ def memory_limit_met(limits: Limits) -> str:
     return (
         f"This room's memory limit of {size(limits.memory_bytes)} was met: "
         "the kernel ended a process here."
+    )
+
+
+def processes_ended(limit: int) -> str:
+    """What turns left running took the room's last processes."""
+    return (
+        f"What was left running here had used up this room's limit of {limit} processes; "
+        "it was ended. Files are kept."
     )
 
 

@@ -64,6 +64,10 @@ OnRefused = Callable[[OutboxRow, RequestRefusedError], Awaitable[None]]
 FindSent = Callable[[OutboxRow], Awaitable[EventId | None]]
 
 
+class _MovedError(Exception):
+    """The row goes to another room now; the next look finds it there."""
+
+
 class OutboxSender:
     """Sends one account's outbox.
 
@@ -246,6 +250,8 @@ class OutboxSender:
             self.budget.limited(self._clock(), error.retry_after_s, sent_at=left)
             wait = {"retry_after_s": error.retry_after_s, "rate_per_s": self.budget.rate_per_s()}
             log.bind(action="outbox.limited", **wait).info("the homeserver asked to slow down")
+        except _MovedError:
+            log.bind(action="outbox.moved").info("its room was replaced; it goes into the new one")
         except RequestRefusedError as error:
             self._answered(row)
             await self._give_up(row, error, log=log)
@@ -303,7 +309,8 @@ class OutboxSender:
             return found
         reach(FaultPoint.OUTBOX_TAKEN)
         # However long the disk takes: that says nothing of the homeserver.
-        await self._store.mark_attempt(row.seq, now=self._clock())
+        if not await self._store.mark_attempt(row.seq, row.room_id, now=self._clock()):
+            raise _MovedError
         reach(FaultPoint.OUTBOX_ATTEMPT)
         return await _bounded(
             self._homeserver.send_event(row.room_id, row.event_type, row.content, row.txn_id)

@@ -35,8 +35,11 @@ class OutboxStore(Protocol):
         """The file is uploaded: the payload is `content` from here on, the file forgotten."""
         ...
 
-    async def mark_attempt(self, seq: int, *, now: float) -> None:
-        """Count one more attempt; recorded before the request leaves."""
+    async def mark_attempt(self, seq: int, room_id: RoomId, *, now: float) -> bool:
+        """Count one more attempt; recorded before the request leaves.
+
+        False: the row goes to another room by now; nothing was counted.
+        """
         ...
 
     async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:

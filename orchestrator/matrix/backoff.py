@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# At most one attempt a second while it is fresh, at most one in 30 s when it lasts.
+# At most one attempt a second while it is fresh, at most one in 30 s when it lasts; a homeserver
+# that is back is found within little more than that.
 MIN_WAIT_S = 1.0
-MAX_WAIT_S = 60.0
+MAX_WAIT_S = 33.0
 
 
 class Backoff:
-    """Counts failures in a row. The n-th wait is drawn from [2**n / 2, 2**n], within 1 and 60 s."""
+    """Counts failures in a row. The n-th wait is drawn from [2**n / 2, 2**n], within 1 and 33 s."""
 
     def __init__(self, jitter: Callable[[float, float], float]) -> None:
         self._jitter = jitter
@@ -26,6 +27,6 @@ class Backoff:
     def next_wait_s(self) -> float:
         """Count one more failure; returns the seconds to wait before the next attempt."""
         self.failures += 1
-        # 2**6 is past the bound already; the exponent is bounded so that it stays a small number.
-        top = min(MAX_WAIT_S, 2.0 ** min(self.failures, 6))
-        return max(MIN_WAIT_S, self._jitter(top / 2, top))
+        # Half of the last step is 30 s; the exponent is bounded so that it stays a small number.
+        top = min(60.0, 2.0 ** min(self.failures, 6))
+        return min(max(MIN_WAIT_S, self._jitter(top / 2, top)), MAX_WAIT_S)

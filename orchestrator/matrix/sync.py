@@ -1,7 +1,7 @@
 """The sync loop: what the homeserver has for us is on disk before anything interprets it.
 
 Rules: the rows of an answer and its `next_batch` are one transaction; a limited timeline is
-completed first, in the same transaction; an error of any kind waits (1 to 60 s) and asks again from
+completed first, in the same transaction; an error of any kind waits (1 to 33 s) and asks again from
 the same place; only a login that is refused for good, or a broken database, ends the loop.
 """
 

@@ -29,6 +29,11 @@ from orchestrator.model import JsonObject
 
 _ERRCODE = re.compile(r"[A-Za-z0-9_.]{1,100}")
 _TOKEN_ERRCODES = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"})
+_ENDED = (
+    "The homeserver ended the session: its access token is not valid any more. Start again with "
+    "MATRIX_PASSWORD set: that logs in anew. (Where MATRIX_ACCESS_TOKEN is used, set a new one.) "
+    "Runners and what they work on were left alone."
+)
 _TOO_LARGE = 413
 _TOO_MANY = 429
 
@@ -73,7 +78,7 @@ def error_from(answer: Answer, *, what: str, now: float) -> MatrixError:
     if answer.status == _TOO_MANY or code == "M_LIMIT_EXCEEDED":
         return RateLimitedError(retry_after_s(answer, now=now))
     if answer.is_token_refused():
-        return LoginRefusedError()
+        return LoginRefusedError(_ENDED)
     if answer.status == _TOO_LARGE:
         return RequestRefusedError(errcode=code or "M_TOO_LARGE", status=_TOO_LARGE, what=what)
     if code is not None and 400 <= answer.status < 500:

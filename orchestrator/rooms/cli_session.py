@@ -102,7 +102,7 @@ class CliSessions:
         if connection is None:
             raise RunnerGoneError
         link, killed = await connection.ready(), set(connection.live_sessions)
-        for session in sorted(killed | set(link.welcome.sessions)):
+        for session in sorted(connection.known_sessions):
             await link.signal_session(f"clear:{uuid.uuid4()}", session, "kill")
         ear = IdleEar(self._room_id, self._kit)
         while killed:

@@ -38,11 +38,14 @@ from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
+from orchestrator.rooms.alias import Aliases
 from orchestrator.rooms.invitation import Invitations
 from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.rooms.patience import Patience
 from orchestrator.rooms.refusal import Flood
-from orchestrator.store.api import InboxKind, InboxRow, InboxState, RoomRow
+from orchestrator.rooms.upgrade import Upgrades
+from orchestrator.store.api import InboxKind, InboxRow, InboxState, Replacement, RoomRow
 from orchestrator.store.store import Once, Store
 
 # A key that has not come by then probably never will; the sender is told to send again.
@@ -80,6 +83,10 @@ class Rooms(Protocol):
 
     async def retire(self, room_id: RoomId) -> None:
         """The agent is no longer in the room."""
+        ...
+
+    async def move(self, move: Replacement) -> None:
+        """A room's conversation goes on in the room that replaces it."""
         ...
 
 
@@ -131,12 +138,29 @@ class Intake:
         self._waiting: Rotation[RoomId, int] = Rotation(share=_ROOM_SHARE)
         self._wake = asyncio.Event()
         self._wake.set()
+        # One each: strangers' invitations don't keep an alias or an upgrade waiting.
+        self._patience = Patience(), Patience(), Patience()
         self._invitations = Invitations(
             access=config.access,
             autojoin=config.matrix.autojoin,
             me=me,
             homeserver=homeserver,
             inbox=store.inbox,
+            patience=self._patience[0],
+        )
+        self._aliases = Aliases(
+            configured=config.rooms,
+            homeserver=homeserver,
+            store=store,
+            patience=self._patience[1],
+        )
+        self._upgrades = Upgrades(
+            access=config.access,
+            autojoin=config.matrix.autojoin,
+            homeserver=homeserver,
+            store=store,
+            rooms=rooms,
+            patience=self._patience[2],
         )
 
     def __repr__(self) -> str:
@@ -149,7 +173,8 @@ class Intake:
     async def run(self) -> NoReturn:
         """Handle rows until cancelled. Only an error of the store ends it."""
         async with asyncio.TaskGroup() as group:
-            self._invitations.use_group(group)
+            for patience in self._patience:
+                patience.use_group(group)
             for row in await self._store.inbox.pending_keys():
                 await self._handle_guarded(row)
             while True:
@@ -230,8 +255,8 @@ class Intake:
         if room is None or not room.joined:
             room = await self._store.rooms.ensure(room_id, joined=True)
         if event.state_key is not None:
-            await self._state(room_id, event, raw)
-            await self._done(row, "state")
+            if await self._state(row, room_id, event, raw):
+                await self._done(row, "state")
         elif event.type == "m.room.encrypted":
             clear = await self._encryption.decrypt(raw, room_id)
             await self._plain(room, row, RoomEvent.model_validate_json(clear))
@@ -245,24 +270,36 @@ class Intake:
         else:
             await self._done(row, "event type")
 
-    async def _state(self, room_id: RoomId, event: RoomEvent, raw: str) -> None:
+    async def _state(self, row: InboxRow, room_id: RoomId, event: RoomEvent, raw: str) -> bool:
+        """Take in a state event; False: whoever asks the homeserver about it marks the row."""
         if event.state_key and event.type != "m.room.member":
             # A room's own properties have an empty key; others anybody could make up.
-            return
+            return True
         await self._encryption.handle_state(room_id, raw)
         match event.type:
             case "m.room.encryption":
                 await self._store.rooms.update(room_id, encrypted=True)
+                await self._upgrades.try_move(room_id)
             case "m.room.name":
                 await self._store.rooms.update(room_id, name=_text(event.content.get("name")))
             case "m.room.canonical_alias":
                 alias = _text(event.content.get("alias"))
-                # The room says so; what the alias stands for is for the alias's own server to say.
-                # Otherwise any room could have the profile that is configured for another's alias.
-                if alias is not None and await self._homeserver.resolve_alias(alias) == room_id:
-                    await self._store.rooms.update(room_id, alias=alias)
+                if alias is not None:
+                    await self._aliases.look_up(row, room_id, alias)
+                    return False
+            case "m.room.create":
+                await self._upgrades.note_creation(room_id, event, now=self._clock())
+            case "m.room.tombstone":
+                return await self._upgrades.note_tombstone(row, room_id, event, now=self._clock())
+        return True
 
     async def _message(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        if room.moved_seq is not None:
+            was_late = row.seq > room.moved_seq
+            room = await self._store.rooms.current(room.room_id) or room
+            if was_late:
+                await self._tell_moved(room, row, event)
+                return
         try:
             content = MessageContent.model_validate(event.content)
         except ValidationError:
@@ -285,14 +322,14 @@ class Intake:
         if not event.content or verdict is Verdict.IGNORE:  # empty: it was redacted
             await self._done(row, "malformed message")
         elif verdict is Verdict.TELL_NOT_ALLOWED:
-            await self._tell_stranger(row, UserId(event.sender), reason)
+            await self._tell_stranger(room.room_id, row, UserId(event.sender), reason)
         elif why := await self._find_flood(row, event, asks_for_words=True):
             message = Message(
                 event_id=EventId(event.event_id), sender=UserId(event.sender), text=""
             )
             await self._rooms.refuse(room, row, message, why)
         else:
-            await self._tell(row, texts.MALFORMED, reason="malformed message")
+            await self._tell(room.room_id, row, texts.MALFORMED, reason="malformed message")
 
     def _decide(
         self, room: RoomRow, event: RoomEvent, content: MessageContent
@@ -303,7 +340,7 @@ class Intake:
             Circumstances(
                 me=self._me,
                 sender_allowed=self._config.access.is_allowed(event.sender),
-                trigger=self._config.profile(room.room_id, room.alias).trigger,
+                trigger=self._config.profile(room.room_id, room.alias, room.former).trigger,
                 joined_members=room.joined_members,
                 looks_like_command=parse_command(content.body) is not None,
             ),
@@ -335,27 +372,52 @@ class Intake:
                     self._courtesies.typing(room.room_id, typing=True)
                     reach(FaultPoint.WINDOW_JOINED)
                 else:
-                    await self._tell(row, texts.TOO_MANY_AT_ONCE, reason="too many at once")
+                    await self._tell(
+                        room.room_id, row, texts.TOO_MANY_AT_ONCE, reason="too many at once"
+                    )
             case Verdict.COMMAND:
                 self._courtesies.seen(room.room_id, message.event_id)
                 await self._rooms.execute(room, row, message)
             case Verdict.TELL_NOT_ALLOWED:
-                await self._tell_stranger(row, message.sender, reason)
+                await self._tell_stranger(room.room_id, row, message.sender, reason)
             case Verdict.TELL_NO_FILES:
-                await self._tell(row, texts.CANNOT_READ_FILES, reason=reason)
+                await self._tell(room.room_id, row, texts.CANNOT_READ_FILES, reason=reason)
             case Verdict.TELL_EMPTY:
-                await self._tell(row, texts.EMPTY_MESSAGE, reason=reason)
+                await self._tell(room.room_id, row, texts.EMPTY_MESSAGE, reason=reason)
 
-    async def _tell_stranger(self, row: InboxRow, sender: UserId, reason: str) -> None:
-        once = Once(room_id=_room_id(row), user_id=sender, what=reason)
-        await self._tell(row, texts.NOT_ALLOWED, reason=reason, once=once)
+    async def _tell_stranger(
+        self, room_id: RoomId, row: InboxRow, sender: UserId, reason: str
+    ) -> None:
+        once = Once(room_id=room_id, user_id=sender, what=reason)
+        await self._tell(room_id, row, texts.NOT_ALLOWED, reason=reason, once=once)
+
+    async def _tell_moved(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """A message of a room that was replaced before: its sender is told where to write."""
+        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
+        sender = UserId(event.sender)
+        match verdict:
+            case Verdict.IGNORE:
+                await self._done(row, reason)
+            case Verdict.TELL_NOT_ALLOWED:
+                await self._tell_stranger(room.room_id, row, sender, reason)
+            case _:
+                once = Once(room_id=room.room_id, user_id=sender, what=_REPLACED)
+                await self._tell(
+                    room.room_id, row, texts.ROOM_REPLACED, reason=_REPLACED, once=once
+                )
 
     async def _tell(
-        self, row: InboxRow, text: str | None, *, reason: str, once: Once | None = None
+        self,
+        room_id: RoomId,
+        row: InboxRow,
+        text: str | None,
+        *,
+        reason: str,
+        once: Once | None = None,
     ) -> None:
         rows = (
             build_notice_rows(
-                _room_id(row),
+                room_id,
                 f"{row.event_id}:told",
                 text,
                 max_event_bytes=self._config.gateway.max_event_bytes,
@@ -388,14 +450,19 @@ class Intake:
 
     async def _leave(self, row: InboxRow) -> None:
         room_id = _room_id(row)
-        if await self._store.rooms.get(room_id) is not None:
+        room = await self._store.rooms.get(room_id)
+        if room is not None:
             await self._store.rooms.ensure(room_id, joined=False)
             await self._rooms.retire(room_id)
             for pending in await self._store.inbox.pending_keys():
                 if pending.room_id == room_id:
                     await self._done(pending, "left the room")
-            # Last: the ends of its turns are of no use there, either.
-            await self._store.outbox.drop_room(room_id, reason="left the room", now=self._clock())
+            # Last: the ends of its turns are of no use there, either. (Of a room that was replaced
+            # nothing but what goes on elsewhere is left.)
+            if room.moved_seq is None:
+                await self._store.outbox.drop_room(
+                    room_id, reason="left the room", now=self._clock()
+                )
         await self._done(row, "left")
 
     async def _retry_pending(self, rooms: set[RoomId]) -> None:
@@ -414,7 +481,9 @@ class Intake:
                 if is_first:
                     told.add(room_id)
                 text = texts.UNDECRYPTABLE if is_first else None
-                await self._tell(row, text, reason="undecryptable")
+                current = await self._store.rooms.current(room_id)
+                tell_in = current.room_id if current else room_id
+                await self._tell(tell_in, row, text, reason="undecryptable")
 
     def _may_be_told(self, row: InboxRow) -> bool:
         try:
@@ -424,6 +493,7 @@ class Intake:
         return sender != self._me and self._config.access.is_allowed(sender)
 
 
+_REPLACED = "room replaced"
 # What nothing is said about, or only once ever.
 _UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
 

@@ -6,26 +6,17 @@ asked again for as long as it takes, since nobody else would ask.
 
 from __future__ import annotations
 
-import asyncio
-
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.config import AccessConfig
-from orchestrator.errors import (
-    HomeserverUnreachableError,
-    RateLimitedError,
-    RequestRefusedError,
-)
+from orchestrator.errors import RequestRefusedError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, UserId
 from orchestrator.ports import Homeserver
+from orchestrator.rooms.patience import Patience
 from orchestrator.store.api import InboxRow, InboxState
 from orchestrator.store.inbox_table import InboxTable
-
-# Strangers can invite as often as they like; declining them must not fill the line.
-_MAX_AT_ONCE = 4
-_MAX_WAIT_S = 60.0
 
 
 class _Outside(BaseModel):
@@ -58,34 +49,31 @@ class Invitations:
         me: UserId,
         homeserver: Homeserver,
         inbox: InboxTable,
+        patience: Patience,
     ) -> None:
         self._access = access
         self._autojoin = autojoin
         self._me = me
         self._homeserver = homeserver
         self._inbox = inbox
-        self._limit = asyncio.Semaphore(_MAX_AT_ONCE)
-        self._group: asyncio.TaskGroup | None = None
+        self._patience = patience
 
     def __repr__(self) -> str:
-        return f"<Invitations free={self._limit}>"
-
-    def use_group(self, group: asyncio.TaskGroup) -> None:
-        """Whose tasks the answers are; before `start`."""
-        self._group = group
+        return f"<Invitations {self._patience!r}>"
 
     def start(self, row: InboxRow) -> None:
         """Answer the invitation soon."""
-        if self._group is None or row.room_id is None:
+        if row.room_id is None:
             msg = f"inbox row {row.seq} can't be answered"
             raise ValueError(msg)
-        self._group.create_task(self._contained(row, row.room_id), name=f"invite {row.room_id}")
+        self._patience.start(self._contained(row, row.room_id), f"invite {row.room_id}")
 
     async def _contained(self, row: InboxRow, room_id: RoomId) -> None:
         log = logger.bind(room=room_id)
         try:
             welcome = self._is_welcome(_Invite.model_validate_json(row.raw))
-            await self._answer(room_id, welcome=welcome)
+            answer = self._homeserver.join if welcome else self._homeserver.leave
+            await self._patience.ask(lambda: answer(room_id))
             reach(FaultPoint.INVITE_ANSWERED)
         except (RequestRefusedError, ValidationError) as e:
             log.bind(action="intake.invite_failed", error=type(e).__name__).warning(
@@ -96,24 +84,6 @@ class Invitations:
         log.bind(action="intake.invite", accepted=welcome).info("invitation answered")
         reason = "accepted" if welcome else "declined"
         await self._inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
-
-    async def _answer(self, room_id: RoomId, *, welcome: bool) -> None:
-        failures = 0
-        while True:
-            wait_s = 0.0
-            async with self._limit:
-                try:
-                    await (self._homeserver.join if welcome else self._homeserver.leave)(room_id)
-                except RateLimitedError as e:
-                    wait_s = e.retry_after_s or 0.0
-                except HomeserverUnreachableError:
-                    pass
-                else:
-                    return
-            # 64 s is past the maximum: no large powers for large counts.
-            wait_s = max(wait_s, float(1 << min(failures, 6)))
-            failures += 1
-            await asyncio.sleep(min(wait_s, _MAX_WAIT_S))
 
     def _is_welcome(self, invite: _Invite) -> bool:
         inviter = next(

@@ -36,12 +36,14 @@ from orchestrator.rooms.outgoing import (
 from orchestrator.rooms.refusal import Flood, Refusals
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.status import render_status
+from orchestrator.rooms.stray_runner import remove_strays
 from orchestrator.rooms.worker import MAIN, RoomWorker
 from orchestrator.store.api import (
     InboxRow,
     InboxState,
     NewOutboxRow,
     OutboxRow,
+    Replacement,
     RoomRow,
     TurnRow,
 )
@@ -95,7 +97,7 @@ class RoomManager:
         failures = 0
         while True:
             try:
-                known = {info.slug: info.name for info in await self._kit.backend.list()}
+                found = await self._kit.backend.list()
                 break
             except TROUBLE as e:
                 failures += 1
@@ -103,28 +105,21 @@ class RoomManager:
                     "the engine does not list its runners yet"
                 )
                 await asyncio.sleep(restart_delay_s(failures))
-        for room in await self._kit.store.rooms.all():
-            if known.pop(room.slug, None) is not None:
+        rooms = await self._kit.store.rooms.all()
+        await remove_strays(self._kit, found, rooms)
+        known = {info.slug for info in found}
+        for room in rooms:
+            if room.slug in known:
                 await self._take_up(room.room_id)
-        for slug, name in known.items():
-            await self._remove_unknown(slug, name)
-
-    async def _remove_unknown(self, slug: RoomSlug, name: str) -> None:
-        """A runner of a room that the store does not know: of before a restore. Its files stay."""
-        log = logger.bind(action="rooms.unknown_runner", room=slug)
-        try:
-            await self._kit.backend.remove(name)
-            log.warning("a runner of a room that nobody knows was removed")
-        except TROUBLE as e:
-            log.bind(error=type(e).__name__).error("a runner that nobody knows can't be removed")
 
     async def close_window(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
         """A sender's burst is over: it becomes a turn, or its sender is told why not. Idempotent.
 
         What the store can't do now is asked again; any other failure would be the same again.
         """
+        room = await self._kit.store.rooms.current(room_id)
         try:
-            await self._admit(room_id, sender, items)
+            await self._admit(room_id, room, sender, items)
         except StoreError:
             raise
         except Exception as e:  # noqa: BLE001 - contains one room's bugs in that room
@@ -135,15 +130,20 @@ class RoomManager:
             ).error("messages could not be made a turn")
             for item in items:
                 notice = build_mishap_notice(
-                    room_id, item.message.event_id, e, config=self._kit.config
+                    room.room_id if room else room_id,
+                    item.message.event_id,
+                    e,
+                    config=self._kit.config,
                 )
                 await self._kit.store.fail(
                     item.seq, notice, reason=type(e).__name__, now=self._kit.wall_clock()
                 )
             self._kit.notify_outbox()
 
-    async def _admit(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
-        room = await self._kit.store.rooms.get(room_id)
+    async def _admit(
+        self, room_id: RoomId, room: RoomRow | None, sender: UserId, items: tuple[Heard, ...]
+    ) -> None:
+        """A turn of `room`; `room_id` is where it was said, which may be replaced since."""
         if room is None or not room.joined:
             for item in items:
                 await self._kit.store.inbox.mark(
@@ -155,7 +155,7 @@ class RoomManager:
         )
         turn = NewTurn(
             turn_id=turn_id(room_id, items[0].message.event_id),
-            room_id=room_id,
+            room_id=room.room_id,
             session=MAIN,
             prompt=prompt,
             sender=sender,
@@ -166,18 +166,18 @@ class RoomManager:
         row = await self._kit.store.turns.admit(
             turn,
             max_queued=self._kit.config.gateway.max_queued_turns,
-            refusal=self._refusals.queue_full(room_id),
+            refusal=self._refusals.queue_full(room.room_id),
             notices=self._queue_notices,
             now=self._kit.wall_clock(),
         )
         if row.outcome is TurnOutcome.REFUSED:
-            self._refusals.note_queue_full(room_id)
+            self._refusals.note_queue_full(room.room_id)
         reach(FaultPoint.WINDOW_CLOSED)
         self._kit.notify_outbox()
         logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
             "messages became a turn"
         )
-        worker = await self._ensure_worker(room_id)
+        worker = await self._ensure_worker(row.room_id)
         if worker is not None:
             worker.wake()
 
@@ -244,11 +244,7 @@ class RoomManager:
         The container is stopped behind the caller's back: that may take as long as it is given, and
         other rooms don't wait for it. Should the agent come back, the room's next worker does.
         """
-        task, worker = self._tasks.pop(room_id, None), self._workers.pop(room_id, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        self._kit.courtesies.typing(room_id, typing=False)
+        worker = await self._end_worker(room_id)
         room = await self._kit.store.rooms.get(room_id)
         if room is None or self._group is None:
             return
@@ -260,6 +256,38 @@ class RoomManager:
         self._retiring[room_id] = self._group.create_task(
             self._stop_runner(worker, before), name=f"retire {room.slug}"
         )
+
+    async def move(self, move: Replacement) -> None:
+        """A room was replaced: its conversation, a running turn included, goes on in the new one.
+
+        The runner works on; the old room's worker lets go of it, and the new room's adopts it.
+        """
+        for room_id in (move.old, move.new):
+            await self._end_worker(room_id)
+        notices = build_notice_rows(
+            move.new,
+            f"{move.new}:continues",
+            texts.ROOM_CONTINUES,
+            max_event_bytes=self._kit.config.gateway.max_event_bytes,
+        )
+        is_moved = await self._kit.store.move_room(move, notices, now=self._kit.wall_clock())
+        logger.bind(action="room.moved", room=move.old, new=move.new, moved=is_moved).info(
+            "a room's conversation goes on in the one that replaces it"
+        )
+        before = self._retiring.pop(move.old, None)
+        if before is not None:
+            self._retiring[move.new] = before
+        self._kit.notify_outbox()
+        await self._ensure_worker(move.new if is_moved else move.old)
+
+    async def _end_worker(self, room_id: RoomId) -> RoomWorker | None:
+        """End the room's worker; its turns and its runner are left as they are."""
+        task, worker = self._tasks.pop(room_id, None), self._workers.pop(room_id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        self._kit.courtesies.typing(room_id, typing=False)
+        return worker
 
     async def _stop_runner(self, worker: RoomWorker, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -286,6 +314,9 @@ class RoomManager:
         if row.has_file:
             await self._send_instead_of_file(row)
             return
+        room = await self._kit.store.rooms.get(row.room_id)
+        if error.errcode == "M_FORBIDDEN" and room is not None and room.replaced_by is not None:
+            return  # an upgrade forbids it there; it moves with its conversation
         may_not_speak = error.errcode == "M_FORBIDDEN" and row.event_type == MESSAGE
         if may_not_speak or texts.is_message_refused(row.content.get("body")):
             return

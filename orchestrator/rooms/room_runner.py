@@ -21,6 +21,7 @@ from orchestrator.errors import (
     PreconditionError,
     RunnerError,
     RunnerGoneError,
+    WireError,
     WireProtocolError,
     WireVersionError,
 )
@@ -74,7 +75,9 @@ class RoomRunner:
         """
         connection = self.connection
         if connection is not None and not connection.lost and (busy or self._is_current):
-            return await connection.ready()
+            link = await connection.ready()
+            if busy or await self._answers(link):
+                return link
         self.disconnect()
         if self._is_condemned:
             if busy:
@@ -90,6 +93,20 @@ class RoomRunner:
             await self.replace()
             await self._bring_up(busy=False)
             return await self._attach()
+
+    async def _answers(self, link: RunnerLink) -> bool:
+        """Whether an idle runner is still there: a frozen one keeps its connection, and is silent.
+
+        A turn that is written to it would wait for its whole time limit.
+        """
+        try:
+            await link.ping()
+        except WireError as e:
+            self._log.bind(action="runner.silent", error=type(e).__name__).warning(
+                "the idle runner does not answer"
+            )
+            return False
+        return True
 
     async def adopt(self) -> None:
         """Listen to a runner that runs already, so that nothing that it says waits.

@@ -57,7 +57,7 @@ class RoomWorker:
     @property
     def profile(self) -> RoomProfile:
         """How the room works now; what names it (its alias) may change."""
-        return self._kit.config.profile(self.room_id, self.room.alias)
+        return self._kit.config.profile(self.room_id, self.room.alias, self.room.former)
 
     @property
     def current(self) -> TurnRow | None:

@@ -103,6 +103,20 @@ class RoomRow:
     name: str | None
     alias: str | None
     joined_members: int | None
+    moved_seq: int | None = None
+    """Set once its conversation goes on in another room: the inbox's last row from before that."""
+    replaced_by: RoomId | None = None
+    """The room that an allowed tombstone names, whether or not the move was made yet."""
+    former: tuple[RoomId, ...] = ()
+    """The rooms whose conversation goes on in this one, the latest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """Two rooms that name each other: the old one's tombstone and the new one's creation."""
+
+    old: RoomId
+    new: RoomId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

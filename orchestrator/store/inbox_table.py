@@ -114,6 +114,21 @@ class InboxTable:
 
         return await self._database.run(work)
 
+    async def new_tombstones(self, room_id: RoomId) -> Sequence[InboxRow]:
+        """Rows of the room in state NEW that may be a tombstone, in order of arrival."""
+
+        def work(db: sqlite3.Connection) -> list[InboxRow]:
+            return _rows(
+                db.execute(
+                    f"SELECT {_COLUMNS} FROM inbox WHERE state = 'new' AND room_id = ? "  # noqa: S608 - constants
+                    "AND kind IN ('timeline', 'state') AND raw LIKE '%m.room.tombstone%' "
+                    "ORDER BY seq",
+                    (room_id,),
+                )
+            )
+
+        return await self._database.run(work)
+
     async def pending_keys(self) -> Sequence[InboxRow]:
         """Encrypted events whose key has not arrived."""
 

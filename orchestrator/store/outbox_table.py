@@ -30,10 +30,19 @@ _RANK = (
     "WHEN priority = 'notice' THEN 1 ELSE 2 END) "
     "FROM outbox AS behind WHERE behind.state = 'queued' AND behind.room_id = outbox.room_id)"
 )
+FORBIDDEN = "M_FORBIDDEN"
+# What a replaced room still has to settle goes before what its conversation says in the new one.
+_BEHIND_OLD_ROOM = (
+    "EXISTS (SELECT 1 FROM rooms AS new JOIN rooms AS old "
+    "ON old.room_id = new.replaces AND old.moved_seq IS NOT NULL "
+    "JOIN outbox AS earlier ON earlier.room_id = old.room_id AND earlier.state = 'queued' "
+    "WHERE new.room_id = outbox.room_id AND earlier.seq < outbox.seq)"
+)
 # The first unsent row of each room; the others wait behind it.
 _HEADS = (
     f"SELECT {_COLUMNS} FROM outbox WHERE seq IN "  # noqa: S608 - constants
-    "(SELECT min(seq) FROM outbox WHERE state = 'queued' GROUP BY room_id)"
+    "(SELECT min(seq) FROM outbox WHERE state = 'queued' GROUP BY room_id) "
+    f"AND NOT {_BEHIND_OLD_ROOM}"
 )
 _WAITING_NOW = (
     "SELECT count(*) FROM outbox WHERE state = 'queued' AND (room_id = ? OR room_id IN "  # noqa: S608 - constants
@@ -108,9 +117,18 @@ class OutboxTable:
         """The file is uploaded: from here on the payload is `content`, and the file forgotten."""
         await self._update(seq, "content = ?, file = NULL", json.dumps(content))
 
-    async def mark_attempt(self, seq: int, *, now: float) -> None:
-        """Count an attempt, before the request leaves."""
-        await self._update(seq, "attempts = attempts + 1, not_before = ?", now)
+    async def mark_attempt(self, seq: int, room_id: RoomId, *, now: float) -> bool:
+        """Count an attempt, before the request leaves; False: the row goes to another room now."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            cursor = db.execute(
+                "UPDATE outbox SET attempts = attempts + 1, not_before = ? "
+                "WHERE seq = ? AND room_id = ? AND state = 'queued'",
+                (now, seq, room_id),
+            )
+            return cursor.rowcount == 1
+
+        return await self._database.run(work)
 
     async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
         """The homeserver has it."""
@@ -121,10 +139,28 @@ class OutboxTable:
         await self._update(seq, "not_before = ?", not_before)
 
     async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:
-        """It will never be accepted; the rows behind it go on."""
-        await self._update(
-            seq, "state = 'refused', reason = ?, ended_at = ?, file = NULL", reason, now
-        )
+        """It will never be accepted; the rows behind it go on.
+
+        What a replaced room forbids goes into the room that replaced it.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            moved = db.execute(
+                "UPDATE outbox SET attempts = 0, not_before = ?, "
+                "room_id = (SELECT replaced_by FROM rooms WHERE rooms.room_id = outbox.room_id) "
+                "WHERE seq = ? AND state = 'queued' AND ? = ? "
+                "AND file IS NULL "
+                "AND room_id IN (SELECT room_id FROM rooms WHERE moved_seq IS NOT NULL)",
+                (now, seq, reason, FORBIDDEN),
+            )
+            if moved.rowcount == 0:
+                db.execute(
+                    "UPDATE outbox SET state = 'refused', reason = ?, ended_at = ?, file = NULL "
+                    "WHERE seq = ? AND state = 'queued'",
+                    (reason, now, seq),
+                )
+
+        await self._database.run(work)
 
     async def drop_room(self, room_id: RoomId, *, reason: str, now: float) -> None:
         """Give up all that waits for a room that the agent is no longer in."""

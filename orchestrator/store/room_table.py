@@ -14,7 +14,12 @@ from orchestrator.store.api import RoomRow
 from orchestrator.store.database import Database
 
 _RESERVED_KEY = "reserved_indexes"
-_COLUMNS = "room_id, slug, idx, joined, encrypted, name, alias, joined_members"
+_COLUMNS = (
+    "room_id, slug, idx, joined, encrypted, name, alias, joined_members, moved_seq, replaced_by, "
+    "replaces"
+)
+# A conversation that moved more often than this was moved by somebody who plays with it.
+_MAX_MOVES = 100
 
 
 class RoomTable:
@@ -81,6 +86,47 @@ class RoomTable:
         rows = await self._database.run(lambda db: _select(db, "WHERE room_id = ?", room_id))
         return rows[0] if rows else None
 
+    async def current(self, room_id: RoomId) -> RoomRow | None:
+        """The room in which this one's conversation goes on: itself, unless it was replaced."""
+
+        def work(db: sqlite3.Connection) -> RoomRow | None:
+            current = room_id
+            for _ in range(_MAX_MOVES):
+                row = db.execute(
+                    "SELECT replaced_by FROM rooms WHERE room_id = ? AND moved_seq IS NOT NULL",
+                    (current,),
+                ).fetchone()
+                if row is None:
+                    break
+                current = row[0]
+            rooms = _select(db, "WHERE room_id = ?", current)
+            return rooms[0] if rooms else None
+
+        return await self._database.run(work)
+
+    async def note_replaced_by(self, room_id: RoomId, new: RoomId, *, now: float) -> None:
+        """An allowed tombstone names the room that replaces this one; the last counts, if any."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE rooms SET replaced_at = CASE WHEN replaced_by = ?1 THEN replaced_at "
+                "ELSE ?2 END, replaced_by = ?1 WHERE room_id = ?3 AND moved_seq IS NULL",
+                (new, now, room_id),
+            )
+
+        await self._database.run(work)
+
+    async def note_replaces(self, room_id: RoomId, old: RoomId) -> None:
+        """The room's creation names the room that it replaces; it happened once, and stays so."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE rooms SET replaces = coalesce(replaces, ?) WHERE room_id = ?",
+                (old, room_id),
+            )
+
+        await self._database.run(work)
+
     async def all(self) -> Sequence[RoomRow]:
         """Every room, in the order in which they came."""
         return await self._database.run(lambda db: _select(db, "ORDER BY idx"))
@@ -115,16 +161,50 @@ def _free_index(db: sqlite3.Connection, slug: RoomSlug) -> int:
 
 def _select(db: sqlite3.Connection, where: str, *values: str) -> list[RoomRow]:
     rows = db.execute(f"SELECT {_COLUMNS} FROM rooms {where}", values).fetchall()  # noqa: S608 - constants
-    return [
-        RoomRow(
-            room_id=RoomId(room_id),
-            slug=RoomSlug(slug),
-            index=index,
-            joined=bool(joined),
-            encrypted=bool(encrypted),
-            name=name,
-            alias=alias,
-            joined_members=members,
-        )
-        for room_id, slug, index, joined, encrypted, name, alias, members in rows
-    ]
+    return [_row(db, *row) for row in rows]
+
+
+def _row(
+    db: sqlite3.Connection,
+    room_id: str,
+    slug: str,
+    index: int,
+    joined: int,
+    encrypted: int,
+    name: str | None,
+    alias: str | None,
+    members: int | None,
+    moved_seq: int | None,
+    replaced_by: str | None,
+    replaces: str | None,
+) -> RoomRow:
+    return RoomRow(
+        room_id=RoomId(room_id),
+        slug=RoomSlug(slug),
+        index=index,
+        joined=bool(joined),
+        encrypted=bool(encrypted),
+        name=name,
+        alias=alias,
+        joined_members=members,
+        moved_seq=moved_seq,
+        replaced_by=None if replaced_by is None else RoomId(replaced_by),
+        former=() if replaces is None else _former(db, room_id),
+    )
+
+
+def _former(db: sqlite3.Connection, room_id: str) -> tuple[RoomId, ...]:
+    """The rooms that were moved into this one: a chain, since a room replaces one at most."""
+    found: list[RoomId] = []
+    current = room_id
+    while len(found) < _MAX_MOVES:
+        row = db.execute(
+            "SELECT old.room_id FROM rooms AS new JOIN rooms AS old ON old.room_id = new.replaces "
+            "WHERE new.room_id = ? AND old.replaced_by = new.room_id AND old.moved_seq IS NOT NULL",
+            (current,),
+        ).fetchone()
+        if row is None:
+            break
+        current = row[0]
+        found.append(RoomId(current))
+    return tuple(found)

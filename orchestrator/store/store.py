@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.model import RoomId, UserId
-from orchestrator.store.api import InboxState, NewOutboxRow
+from orchestrator.store.api import InboxState, NewOutboxRow, Replacement
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
+from orchestrator.store.room_move import find_replacement, move_room
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.turn_table import TurnTable
 
@@ -97,6 +98,19 @@ class Store:
                 insert_outbox(db, rows, now=now)
 
         await self.database.run(work)
+
+    async def find_replacement(self, room_id: RoomId) -> Replacement | None:
+        """The move that this room takes part in, if both rooms agree and it was not made yet."""
+        return await self.database.run(lambda db: find_replacement(db, room_id))
+
+    async def move_room(
+        self, move: Replacement, notices: Sequence[NewOutboxRow], *, now: float
+    ) -> bool:
+        """The conversation goes on in the new room; False: not (any more). Idempotent.
+
+        Nothing may be working on the old room's turns: whoever does would go on under its old id.
+        """
+        return await self.database.run(lambda db: move_room(db, move, notices, now=now))
 
 
 def _is_first(db: sqlite3.Connection, once: Once) -> bool:

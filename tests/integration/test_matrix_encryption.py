@@ -27,6 +27,7 @@ from tests.support.matrix_server import (
     run_synapse,
 )
 from tests.support.memory_sync_store import MemorySyncStore
+from tests.support.poison import to_device_poison
 
 pytestmark = pytest.mark.synapse
 
@@ -313,7 +314,7 @@ async def test_poison_from_a_stranger_takes_nothing_else_along(
         keys = await mallory.ask("POST", "/keys/query", {"device_keys": {agent: []}})
         device = keys["device_keys"][agent][mine["device_id"]]
         curve = device["keys"][f"curve25519:{mine['device_id']}"]
-        for number, content in enumerate(poison(curve)):
+        for number, content in enumerate(to_device_poison(curve)):
             body = {"messages": {agent: {mine["device_id"]: content}}}
             kind = content.pop("_type", "m.room.encrypted")
             await mallory.ask("PUT", f"/sendToDevice/{kind}/p{number}", body)
@@ -326,44 +327,12 @@ async def test_poison_from_a_stranger_takes_nothing_else_along(
                 lambda: any("ciphertext" in r.raw for r in store.of(InboxKind.TIMELINE))
             )
             poisoned = len(store.of(InboxKind.TO_DEVICE)) - 1
-            assert poisoned == len(poison(curve))
+            assert poisoned == len(to_device_poison(curve))
             bodies = await drain(loop, client)
             assert sorted(bodies) == ["plain words", "sealed words"]
             assert before != store.token
             await client.send_event(room_id, "m.room.message", text("alive"), TxnId("1"))
         assert (await nio_read(frank, room_id))[-1] == "alive"
-
-
-def poison(curve: str) -> list[dict[str, Any]]:
-    """To-device messages that make nio raise (or worse), as a stranger can send them."""
-    olm = {"algorithm": "m.olm.v1.curve25519-aes-sha2", "sender_key": "A" * 43}
-    deep: Any = {}
-    for _ in range(80):
-        deep = {"x": deep}
-    return [
-        {**olm, "ciphertext": {curve: {"type": 0, "body": "!!!"}}},
-        {**olm, "ciphertext": {curve: {"type": 1, "body": "!!!"}}},
-        {**olm, "ciphertext": {curve: {"type": 1, "body": ""}}},
-        {**olm, "ciphertext": {curve: {"type": 7, "body": "AAAA"}}},
-        {**olm, "ciphertext": {curve: {"type": 0, "body": "AAAA"}}},
-        {**olm, "sender_key": "zzz", "ciphertext": {curve: {"type": 0, "body": PRE_KEY}}},
-        {**olm, "ciphertext": {curve: {"type": 0, "body": PRE_KEY}}},
-        {**olm, "ciphertext": {curve: {}}},
-        {**olm, "ciphertext": {curve: deep}},
-        {**olm, "ciphertext": []},
-        {"algorithm": "m.megolm.v1.aes-sha2", "sender_key": "x", "ciphertext": "y"},
-        {"algorithm": 5},
-        {"_type": "m.room_key_request", "action": "request", "body": 5},
-        {"_type": "m.key.verification.start", "from_device": "X", "method": "m.sas.v1"},
-        {"_type": "m.room_key", "room_id": "!x:y", "session_key": "in the clear"},
-    ]
-
-
-# A well-formed pre-key message that nobody made for us: version 3, three 32-byte keys, a message.
-PRE_KEY = (
-    "AwogAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEiAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-    "GiAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACIYAwogAAAA"
-)
 
 
 async def test_lost_keys_are_told_or_replaced_by_a_new_device(

@@ -14,10 +14,12 @@ from pydantic import SecretStr
 
 from orchestrator.config import MatrixConfig, Secrets
 from orchestrator.errors import LoginRefusedError
+from orchestrator.matrix import sync
 from orchestrator.matrix.client import MatrixClient, open_matrix
 from orchestrator.matrix.sync import SyncStatus, run_sync
 from orchestrator.model import RoomId, UserId
 from orchestrator.store.api import InboxKind
+from tests.support.fault_proxy import Cut, Stall, open_fault_proxy
 from tests.support.matrix_server import (
     SynapseServer,
     eventually,
@@ -163,6 +165,32 @@ async def test_after_an_invitation_only_what_follows_it_is_new(
         assert store.of(InboxKind.SUMMARY)
         await alice.ask("POST", f"/rooms/{room_id}/kick", {"user_id": agent})
         await eventually(lambda: store.of(InboxKind.LEAVE))
+
+
+async def test_a_stalled_answer_is_given_up_and_asked_for_again_and_its_messages_come_once(
+    server: SynapseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "POLL_MS", 500)
+    monkeypatch.setattr(sync, "STALL_MARGIN_S", 1.0)
+    agent = await register(server, "patient")
+    store = MemorySyncStore()
+    async with (
+        open_fault_proxy(server.base_url) as proxy,
+        open_user(server, "alice") as alice,
+    ):
+        config = MatrixConfig.model_validate({"homeserver": proxy.base_url, "user_id": agent})
+        async with open_matrix(config, password("patient"), tmp_path) as client:
+            room_id = RoomId(await alice.create_room(agent))
+            await client.join(room_id)
+            async with syncing(client, store) as loop:
+                for number, fault in enumerate((Stall(), Stall(asks=True), Cut(body_bytes=99))):
+                    proxy.inject("GET /sync", fault, times=1)
+                    await eventually(lambda fault=fault: any(s.fault == fault for s in proxy.seen))
+                    await alice.say(room_id, f"m{number}")
+                    await eventually(lambda n=number: f"m{n}" in loop.bodies())
+                reasons = [status.reason for status in loop.statuses if not status.connected]
+    assert loop.bodies() == ["m0", "m1", "m2"]
+    assert len([reason for reason in reasons if "no answer in time" in str(reason)]) >= 2
 
 
 async def test_typing_is_told_and_not_stored(server: SynapseServer, tmp_path: Path) -> None:

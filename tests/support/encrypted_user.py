@@ -47,10 +47,10 @@ async def sync(client: nio.AsyncClient) -> None:
     await client.send_to_device_messages()
 
 
-async def create_encrypted_room(client: nio.AsyncClient, agent: str) -> str:
+async def create_encrypted_room(client: nio.AsyncClient, agent: str, *others: str) -> str:
     """A room with encryption; its id, once the agent has joined."""
     created = await client.room_create(
-        invite=[agent],
+        invite=[agent, *others],
         initial_state=[nio.EnableEncryptionBuilder().as_dict()],  # type: ignore[no-untyped-call]
     )
     assert isinstance(created, nio.RoomCreateResponse), created

@@ -125,6 +125,18 @@ class MatrixUser:
         """Remove someone from a room."""
         await self.request("POST", f"{_room(room_id)}/kick", {"user_id": user_id})
 
+    async def upgrade(self, room_id: str, *, version: str = "11") -> str:
+        """Replace a room as clients do, all but the invitations; the new room's id."""
+        body = {"new_version": version}
+        answer = await self.request("POST", f"{_room(room_id)}/upgrade", body)
+        new: str = answer["replacement_room"]
+        return new
+
+    async def set_state(self, room_id: str, kind: str, content: Json, *, key: str = "") -> None:
+        """Set a state event."""
+        path = f"{_room(room_id)}/state/{quote(kind, safe='')}/{quote(key, safe='')}"
+        await self.request("PUT", path, content)
+
     async def members(self, room_id: str) -> set[str]:
         """Who has joined."""
         return set((await self.request("GET", f"{_room(room_id)}/joined_members"))["joined"])
@@ -137,10 +149,6 @@ class MatrixUser:
     async def get_state(self, room_id: str, kind: str) -> Json:
         """A room's state of a kind, with an empty key."""
         return await self.request("GET", f"{_room(room_id)}/state/{quote(kind, safe='')}")
-
-    async def set_state(self, room_id: str, kind: str, content: Json) -> None:
-        """Change a room's state of a kind, with an empty key."""
-        await self.request("PUT", f"{_room(room_id)}/state/{quote(kind, safe='')}", content)
 
     async def messages_page(self, room_id: str, place: str = "") -> Json:
         """One page of the room's events, newest first; `end` in it is the place of the next."""

@@ -105,11 +105,14 @@ class MemoryOutbox:
         await asyncio.sleep(self.delay_s + self.look_delay_s)
         return earliest
 
-    async def mark_attempt(self, seq: int, *, now: float) -> None:
-        """Count it."""
+    async def mark_attempt(self, seq: int, room_id: RoomId, *, now: float) -> bool:
+        """Count it, unless the row was moved to another room meanwhile."""
         await self._write()
-        self.rows[seq] = replace(self.rows[seq], attempts=self.rows[seq].attempts + 1)
+        row = self.rows[seq]
+        if row.room_id == room_id:
+            self.rows[seq] = replace(row, attempts=row.attempts + 1)
         await asyncio.sleep(self.delay_s)
+        return row.room_id == room_id
 
     async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
         """Move it to the sent ones."""

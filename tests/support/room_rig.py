@@ -28,7 +28,15 @@ from orchestrator.errors import (
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.gateway.outbound import OutboxSender
-from orchestrator.model import EventId, InstallationId, JsonObject, JsonValue, RoomId, TxnId
+from orchestrator.model import (
+    EventId,
+    InstallationId,
+    JsonObject,
+    JsonValue,
+    RoomId,
+    RoomSlug,
+    TxnId,
+)
 from orchestrator.ports import ByteStream, RunnerBackend, RunnerInfo
 from orchestrator.rooms.intake import Heard, Intake
 from orchestrator.rooms.kit import Kit, Quarters
@@ -246,13 +254,13 @@ class MemoryHousing:
         self.prepared += 1
         if self.errors:
             raise self.errors.pop(0)
-        spec = room_spec(room.room_id, room.index, generation, self.memory)
+        spec = room_spec(room.slug, room.index, generation, self.memory)
         return Quarters(spec=spec, spec_hash=spec_hash(spec), placeholder="placeholder")
 
 
-def room_spec(room_id: RoomId, index: int, generation: int, memory: int = 1 << 30) -> SandboxSpec:
+def room_spec(slug: RoomSlug, index: int, generation: int, memory: int = 1 << 30) -> SandboxSpec:
     """The specification of a room's runner."""
-    slug, uid = room_slug(room_id), room_uid(INSTALLATION, index)
+    uid = room_uid(INSTALLATION, index)
     limits = replace(config().defaults.limits.limits(), memory_bytes=memory)
     return SandboxSpec(
         name=runner_name(INSTALLATION, slug),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -326,6 +327,18 @@ async def test_an_attempt_is_recorded_before_its_request_leaves() -> None:
     async with running(make_sender(store, Watching())):
         await asyncio.sleep(1)
     assert set(store.sent) == {1}
+
+
+@virtual
+async def test_a_row_whose_room_is_replaced_meanwhile_goes_into_the_new_room_alone() -> None:
+    store, homeserver = MemoryOutbox(look_delay_s=1.0), MemoryHomeserver()
+    row = store.add("!old", "words")
+    async with running(make_sender(store, homeserver)):
+        await asyncio.sleep(1.5)  # it was read, and is not on its way yet
+        store.rows[row.seq] = replace(row, room_id=RoomId("!new"))
+        await asyncio.sleep(10)
+    assert homeserver.timeline == [("!new", "words")]
+    assert len(homeserver.requests) == 1
 
 
 @pytest.mark.parametrize(

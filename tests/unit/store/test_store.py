@@ -252,7 +252,7 @@ async def test_only_the_first_unsent_message_of_a_room_is_offered(store: Store) 
     heads = await store.outbox.outbox_heads(now=5.0, limit=10)
     assert [head.txn_id for head in heads] == ["a1", "b1"]
 
-    await store.outbox.mark_attempt(heads[0].seq, now=5.0)
+    await store.outbox.mark_attempt(heads[0].seq, heads[0].room_id, now=5.0)
     await store.outbox.mark_retry(heads[0].seq, not_before=9.0)
     assert [h.txn_id for h in await store.outbox.outbox_heads(now=5.0, limit=10)] == ["b1"]
     await store.outbox.mark_sent(heads[1].seq, EventId("$sent"), now=6.0)

@@ -1,0 +1,106 @@
+"""A conversation goes on in the room that replaces its room: one transaction, all or nothing.
+
+Rules: both rooms must say so (an allowed tombstone here, the creation there); a room that had turns
+of its own takes over no other's; nothing of an encrypted room goes into one that is not.
+
+What was sent, or may have been, stays where it was sent: a message of which an attempt was made is
+asked for in the old room again, with the same transaction id. The homeserver says that it has it,
+or refuses it; then it moves, too (`outbox_table.mark_refused`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from orchestrator.model import RoomId
+from orchestrator.store.api import NewOutboxRow, Replacement
+from orchestrator.store.outbox_table import FORBIDDEN, insert_outbox
+
+# An upgrade forbids the agent to write in the old room. What it was refused there since shortly
+# before we read of the upgrade (a sync that was given up and asked again takes a minute or two)
+# belongs into the new one.
+_REFUSED_BEFORE_S = 300.0
+
+_AGREED = """
+    SELECT old.room_id, new.room_id FROM rooms AS old
+    JOIN rooms AS new ON new.room_id = old.replaced_by AND new.replaces = old.room_id
+    WHERE ? IN (old.room_id, new.room_id) AND old.room_id <> new.room_id
+    AND old.moved_seq IS NULL AND new.moved_seq IS NULL
+    AND new.joined AND new.encrypted >= old.encrypted
+    AND NOT EXISTS (SELECT 1 FROM turns WHERE turns.room_id = new.room_id)
+"""
+
+
+def find_replacement(db: sqlite3.Connection, room_id: RoomId) -> Replacement | None:
+    """The move that this room takes part in, if all conditions are met and it was not made yet."""
+    row = db.execute(_AGREED, (room_id,)).fetchone()
+    return Replacement(old=RoomId(row[0]), new=RoomId(row[1])) if row else None
+
+
+def move_room(
+    db: sqlite3.Connection, move: Replacement, notices: Sequence[NewOutboxRow], *, now: float
+) -> bool:
+    """Make the move within the caller's transaction; False: its conditions are not met by now."""
+    if find_replacement(db, move.new) != move:
+        return False
+    (refused_since,) = db.execute(
+        "SELECT replaced_at - ? FROM rooms WHERE room_id = ?", (_REFUSED_BEFORE_S, move.old)
+    ).fetchone()
+    _swap_places(db, move)
+    _move_conversation(db, move)
+    _move_outbox(db, move, refused_since=refused_since, now=now)
+    insert_outbox(db, notices, now=now)
+    return True
+
+
+def _swap_places(db: sqlite3.Connection, move: Replacement) -> None:
+    """Directories, uid and container are named after slug and number: these stay with the talk."""
+    places = {
+        room_id: db.execute("SELECT slug, idx FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
+        for room_id in (move.old, move.new)
+    }
+    # Both are unique: one of the rooms steps aside.
+    db.execute("UPDATE rooms SET slug = '', idx = -1 WHERE room_id = ?", (move.old,))
+    for room_id, place in ((move.new, places[move.old]), (move.old, places[move.new])):
+        db.execute("UPDATE rooms SET slug = ?, idx = ? WHERE room_id = ?", (*place, room_id))
+
+
+def _move_conversation(db: sqlite3.Connection, move: Replacement) -> None:
+    db.execute(
+        "UPDATE rooms SET moved_seq = (SELECT coalesce(max(seq), 0) FROM inbox) WHERE room_id = ?",
+        (move.old,),
+    )
+    # Until the alias's own server says where it stands, the room keeps the profile that it had.
+    db.execute(
+        "UPDATE rooms SET alias = coalesce(alias, (SELECT alias FROM rooms WHERE room_id = ?)) "
+        "WHERE room_id = ?",
+        (move.old, move.new),
+    )
+    for table in ("sessions", "runners"):
+        db.execute(f"DELETE FROM {table} WHERE room_id = ?", (move.new,))  # noqa: S608 - constants
+        db.execute(
+            f"UPDATE {table} SET room_id = ? WHERE room_id = ?",  # noqa: S608 - constants
+            (move.new, move.old),
+        )
+    db.execute(
+        "UPDATE turns SET room_id = ? WHERE room_id = ? AND state <> 'ended'", (move.new, move.old)
+    )
+
+
+def _move_outbox(
+    db: sqlite3.Connection, move: Replacement, *, refused_since: float, now: float
+) -> None:
+    db.execute(
+        "UPDATE outbox SET room_id = ? WHERE room_id = ? AND state = 'queued' AND attempts = 0",
+        (move.new, move.old),
+    )
+    db.execute(
+        "UPDATE outbox SET room_id = ?, state = 'queued', attempts = 0, not_before = ?, "
+        "reason = NULL, ended_at = NULL "
+        "WHERE room_id = ? AND state = 'refused' AND reason = ? AND ended_at >= ? "
+        # A file that could not be uploaded is forgotten; its text is on its way instead.
+        "AND NOT (json_extract(content, '$.msgtype') IS 'm.file' "
+        "AND json_extract(content, '$.url') IS NULL AND json_extract(content, '$.file') IS NULL)",
+        (move.new, now, move.old, FORBIDDEN, refused_since),
+    )
