@@ -48,6 +48,7 @@ class FaultPoint(StrEnum):
     INVITE_ANSWERED = "invite:answered", "an invitation was answered, and is not marked so"
     COMMAND_TAKEN = "command:taken", "a room command is about to take effect"
     COMMAND_ANSWERED = "command:answered", "a command's answer is stored with its mark, not sent"
+    WINDOW_JOINED = "window:joined", "a message waits in its sender's window, in memory alone"
     WINDOW_CLOSING = "window:closing", "a sender's burst is over, and is no turn yet"
     WINDOW_CLOSED = "window:closed", "the burst is a turn, and nobody was woken to run it"
     RETIRE_BEGUN = "retire:begun", "the agent is no longer in a room, whose turns have not ended"

@@ -370,6 +370,7 @@ class Intake:
                 self._courtesies.seen(room.room_id, message.event_id)
                 if self._gate.add(room.room_id, message.sender, Heard(row.seq, message)):
                     self._courtesies.typing(room.room_id, typing=True)
+                    reach(FaultPoint.WINDOW_JOINED)
                 else:
                     await self._tell(
                         room.room_id, row, texts.TOO_MANY_AT_ONCE, reason="too many at once"
