@@ -68,6 +68,7 @@ from orchestrator.runners.image import Base, ensure_image, find_image
 from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.store import Store, open_store
+from orchestrator.store.upkeep import Upkeep
 
 # For the outbox to drain, and for runners to end: both within the one deadline of `ending.END_S`.
 _DRAIN_S = 4.0
@@ -144,6 +145,7 @@ class _System:
     intake: Intake
     overview: Overview
     store: Store
+    upkeep: Upkeep
     state_dir: Path
     offline: bool
 
@@ -151,7 +153,8 @@ class _System:
 async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     """Everything, in order."""
     enter = opened.enter_async_context
-    store = await enter(open_store(plan.state_dir))
+    store, clock = await enter(open_store(plan.state_dir)), SteadyClock()
+    await store.begin_life(now=clock())
     embedded = None
     if plan.embedded_port is not None:
         embedded = await enter(
@@ -181,13 +184,16 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
         if room.encrypted:
             matrix.encryption.note_encrypted(room.room_id)
     learnt = await store.meta.send_budget()
-    return _assemble(plan, config, store, backend, housing, matrix, learnt, embedded, offline)
+    return _assemble(
+        plan, config, store, clock, backend, housing, matrix, learnt, embedded, offline
+    )
 
 
 def _assemble(
     plan: Plan,
     config: Config,
     store: Store,
+    clock: SteadyClock,
     backend: DockerBackend,
     housing: HostHousing,
     matrix: MatrixClient,
@@ -197,7 +203,6 @@ def _assemble(
 ) -> _System:
     """The parts that hold no resources, wired to each other."""
     loop = asyncio.get_running_loop()
-    clock = SteadyClock()
 
     async def find_sent(row: OutboxRow) -> EventId | None:
         return await _find_sent(matrix, row)
@@ -258,8 +263,20 @@ def _assemble(
         intake=intake,
         overview=overview,
         store=store,
+        upkeep=_build_upkeep(config, store, plan.state_dir, clock),
         state_dir=plan.state_dir,
         offline=offline,
+    )
+
+
+def _build_upkeep(config: Config, store: Store, state_dir: Path, clock: SteadyClock) -> Upkeep:
+    backups = config.backups
+    return Upkeep(
+        store.database,
+        state_dir,
+        every_s=None if backups is None else backups.every_h * 3600,
+        keep=1 if backups is None else backups.keep,
+        clock=clock,
     )
 
 
@@ -317,6 +334,7 @@ def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[
         "intake": system.intake.run(),
         "sync": _sync(system, in_step),
         "engine events": _watch_engine(system),
+        "database upkeep": system.upkeep.run(),
     }
     if system.embedded is not None:
         tasks["embedded homeserver"] = system.embedded.wait_died()
@@ -367,6 +385,7 @@ async def _sync(system: _System, in_step: asyncio.Event) -> NoReturn:
         on_commit=system.intake.notify,
         on_typing=system.gate.typing,
         on_status=on_status,
+        clock=system.kit.wall_clock,
     )
 
 

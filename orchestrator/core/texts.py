@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from orchestrator.model import Limits, TurnOutcome
 
 HELP_HINT = "`!help` lists the commands."
@@ -151,6 +153,22 @@ def ended(
             return DONE_WITHOUT_TEXT
 
 
+def restored(copied_at: str) -> str:
+    """The database is an older copy: what was said since is known to nobody."""
+    return (
+        f"My memory was restored from a copy of {copied_at}. What was said here since then was not "
+        "run again. Please send again what has no answer. Files are as they were left."
+    )
+
+
+def restored_turn(copied_at: str) -> str:
+    """A turn that had not ended in the copy that was restored."""
+    return (
+        f"Interrupted: my memory was restored from a copy of {copied_at}, in which this was not "
+        "finished. It was not run again; if it has no answer here, please send it again."
+    )
+
+
 def memory_limit_met(limits: Limits) -> str:
     """A process (not the whole runner) was ended for its memory."""
     return (
@@ -182,6 +200,11 @@ def account_limit(rate_per_s: float | None, waiting: int) -> str:
     if rate_per_s is None:
         return f"no limit of the homeserver's met yet, {what}"
     return f"may send about {rate_per_s:.2g} messages/s (learnt), {what}"
+
+
+def utc_time(at: float) -> str:
+    """A Unix time for people, in UTC."""
+    return datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def size(count: int) -> str:

@@ -14,6 +14,7 @@ from orchestrator.errors import (
     RateLimitedError,
     RequestRefusedError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.outbox_port import EventSender, OutboxStore
 from orchestrator.store.api import OutboxRow
 
@@ -42,6 +43,7 @@ async def upload_file(row: OutboxRow, store: OutboxStore, homeserver: EventSende
             address = await homeserver.upload_file(row.room_id, data, mimetype=_mimetype(row))
     except TimeoutError as error:
         raise HomeserverUnreachableError from error
+    reach(FaultPoint.OUTBOX_UPLOADED)
     await store.store_uploaded(row.seq, {**row.content, **address})
 
 
@@ -50,20 +52,23 @@ def upload_verdict(
 ) -> RequestRefusedError | float | None:
     """What follows from an upload that failed, `failures` times in a row by now.
 
+    In an outage failures say nothing about uploads, and are not counted against this one.
+
     Returns:
         A refusal: give it up. Seconds: wait so long, as the homeserver asked. None: it is an error
         as any other.
     """
     if isinstance(error, RequestRefusedError):
         return error
-    wait_s = 0.0
+    is_over = failures >= MOST_UPLOAD_FAILURES and not is_outage
+    wait_s: float | None = None
     if isinstance(error, RateLimitedError):
         wait_s = _PAUSE_S if error.retry_after_s is None else error.retry_after_s
-    is_over = wait_s > LONGEST_UPLOAD_WAIT_S or failures >= MOST_UPLOAD_FAILURES
-    if error.retryable and is_over and not is_outage:
+        is_over = is_over or wait_s > LONGEST_UPLOAD_WAIT_S
+    if error.retryable and is_over:
         what = f"uploading a file, given up after {type(error).__name__}"
         return RequestRefusedError(errcode="UPLOAD_FAILED", status=0, what=what)
-    return wait_s if isinstance(error, RateLimitedError) else None
+    return wait_s
 
 
 def _mimetype(row: OutboxRow) -> str:

@@ -33,6 +33,7 @@ from orchestrator.core.policy import (
 from orchestrator.core.rotation import Rotation
 from orchestrator.core.sender_limit import SenderLimits
 from orchestrator.errors import StoreError, UndecryptableError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
@@ -88,6 +89,11 @@ class _Outside(BaseModel):
 
 class _Summary(_Outside):
     joined: int | None = Field(default=None, alias="m.joined_member_count")
+
+
+class _Restored(_Outside):
+    copied_at: float
+    restored_at: float
 
 
 class Intake:
@@ -150,7 +156,9 @@ class Intake:
                 await self._wait()
                 while seqs := await self._next_round():
                     for row in await self._store.inbox.still_new(seqs):
+                        reach(FaultPoint.INBOX_TAKEN)
                         await self._handle_guarded(row)
+                        reach(FaultPoint.INBOX_HANDLED)
                 await self._give_up_late_keys()
 
     async def _next_round(self) -> list[int]:
@@ -207,10 +215,13 @@ class Intake:
                 await self._leave(row)
             case InboxKind.SUMMARY:
                 await self._summary(row)
+            case InboxKind.RESTORED:
+                await self._restored(row)
             case InboxKind.STATE | InboxKind.TIMELINE:
                 await self._event(row, RoomEvent.model_validate_json(row.raw), row.raw)
 
     async def _done(self, row: InboxRow, reason: str) -> None:
+        reach(FaultPoint.INBOX_MARK)
         await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
 
     async def _event(self, row: InboxRow, event: RoomEvent, raw: str) -> None:
@@ -360,6 +371,19 @@ class Intake:
         await self._store.rooms.ensure(_room_id(row), joined=True)
         await self._store.rooms.update(_room_id(row), joined_members=summary.joined)
         await self._done(row, "summary")
+
+    async def _restored(self, row: InboxRow) -> None:
+        """Once a room and restore, however many rows say it: the texts' ids are the same."""
+        restored, room_id = _Restored.model_validate_json(row.raw), _room_id(row)
+        rows = build_notice_rows(
+            room_id,
+            f"{room_id}:restored:{restored.restored_at}",
+            texts.restored(texts.utc_time(restored.copied_at)),
+            max_event_bytes=self._config.gateway.max_event_bytes,
+        )
+        await self._store.rooms.ensure(room_id, joined=True)
+        await self._store.answer(row.seq, rows, reason="restored", now=self._clock())
+        self._notify_outbox()
 
     async def _leave(self, row: InboxRow) -> None:
         room_id = _room_id(row)

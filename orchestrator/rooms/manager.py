@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -20,9 +21,11 @@ from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message, build_prompt
 from orchestrator.errors import RequestRefusedError, StoreError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.mishap import build_mishap_notice
 from orchestrator.rooms.outgoing import (
     MESSAGE,
     build_notice_rows,
@@ -92,7 +95,7 @@ class RoomManager:
         failures = 0
         while True:
             try:
-                known = {info.slug for info in await self._kit.backend.list()}
+                known = {info.slug: info.name for info in await self._kit.backend.list()}
                 break
             except TROUBLE as e:
                 failures += 1
@@ -101,11 +104,45 @@ class RoomManager:
                 )
                 await asyncio.sleep(restart_delay_s(failures))
         for room in await self._kit.store.rooms.all():
-            if room.slug in known:
+            if known.pop(room.slug, None) is not None:
                 await self._take_up(room.room_id)
+        for slug, name in known.items():
+            await self._remove_unknown(slug, name)
+
+    async def _remove_unknown(self, slug: RoomSlug, name: str) -> None:
+        """A runner of a room that the store does not know: of before a restore. Its files stay."""
+        log = logger.bind(action="rooms.unknown_runner", room=slug)
+        try:
+            await self._kit.backend.remove(name)
+            log.warning("a runner of a room that nobody knows was removed")
+        except TROUBLE as e:
+            log.bind(error=type(e).__name__).error("a runner that nobody knows can't be removed")
 
     async def close_window(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
-        """A sender's burst is over: it becomes a turn. Idempotent by the first message."""
+        """A sender's burst is over: it becomes a turn, or its sender is told why not. Idempotent.
+
+        What the store can't do now is asked again; any other failure would be the same again.
+        """
+        try:
+            await self._admit(room_id, sender, items)
+        except StoreError:
+            raise
+        except Exception as e:  # noqa: BLE001 - contains one room's bugs in that room
+            # The error's text may hold a message's; its kind and place don't.
+            where = "".join(traceback.format_tb(e.__traceback__))
+            logger.bind(
+                action="turn.not_admitted", room=room_id, error=type(e).__name__, trace=where
+            ).error("messages could not be made a turn")
+            for item in items:
+                notice = build_mishap_notice(
+                    room_id, item.message.event_id, e, config=self._kit.config
+                )
+                await self._kit.store.fail(
+                    item.seq, notice, reason=type(e).__name__, now=self._kit.wall_clock()
+                )
+            self._kit.notify_outbox()
+
+    async def _admit(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
         room = await self._kit.store.rooms.get(room_id)
         if room is None or not room.joined:
             for item in items:
@@ -125,6 +162,7 @@ class RoomManager:
             asked=tuple(item.message.event_id for item in items),
             inbox=tuple(item.seq for item in items),
         )
+        reach(FaultPoint.WINDOW_CLOSING)
         row = await self._kit.store.turns.admit(
             turn,
             max_queued=self._kit.config.gateway.max_queued_turns,
@@ -134,6 +172,7 @@ class RoomManager:
         )
         if row.outcome is TurnOutcome.REFUSED:
             self._refusals.note_queue_full(room_id)
+        reach(FaultPoint.WINDOW_CLOSED)
         self._kit.notify_outbox()
         logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
             "messages became a turn"
@@ -170,6 +209,7 @@ class RoomManager:
             await self._kit.store.inbox.mark(row.seq, InboxState.IGNORED, reason="left the room")
             return
         text = await self._answer(command, worker)
+        reach(FaultPoint.COMMAND_EXECUTED)
         rows = build_notice_rows(
             room.room_id,
             f"{message.event_id}:command",
@@ -178,6 +218,7 @@ class RoomManager:
             reply_to=message.event_id,
         )
         await self._kit.store.answer(row.seq, rows, reason="command", now=self._kit.wall_clock())
+        reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
 
     async def _answer(self, command: Command | UnknownCommand | None, worker: RoomWorker) -> str:
@@ -212,7 +253,9 @@ class RoomManager:
         if room is None or self._group is None:
             return
         worker = worker or RoomWorker(room, self._kit)
+        reach(FaultPoint.RETIRE_BEGUN)
         await worker.refuse_all("the agent left the room")
+        reach(FaultPoint.RETIRE_ENDED)
         before = self._retiring.get(room_id)
         self._retiring[room_id] = self._group.create_task(
             self._stop_runner(worker, before), name=f"retire {room.slug}"

@@ -161,11 +161,6 @@ def build_end_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
     )
 
 
-def build_refusal_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
-    """The end of refused messages that the room was told of already; no answer waits for it."""
-    return replace(build_end_mark_row(turn, final), priority=Priority.TEXT)
-
-
 def _preview(text: str, size_bytes: int, *, max_bytes: int, is_rest: bool) -> JsonObject:
     """The beginning, up to a paragraph's end where there is one, and where the rest is."""
     room_bytes = max(1000, min(_PREVIEW_BYTES, max_bytes - _SENTENCE_BYTES))
@@ -184,6 +179,11 @@ def _file_content(size_bytes: int, *, part: int) -> JsonObject:
         "info": {"mimetype": "text/markdown", "size": size_bytes},
         "m.mentions": {},
     }
+
+
+def build_refusal_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
+    """The end of refused messages that the room was told of already; no answer waits for it."""
+    return replace(build_end_mark_row(turn, final), priority=Priority.TEXT)
 
 
 def _turn_mark(

@@ -10,12 +10,13 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
+from asyncio import to_thread
 from collections.abc import Sequence
 from functools import partial
 
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.sanitise import sanitise
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
@@ -39,8 +40,8 @@ _MAX_PENDING_CHARS = 256 * 1024
 # Each addition to a draft writes it anew, once in a window: 1 MiB is what a disk takes in its
 # stride. A longer one leaves as a file, whatever the account can spare.
 MAX_DRAFT_CHARS = 1 << 20
-# Rendering and cutting takes about 3 ms per 1,000 characters: longer than 50 ms is not done in
-# the event loop.
+# Rendering and cutting takes about 3 ms per 1,000 characters, cleaning 0.2: longer than 50 ms is
+# not done in the event loop.
 _LONG_TEXT_CHARS = 16_384
 
 
@@ -125,6 +126,7 @@ class TurnOutput:
     async def _show(self, link: RunnerLink, now: float, needed_from: Seq | None) -> None:
         done = _before(needed_from, self._seen)
         rows = await self._text_rows(final=None)
+        reach(FaultPoint.OUTPUT_FLUSHING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             None,
@@ -133,23 +135,29 @@ class TurnOutput:
             drop_draft=True,
             now=self._kit.wall_clock(),
         )
+        reach(FaultPoint.OUTPUT_FLUSHED)
         self._clear()
         self._show_at = None
         self._kit.notify_outbox()
         await self._acknowledged(link, done, now)
+        reach(FaultPoint.OUTPUT_ACKED)
 
     async def _keep(self, link: RunnerLink, now: float, needed_from: Seq | None) -> None:
         done = _before(needed_from, self._seen)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             None,
-            # A lone surrogate can't be stored, and what is cleaned twice stays as it is.
-            keep=sanitise("\n\n".join(self._pending)),
+            keep=await self._clean_pending(),
             acked=self._acked_row(done),
             now=self._kit.wall_clock(),
         )
         self._clear()
         await self._acknowledged(link, done, now)
+
+    async def _clean_pending(self) -> str:
+        """As it will be shown: a lone surrogate can't be stored. Doing it twice changes nothing."""
+        text = "\n\n".join(self._pending)
+        return sanitise(text) if len(text) < _LONG_TEXT_CHARS else await to_thread(sanitise, text)
 
     async def notice(self, topic: str, text: str) -> None:
         """Tell the room something about the turn, at once. Once per topic and turn."""
@@ -187,6 +195,7 @@ class TurnOutput:
         if done > self._acked and is_due:
             await self._kit.store.turns.store_acked(self._acked_row(done))
             await self._acknowledged(link, done, now)
+            reach(FaultPoint.OUTPUT_ACKED)
 
     async def end(
         self,
@@ -201,6 +210,7 @@ class TurnOutput:
         Without `store_acked` the frames are another reader's: their runner is gone.
         """
         rows = await self._last_rows(Final(outcome=outcome), sentence)
+        reach(FaultPoint.END_STORING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             TurnEvent.ENDED,
@@ -211,6 +221,7 @@ class TurnOutput:
             reason=reason,
             now=self._kit.wall_clock(),
         )
+        reach(FaultPoint.END_STORED)
         self._clear()
         self._show_at = None
         self._kit.notify_outbox()
@@ -249,7 +260,7 @@ class TurnOutput:
         )
         if len(text) < _LONG_TEXT_CHARS:
             return build()
-        return await asyncio.to_thread(build)
+        return await to_thread(build)
 
     async def _acknowledged(self, link: RunnerLink, seq: Seq, now: float) -> None:
         self._acked, self._acked_at = seq, now

@@ -162,16 +162,6 @@ class OutboxTable:
 
         return await self._database.run(work)
 
-    async def oldest_waiting_at(self) -> float | None:
-        """When the oldest of them was stored (Unix time), or None when nothing waits."""
-
-        def work(db: sqlite3.Connection) -> float | None:
-            query = "SELECT min(created_at) FROM outbox WHERE state = 'queued'"
-            value: float | None = db.execute(query).fetchone()[0]
-            return value
-
-        return await self._database.run(work)
-
     async def waiting_now(self, room_id: RoomId, *, now: float) -> int:
         """How many rows would leave now if they could, and all of this room's.
 
@@ -181,6 +171,16 @@ class OutboxTable:
         def work(db: sqlite3.Connection) -> int:
             count: int = db.execute(_WAITING_NOW, (room_id, now)).fetchone()[0]
             return count
+
+        return await self._database.run(work)
+
+    async def oldest_waiting_at(self) -> float | None:
+        """When the oldest of them was stored (Unix time), or None when nothing waits."""
+
+        def work(db: sqlite3.Connection) -> float | None:
+            query = "SELECT min(created_at) FROM outbox WHERE state = 'queued'"
+            value: float | None = db.execute(query).fetchone()[0]
+            return value
 
         return await self._database.run(work)
 

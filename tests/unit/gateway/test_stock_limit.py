@@ -10,9 +10,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from orchestrator.errors import RateLimitedError
-from orchestrator.gateway.outbound import OutboxSender
+from orchestrator.gateway.outbound import MAX_IN_FLIGHT, OutboxSender
 from orchestrator.model import EventId, JsonValue, Priority, RoomId, TxnId
-from tests.support.outbox import MemoryHomeserver, MemoryOutbox, RateLimitedHomeserver
+from tests.support.outbox import (
+    FlakyHomeserver,
+    MemoryHomeserver,
+    MemoryOutbox,
+    RateLimitedHomeserver,
+)
 from tests.support.rate_limit import LeakyBucket
 from tests.support.virtual_time import loop_clock
 from tests.unit.gateway.test_outbound import make_sender, running, virtual
@@ -111,29 +116,37 @@ async def test_a_homeserver_without_bursts_is_not_met_again_and_again() -> None:
 
 
 @virtual
-async def test_nothing_is_shown_while_the_homeserver_is_away_or_the_room_cannot_be_sent_to() -> (
-    None
-):
+async def test_nothing_is_shown_where_what_is_there_already_has_yet_to_leave() -> None:
     store, homeserver = MemoryOutbox(), RateLimitedHomeserver()
     rooms = Rooms(store, make_sender(store, homeserver))
     for _ in range(4):
         store.add("!mine", "waits")
     assert not await rooms.sender.may_show_progress(RoomId("!mine"))
     assert await rooms.sender.may_show_progress(RoomId("!other")) is False, "what waits goes first"
-    store.is_full = True
+
+
+@virtual
+async def test_nothing_is_shown_while_the_homeserver_is_away() -> None:
+    store, homeserver = MemoryOutbox(), FlakyHomeserver()
+    rooms = Rooms(store, make_sender(store, homeserver))
+    for room in ("!one", "!two"):
+        store.add(room, "waits")
     async with running(rooms.sender):
-        await asyncio.sleep(1)
-        store.rows.clear()
-        assert not await rooms.sender.may_show_progress(RoomId("!mine"))
+        await asyncio.sleep(3)
+        assert not await rooms.sender.may_show_progress(RoomId("!other"))
+        homeserver.is_away = lambda _: False
+        await asyncio.sleep(120)
+        assert await rooms.sender.may_show_progress(RoomId("!other"))
 
 
 @dataclass(slots=True)
 class StormyHomeserver(MemoryHomeserver):
-    """Every second send is refused for 1 to 30 s, until `calm_at`; a refused room may not send."""
+    """Every second send is refused for 1 to 30 s, until `calm_at`; notes what leaves too early."""
 
     calm_at: float = 0.0
     rng: random.Random = field(default_factory=lambda: random.Random(7))
-    blocked_until: float = 0.0
+    waits: list[tuple[float, float]] = field(default_factory=list)
+    """From the arrival of each refusal to the end of its wait."""
     early: list[float] = field(default_factory=list)
     refused: int = 0
     count: int = 0
@@ -143,28 +156,29 @@ class StormyHomeserver(MemoryHomeserver):
         self, room_id: RoomId, content: Mapping[str, JsonValue], txn_id: TxnId
     ) -> EventId:
         now = loop_clock() - self.latency_s
-        if now < self.blocked_until:
+        # What was under way when a refusal arrived is not early.
+        if any(since < now < until for since, until in self.waits):
             self.early.append(now)
         self.count += 1
         if self.count % 2 and now < self.calm_at:
             wait_s = self.rng.uniform(1, 30)
             wait_s = float(int(wait_s)) if self.rounds else wait_s
             self.refused += 1
-            # A request that was under way when it was refused is not early.
-            self.blocked_until = loop_clock() + wait_s
+            self.waits.append((loop_clock(), loop_clock() + wait_s))
             raise RateLimitedError(wait_s)
         return self.accept(room_id, content, txn_id)
 
 
 @pytest.mark.parametrize("rounds", [False, True])
+@pytest.mark.parametrize("in_flight", [1, MAX_IN_FLIGHT])
 def test_in_a_storm_of_429s_nothing_leaves_early_and_nothing_is_lost_or_doubled(
-    rounds: bool,
+    rounds: bool, in_flight: int
 ) -> None:
     @virtual
     async def test() -> None:
         store = MemoryOutbox()
         homeserver = StormyHomeserver(calm_at=loop_clock() + 300, rounds=rounds)
-        sender = make_sender(store, homeserver, max_in_flight=1)
+        sender = make_sender(store, homeserver, max_in_flight=in_flight)
         expected: dict[str, list[str]] = {f"!{i}": [] for i in range(5)}
         async with running(sender):
             for step in range(100):

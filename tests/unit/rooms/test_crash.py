@@ -13,6 +13,8 @@ import pytest
 
 from orchestrator.model import TurnState
 from tests.support.memory_claude import Turn
+from tests.support.outbox import MemoryHomeserver, RateLimitedHomeserver
+from tests.support.rate_limit import LeakyBucket
 from tests.support.room_rig import ROOM, Rig, open_rig, run_rooms
 from tests.unit.rooms.scenario import hang, tell
 
@@ -121,6 +123,7 @@ def test_a_crash_at_any_step_of_a_turn_neither_loses_nor_doubles_anything(
 ) -> None:
     steps, usual = run_rooms(crash_and_go_on(tmp_path / "none", case, 0))
     assert steps > 30
+    assert case.script is not long or [w for w in usual.split() if w.isdigit()] == list("012345")
     for crash_at in range(1, steps + 1, case.stride):
         _, read = run_rooms(crash_and_go_on(tmp_path / str(crash_at), case, crash_at))
         assert read == usual, crash_at
@@ -183,3 +186,50 @@ def test_a_crash_while_a_turn_is_stopped_leaves_a_turn_that_can_be_stopped(tmp_p
     steps = run_rooms(crash_while_stopping(tmp_path / "none", 0))
     for crash_at in range(1, steps + 1):
         run_rooms(crash_while_stopping(tmp_path / str(crash_at), crash_at))
+
+
+def read_account(account: MemoryHomeserver) -> str:
+    """All that the homeserver shows, files in place of their previews."""
+    found: list[str] = []
+    for content in account.contents:
+        if "url" in content:
+            number = int(str(content["url"]).rpartition("/")[2])
+            found[-1] = account.uploads[number - 1][2].decode()
+        elif "body" in content:
+            found.append(str(content["body"]))
+    return " ".join(" ".join(found).split())
+
+
+async def crash_while_sending(folder: Path, crash_at: int, max_messages: int) -> tuple[int, str]:
+    """A turn that streams, on a homeserver that limits messages; a crash of rooms and sender."""
+    gateway = {"max_event_bytes": 8192, "max_answer_messages": max_messages}
+    async with open_rig(folder, gateway=gateway) as rig:
+        account = rig.account = RateLimitedHomeserver(limiter=LeakyBucket(rate_per_s=0.2, burst=2))
+        rig.claude.scripts["work"] = long
+        await rig.receive("work")
+
+        async def is_sent() -> bool:
+            return not await rig.store.outbox.waiting() and bool(await rig.outcomes())
+
+        async with rig.life(crash_at=crash_at) as life:
+
+            async def is_over() -> bool:
+                return life.points.crashed.is_set() or await is_sent()
+
+            await rig.wait(is_over)
+            count = life.points.count
+        async with rig.life():
+            await rig.wait(is_sent, timeout_s=600)
+        return count, read_account(account)
+
+
+@pytest.mark.parametrize("max_messages", [1, 100])
+def test_a_crash_at_any_step_between_a_turn_and_the_homeserver_loses_and_doubles_nothing(
+    tmp_path: Path, max_messages: int
+) -> None:
+    steps, usual = run_rooms(crash_while_sending(tmp_path / "none", 0, max_messages))
+    assert [word for word in usual.split() if word.isdigit()] == list("012345")
+    for crash_at in range(1, steps + 1, 5):
+        folder = tmp_path / str(crash_at)
+        _, read = run_rooms(crash_while_sending(folder, crash_at, max_messages))
+        assert read == usual, crash_at

@@ -209,3 +209,35 @@ def test_a_row_that_something_came_of_is_not_marked_as_failed_behind_it(tmp_path
         assert len(await rig.said()) == 1
 
     run(tmp_path, test)
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_messages_that_can_not_become_a_turn_are_told_and_the_room_goes_on(
+    tmp_path: Path, times: int
+) -> None:
+    async def test(rig: Rig) -> None:
+        first, second = await rig.receive("one"), await rig.receive("two")
+        async with rig.life() as life:
+            turns = life.manager._kit.store.turns
+            admit, calls = turns.admit, 0
+
+            async def fail(*args: Any, **options: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls <= times:
+                    raise KeyError
+                return await admit(*args, **options)
+
+            turns.admit = fail  # type: ignore[method-assign]
+            await settle(rig)
+            await asyncio.sleep(200)
+            assert calls == 1
+            turns.admit = admit  # type: ignore[method-assign]
+            await rig.receive("three")
+            life.notify()
+            await rig.wait_ended(1)
+        text = texts.not_handled("KeyError")
+        assert await replies(rig) == [(text, first), (text, second)]
+        assert (await rig.bodies())[-1] == "You said: three"
+
+    run(tmp_path, test)

@@ -64,7 +64,7 @@ async def fill(store: Store) -> None:
         asked=(EventId("$1"),),
         inbox=(1,),
     )
-    await store.turns.admit(turn, max_queued=5, notices=lambda *_: (), now=2)
+    await store.turns.admit(turn, max_queued=5, notices=lambda *_, **__: (), now=2)
     await store.turns.advance(TURN, TurnEvent.OFFERED, epoch=Epoch("e"), now=3)
     await store.turns.advance(
         TURN, TurnEvent.ENDED, rows=[message("x1", CONTENT)], outcome=TurnOutcome.DONE, now=4
