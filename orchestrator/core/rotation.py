@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -26,6 +26,12 @@ class Rotation(Generic[KeyT, ItemT]):
         """One more; a key that had nothing comes last."""
         self._waiting.setdefault(key, deque()).append(item)
         self._count += 1
+
+    def add_first(self, key: KeyT, items: Sequence[ItemT]) -> None:
+        """Some more, in their order, before what the key has."""
+        if items:
+            self._waiting.setdefault(key, deque()).extendleft(reversed(items))
+            self._count += len(items)
 
     def take_round(self, limit: int) -> list[ItemT]:
         """One turn of each key, at most about `limit` items (a share may pass it)."""

@@ -154,15 +154,25 @@ class Intake:
                 await self._handle_guarded(row)
             while True:
                 await self._wait()
-                while seqs := await self._next_round():
-                    for row in await self._store.inbox.still_new(seqs):
-                        reach(FaultPoint.INBOX_TAKEN)
-                        await self._handle_guarded(row)
-                        reach(FaultPoint.INBOX_HANDLED)
+                while await self._go_round():
+                    pass
                 await self._give_up_late_keys()
 
-    async def _next_round(self) -> list[int]:
-        """The rows to look at next; what came meanwhile has its place among them."""
+    async def _go_round(self) -> bool:
+        """Look at some rows of no room, then at some of each room; False when there are none."""
+        await self._learn_of_new()
+        looked = False
+        for rotation in (self._roomless, self._waiting):
+            seqs = rotation.take_round(_ROUND_ROWS)
+            for row in await self._store.inbox.still_new(seqs):
+                reach(FaultPoint.INBOX_TAKEN)
+                await self._handle_guarded(row)
+                reach(FaultPoint.INBOX_HANDLED)
+            looked = looked or bool(seqs)
+        return looked
+
+    async def _learn_of_new(self) -> None:
+        """What came meanwhile gets its place behind what waits."""
         space = _MAX_KNOWN_ROWS - len(self._waiting) - len(self._roomless)
         for seq, room_id in await self._store.inbox.new_seqs(after=self._cursor, limit=space):
             if room_id is None:
@@ -170,7 +180,6 @@ class Intake:
             else:
                 self._waiting.add(room_id, seq)
             self._cursor = seq
-        return self._roomless.take_round(_ROUND_ROWS) + self._waiting.take_round(_ROUND_ROWS)
 
     async def _wait(self) -> None:
         try:
@@ -398,9 +407,12 @@ class Intake:
         await self._done(row, "left")
 
     async def _retry_pending(self, rooms: set[RoomId]) -> None:
-        for row in await self._store.inbox.pending_keys():
-            if row.room_id in rooms:
-                await self._handle_guarded(row)
+        """A key came: what waited for one is new again, and before what came after it.
+
+        Nothing is looked at here: a thousand closed events wait for their turns as others do.
+        """
+        for room_id in rooms:
+            self._waiting.add_first(room_id, await self._store.inbox.reopen(room_id))
 
     async def _give_up_late_keys(self) -> None:
         """Tell a room once, however many of its events stayed closed; strangers nothing."""

@@ -126,6 +126,18 @@ class InboxTable:
 
         return await self._database.run(work)
 
+    async def reopen(self, room_id: RoomId) -> Sequence[int]:
+        """What waits for keys in a room is NEW again; the rows' numbers, in order of arrival."""
+
+        def work(db: sqlite3.Connection) -> list[int]:
+            where = "WHERE state = 'pending_keys' AND room_id = ?"
+            query = f"SELECT seq FROM inbox {where} ORDER BY seq"  # noqa: S608 - constants
+            seqs = [seq for (seq,) in db.execute(query, (room_id,)).fetchall()]
+            db.execute(f"UPDATE inbox SET state = 'new', reason = NULL {where}", (room_id,))  # noqa: S608 - constants
+            return seqs
+
+        return await self._database.run(work)
+
     async def mark(self, seq: int, state: InboxState, *, reason: str | None = None) -> None:
         """Move a row on.
 

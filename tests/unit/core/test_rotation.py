@@ -28,6 +28,15 @@ def test_a_round_is_bounded_and_the_next_one_goes_on_with_those_that_had_none() 
     assert rotation.take_round(4) == []
 
 
+def test_what_is_put_first_keeps_its_order_and_goes_before_the_rest() -> None:
+    rotation: Rotation[str, int] = Rotation(share=2)
+    rotation.add("a", 5)
+    rotation.add_first("a", [1, 2, 3])
+    rotation.add_first("b", [])
+    assert (rotation.take_round(9), rotation.take_round(9)) == ([1, 2], [3, 5])
+    assert len(rotation) == 0
+
+
 @given(st.lists(st.integers(min_value=0, max_value=5)), st.integers(min_value=1, max_value=5))
 def test_nothing_is_lost_and_each_keeps_its_order(keys: list[int], share: int) -> None:
     rotation: Rotation[int, tuple[int, int]] = Rotation(share=share)

@@ -164,6 +164,39 @@ def test_a_key_that_comes_late_opens_what_waited_for_it_also_after_a_restart(
     run(tmp_path, test)
 
 
+def test_a_key_that_opens_much_delays_no_other_room_and_opens_each_event_once(
+    tmp_path: Path,
+) -> None:
+    other = RoomId("!other:test")
+
+    async def test(rig: Rig) -> None:
+        for i in range(40):
+            await rig.receive_event("m.room.encrypted", sealed("k", f"[{i}]"))
+        async with rig.life() as life:
+            await asyncio.sleep(5)
+            order: list[RoomId | None] = []
+            handle = life.intake._handle
+
+            async def note(row: Any) -> None:
+                order.append(row.room_id)
+                await handle(row)
+
+            life.intake._handle = note  # type: ignore[method-assign]
+            await rig.receive("later, in the same room")
+            await rig.receive("and here?", room=other)
+            for _ in range(2):
+                await rig.receive_row(InboxKind.TO_DEVICE, {"key": "k", "room_id": ROOM}, None)
+            life.notify()
+            await rig.wait_ended(2)
+        assert order.index(other) <= 6
+        assert len(order) == 44
+        in_room = next(asked for asked in rig.claude.asked if "[0]" in asked)
+        wanted = [*(f"[{i}]" for i in range(40)), "later, in the same room"]
+        assert in_room.split("\n\n") == wanted
+
+    run(tmp_path, test)
+
+
 def test_what_is_never_opened_is_told_once_and_only_for_those_who_may_ask(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         for i in range(20):
