@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from orchestrator import __version__
+from orchestrator.account_limit import describe_limit, find_account, lift_limit
 from orchestrator.audit.messages import AuditPlan, audit_messages, render_json, render_text
 from orchestrator.config import Config, load_config, load_secrets, not_built, parse_config
 from orchestrator.core import texts
@@ -47,8 +48,10 @@ image_app = typer.Typer(
 )
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 audit_app = typer.Typer(help="Is everything accounted for?", no_args_is_help=True)
+matrix_app = typer.Typer(help="The agent's account on the homeserver.", no_args_is_help=True)
 app.add_typer(image_app, name="image")
 app.add_typer(audit_app, name="audit")
+app.add_typer(matrix_app, name="matrix")
 app.add_typer(config_app, name="config")
 
 StateDir = Annotated[
@@ -63,6 +66,19 @@ StateDir = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="The configuration file, for its state_dir.")
 ]
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(help="The configuration file; without it, the embedded homeserver."),
+]
+EmbeddedOption = Annotated[
+    bool, typer.Option("--embedded", help="The embedded homeserver, which must be running.")
+]
+UserOption = Annotated[
+    str | None, typer.Option(help="The account. Default: the agent's (matrix.user_id).")
+]
+
 BaseOption = Annotated[
     Base,
     typer.Option(
@@ -195,13 +211,8 @@ def restore(
 
 @audit_app.command("messages")
 def audit_messages_command(
-    config: Annotated[
-        Path | None,
-        typer.Option(help="The configuration file; without it, the embedded homeserver."),
-    ] = None,
-    embedded: Annotated[
-        bool, typer.Option("--embedded", help="On the embedded homeserver (it has to run).")
-    ] = False,
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
     state_dir: StateDir = None,
     settled: Annotated[
         bool, typer.Option("--settled", help="Count what is still in hand as a failure, too.")
@@ -227,6 +238,32 @@ def audit_messages_command(
         _say(render_json(report) if as_json else render_text(report))
         if not report.is_clean(settled=settled):
             raise typer.Exit(1)
+
+
+@matrix_app.command("limit")
+def matrix_limit(
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
+    user: UserOption = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show what the homeserver lets the account send (Synapse; with MATRIX_ADMIN_TOKEN)."""
+    with _exit_codes():
+        account = find_account(None if embedded else config, state_dir, user)
+        _say(asyncio.run(describe_limit(account)))
+
+
+@matrix_app.command("unlimit")
+def matrix_unlimit(
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
+    user: UserOption = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Lift the account's message limit on the homeserver (Synapse; with MATRIX_ADMIN_TOKEN)."""
+    with _exit_codes():
+        account = find_account(None if embedded else config, state_dir, user)
+        _say(asyncio.run(lift_limit(account)))
 
 
 def main() -> NoReturn:

@@ -19,7 +19,7 @@ from orchestrator.core.evidence import (
     SeenEvent,
     TurnEntry,
 )
-from orchestrator.core.naming import refused_txn_id
+from orchestrator.core.naming import stand_in_txn_ids
 from orchestrator.core.twice import find_twice
 from orchestrator.core.verdict import (
     STATE_BY_OUTCOME,
@@ -34,7 +34,7 @@ from orchestrator.core.verdict import (
     in_hand,
     missing,
 )
-from orchestrator.model import EventId, RoomId, TurnId, UserId
+from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, UserId
 
 UNREADABLE = "unreadable"
 """How the reason of a row begins of which nothing could be read: nobody can be told."""
@@ -162,7 +162,10 @@ class _Accounts:
         if entry.event_id in self._replies:
             return self._of_rows(self._replies[entry.event_id], state)
         sender = self._sender(entry)
-        told_before = (entry.room_id, sender, entry.reason) in self._evidence.told
+        told_before = any(
+            (room_id, sender, entry.reason) in self._evidence.told
+            for room_id in (entry.room_id, self._evidence.replaced_by.get(entry.room_id))
+        )
         if entry.reason == UNDECRYPTABLE:
             if sender in self._evidence.strangers:
                 return None
@@ -215,6 +218,9 @@ class _Accounts:
             return missing(Problem.NO_OUTCOME, f"turn {turn.turn_id}")
         rows = self._of_turn[turn.turn_id]
         ends = [row for row in rows if _is_end_of(turn, row)]
+        if not ends and turn.outcome is TurnOutcome.REFUSED and not turn.parts:
+            # One of a flood, of which the room was told: one event will mark all of them.
+            return in_hand(turn.created_at, self._patience.unsent_s)
         if not ends:
             return missing(Problem.NO_END, f"turn {turn.turn_id}")
         return self._of_rows(rows, STATE_BY_OUTCOME[turn.outcome])
@@ -240,7 +246,7 @@ class _Accounts:
             and row.reason != LEFT_ROOM
             and row.room_id in self._evidence.joined
             and is_of_now
-            and refused_txn_id(row.txn_id) not in self._live_txns
+            and self._live_txns.isdisjoint(stand_in_txn_ids(row.txn_id))
         )
 
     # And beside them...

@@ -35,6 +35,8 @@ class Piece:
 
     source: str
     content: JsonObject
+    markdown: str
+    """Its part as Markdown of its own: a code fence that is open at its ends is closed there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,8 @@ def split_markdown(text: str, *, max_bytes: int, notice: bool = False) -> Iterat
         cut, content = _fit(text, start, fence, chars, max_bytes=max_bytes, notice=notice)
         source = text[start : cut.end]
         if source.strip():
-            yield Piece(source=source, content=content)
+            markdown = _dress(text, start, cut, fence)
+            yield Piece(source=source, content=content, markdown=markdown)
             # As many characters as should fit, if the text goes on as it was.
             chars = int(len(source) * max_bytes / measure_content(content) * 0.95)
         start, fence = cut.end, cut.fence

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.core.turn_mark import TurnMark
@@ -96,6 +96,8 @@ class TurnEntry:
     asked: tuple[EventId, ...]
     created_at: float
     started_at: float | None = None
+    parts: int = 1
+    """Messages that it has made; 0 for a refused one whose end is still to be marked."""
     continues: TurnId | None = None
     """The turn that this one goes on with: its messages are settled here."""
 
@@ -127,6 +129,8 @@ class Evidence:
     outbox: Sequence[OutboxEntry]
     told: frozenset[tuple[RoomId, UserId, str]]
     """Who was told what in which room, once."""
+    replaced_by: Mapping[RoomId, RoomId] = field(default_factory=dict)
+    """Rooms whose conversation went on in another."""
     rooms: Sequence[SeenRoom] = ()
     events: Sequence[SeenEvent] = ()
     confirmed: frozenset[EventId] = frozenset()

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.model import EventId, UserId
 
 _TEXT_TYPES = ("m.text", "m.emote")
+# 2^53, the largest whole number of canonical JSON.
+_MAX_TS_MS = 1 << 53
 _FILE_TYPES = ("m.file", "m.image", "m.audio", "m.video")
 
 
@@ -51,6 +53,15 @@ class RoomEvent(_Outside):
     event_id: str
     content: dict[str, Any]
     state_key: str | None = None
+    origin_server_ts: object = None
+
+    @property
+    def sent_at(self) -> float | None:
+        """When its sender's homeserver says that it was sent (Unix time), if it says a time."""
+        ts = self.origin_server_ts
+        if not isinstance(ts, int) or isinstance(ts, bool) or not 0 <= ts < _MAX_TS_MS:
+            return None
+        return ts / 1000
 
 
 class Verdict(StrEnum):

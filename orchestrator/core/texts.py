@@ -61,6 +61,24 @@ def not_handled(kind: str) -> str:
     )
 
 
+def in_file(size_bytes: int, *, is_rest: bool) -> str:
+    """Behind the beginning of an answer that is too long for messages."""
+    what = "This is the beginning of the rest. All of it" if is_rest else "This is the beginning."
+    what += f" ({size(size_bytes)}) is" if is_rest else f" The whole answer ({size(size_bytes)}) is"
+    return f"*{what} in the file below.*"
+
+
+FILE_NOT_TAKEN = "The homeserver does not take the file, so here is what it has as messages."
+
+
+def file_left_out(left_bytes: int) -> str:
+    """The end of a file's text that was sent as messages, as far as that goes."""
+    return (
+        f"{size(left_bytes)} more are left out: the homeserver does not take the file, and this is "
+        "too long for messages. Ask for a shorter answer, or for a file in the workspace."
+    )
+
+
 def queued(position: int) -> str:
     """How many turns are before this one."""
     return f"Queued: {position} before this one. `!cancel` stops the running one."
@@ -69,8 +87,17 @@ def queued(position: int) -> str:
 def queue_full(max_queued: int) -> str:
     """The turn was not taken."""
     return (
-        f"Not taken: {max_queued} turns are waiting already, the most for this room. "
-        "Send it again when some are done."
+        f"Not taken: {max_queued} turns are waiting already, the most for this room. This one and "
+        "what comes while that is so is left out. Send it again when some are done."
+    )
+
+
+def too_fast(burst: int, per_minute: int) -> str:
+    """A sender's messages are not taken any more; said once in a flood, to the first of them."""
+    return (
+        f"Not taken: your messages come too fast. {burst} at once are fine, and then {per_minute} "
+        "a minute; this one and all above that are left out. Wait a minute, then send again what "
+        "is missing. `!cancel` always works."
     )
 
 
@@ -165,6 +192,13 @@ def unknown_command(name: str, nearest: str | None) -> str:
 def utc_time(at: float) -> str:
     """A Unix time for people, in UTC."""
     return datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def account_limit(rate_per_s: float | None, waiting: int) -> str:
+    """What the homeserver lets the agent's account send, all rooms together."""
+    if rate_per_s is None:
+        return f"no limit of the homeserver's met yet, {waiting} messages waiting"
+    return f"may send about {rate_per_s:.2g} messages/s (learnt), {waiting} waiting"
 
 
 def size(count: int) -> str:

@@ -7,6 +7,8 @@ Rules:
 - an attempt is recorded before it leaves, and each attempt uses the row's transaction id, so that
   an answer that got lost is asked for again and the event isn't doubled. A homeserver forgets those
   ids after a day: an older row that may have been sent is looked for first;
+- a row's file is uploaded before its event is sent, as a step of its own: the payload is frozen
+  with the file's address first. A file that can't be had there counts as refused;
 - a refusal for good takes the row out of the way, after the daemon was told (it tells the room);
 - a homeserver that fails for several rooms in a row is left alone by all of them, and asked again
   by one at a time. A homeserver that fails for one room only delays that room.
@@ -17,21 +19,25 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from loguru import logger
 
 from orchestrator.core.outage import Outage, backoff_s
 from orchestrator.core.pacing import SendBudget
+from orchestrator.core.progress import ProgressShare, count_spare
 from orchestrator.errors import (
     AiAgentChatError,
     HomeserverUnreachableError,
     RateLimitedError,
     RequestRefusedError,
+    StoreError,
 )
 from orchestrator.gateway.clock import Clock, SteadyClock, wait_for_event
-from orchestrator.model import EventId, JsonValue, RoomId, TxnId
+from orchestrator.gateway.outbox_port import EventSender, OutboxStore
+from orchestrator.gateway.upload import upload_file, upload_verdict
+from orchestrator.model import EventId, RoomId
 from orchestrator.store.api import OutboxRow
 
 if TYPE_CHECKING:
@@ -52,49 +58,6 @@ _MASKED_LOOK_S = 1.0
 
 
 T = TypeVar("T")
-
-
-class OutboxStore(Protocol):
-    """The outbox table. Each call is one transaction; errors are StoreErrors."""
-
-    async def outbox_heads(self, *, now: float, limit: int) -> Sequence[OutboxRow]:
-        """For each room its first unsent row, if `not_before <= now`; by priority, then age."""
-        ...
-
-    async def next_outbox_at(self) -> float | None:
-        """The earliest `not_before` of the rooms' first unsent rows; None when nothing waits.
-
-        One in the past is allowed: it says that a row is due, and nothing of the others.
-        """
-        ...
-
-    async def mark_attempt(self, seq: int, *, now: float) -> None:
-        """Count one more attempt; recorded before the request leaves."""
-        ...
-
-    async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
-        """The homeserver accepted it as this event."""
-        ...
-
-    async def mark_retry(self, seq: int, *, not_before: float) -> None:
-        """Not before that time again."""
-        ...
-
-    async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:
-        """Refused for good; the row is out of the way."""
-        ...
-
-
-class EventSender(Protocol):
-    """The part of `ports.Homeserver` that sends events."""
-
-    async def send_event(
-        self, room_id: RoomId, event_type: str, content: Mapping[str, JsonValue], txn_id: TxnId
-    ) -> EventId:
-        """One attempt; see `ports.Homeserver.send_event`."""
-        ...
-
-
 OnRefused = Callable[[OutboxRow, RequestRefusedError], Awaitable[None]]
 FindSent = Callable[[OutboxRow], Awaitable[EventId | None]]
 
@@ -136,9 +99,12 @@ class OutboxSender:
         self._on_refused = on_refused
         self._find_sent = find_sent
         self.budget = budget or SendBudget()
+        self.limited = 0
+        """429s that were met since the start."""
         self._clock = clock or SteadyClock()
         self._jitter = jitter or random.SystemRandom().random
         self._max_in_flight = max_in_flight
+        self._progress = ProgressShare()
         self._outage = Outage(jitter=self._jitter)
         self._failures: dict[RoomId, int] = {}
         self._in_flight: set[RoomId] = set()
@@ -149,6 +115,20 @@ class OutboxSender:
     def notify(self) -> None:
         """Rows were added. Cheap; call it after the commit."""
         self._wake.set()
+
+    async def may_show_progress(self, room_id: RoomId) -> bool:
+        """Whether a running turn may send a message now that is not its last one.
+
+        It is to be added within seconds. When it may not, the turn asks again, and in the meantime
+        adds nothing: progress is never queued.
+        """
+        waiting = await self._store.waiting_now(room_id, now=self._clock())
+        now = self._clock()
+        spare = count_spare(self.budget.tokens(now), self.budget.state)
+        spare -= waiting
+        if self._outage.is_on:
+            spare = 0
+        return self._progress.ask(room_id, spare=spare, now=now)
 
     async def run(self) -> NoReturn:
         """Send until cancelled. A cancelled request's row is sent again, with the same id.
@@ -217,7 +197,7 @@ class OutboxSender:
             for row in heads:
                 if row.room_id in busy:
                     continue
-                account_at = self._account_may_send_at(now)
+                account_at = self._account_may_send_at(now, row)
                 if account_at > now:
                     return account_at
                 room_at = self._outage.may_ask_at(row.room_id)
@@ -227,15 +207,18 @@ class OutboxSender:
                     self._start(group, row, now)
         return look_at
 
-    def _account_may_send_at(self, now: float) -> float:
-        """When the next request may leave; infinity: when one of those in flight is back."""
+    def _account_may_send_at(self, now: float, row: OutboxRow) -> float:
+        """When the row may leave; infinity: when one of those in flight is back."""
         if len(self._in_flight) >= (1 if self._outage.is_on else self._max_in_flight):
             return math.inf
-        return self.budget.next_send_at(now)
+        # Homeservers don't count uploads as messages.
+        return now if row.has_file else self.budget.next_send_at(now)
 
     def _start(self, group: asyncio.TaskGroup, row: OutboxRow, now: float) -> None:
         task = group.create_task(self._send(row, left=now), name=f"outbox {row.seq}")
-        self.budget.sent(now)
+        if not row.has_file:
+            self.budget.sent(now)
+            self._progress.left(row.room_id)
         self._in_flight.add(row.room_id)
 
         def is_back(_: asyncio.Task[None]) -> None:
@@ -248,17 +231,19 @@ class OutboxSender:
     async def _send(self, row: OutboxRow, *, left: float) -> None:
         log = self._log.bind(room=row.room_id, seq=row.seq, txn=row.txn_id)
         try:
+            if row.has_file:
+                await self._try_upload(row, left=left, log=log)
+                return
             event_id = await self._deliver(row)
         except RateLimitedError as error:
             self._answered(row)
+            self.limited += 1
             self.budget.limited(self._clock(), error.retry_after_s, sent_at=left)
             wait = {"retry_after_s": error.retry_after_s, "rate_per_s": self.budget.rate_per_s()}
             log.bind(action="outbox.limited", **wait).info("the homeserver asked to slow down")
         except RequestRefusedError as error:
             self._answered(row)
-            log.bind(action="outbox.refuse", errcode=error.errcode).warning("an event was refused")
-            await self._on_refused(row, error)
-            await self._store.mark_refused(row.seq, reason=error.errcode, now=self._clock())
+            await self._give_up(row, error, log=log)
         except AiAgentChatError as error:
             if not error.retryable:
                 raise
@@ -267,6 +252,41 @@ class OutboxSender:
             self._answered(row)
             await self._store.mark_sent(row.seq, event_id, now=self._clock())
             log.bind(action="outbox.send", event=event_id).debug("an event was sent")
+
+    async def _give_up(self, row: OutboxRow, error: RequestRefusedError, *, log: Logger) -> None:
+        log.bind(action="outbox.refuse", errcode=error.errcode).warning("an event was refused")
+        await self._on_refused(row, error)
+        await self._store.mark_refused(row.seq, reason=error.errcode, now=self._clock())
+
+    async def _try_upload(self, row: OutboxRow, *, left: float, log: Logger) -> None:
+        """Upload the row's file; its event is sent from the next look on, as any other."""
+        try:
+            await upload_file(row, self._store, self._homeserver)
+        except AiAgentChatError as error:
+            if isinstance(error, StoreError):
+                raise
+            await self._upload_failed(row, error, left=left, log=log)
+        else:
+            self._answered(row)
+            log.bind(action="outbox.upload").debug("a file was uploaded")
+
+    async def _upload_failed(
+        self, row: OutboxRow, error: AiAgentChatError, *, left: float, log: Logger
+    ) -> None:
+        failures = self._failures.get(row.room_id, 0) + 1
+        match upload_verdict(error, failures, is_outage=self._outage.is_on):
+            case RequestRefusedError() as refusal:
+                self._answered(row)
+                await self._give_up(row, refusal, log=log)
+            case float() as wait_s:
+                self._outage.answered()
+                self._failures[row.room_id] = failures
+                log.bind(action="outbox.upload_limited", retry_s=wait_s).info("it uploads later")
+                await self._store.mark_retry(row.seq, not_before=self._clock() + wait_s)
+            case None if error.retryable:
+                await self._postpone(row, error, left=left, log=log)
+            case None:
+                raise error
 
     async def _deliver(self, row: OutboxRow) -> EventId:
         found = await _bounded(self._find(row))

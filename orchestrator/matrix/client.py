@@ -28,6 +28,7 @@ from orchestrator.errors import (
 from orchestrator.matrix.encryption import Encryption, open_encryption
 from orchestrator.matrix.http import MatrixHttp, api_path
 from orchestrator.matrix.login import Login
+from orchestrator.matrix.media import Media
 from orchestrator.matrix.rawjson import dump_json, parse_object
 from orchestrator.matrix.response import event_id_of
 from orchestrator.matrix.sync import RawSync
@@ -109,6 +110,7 @@ class MatrixClient:
     def __init__(self, http: MatrixHttp, login: Login, encryption: Encryption) -> None:
         self._http = http
         self._login = login
+        self._media = Media(http, encryption)
         self.encryption = encryption
         self.user_id = login.session.user_id
 
@@ -143,6 +145,10 @@ class MatrixClient:
             return _Sent.model_validate(answer).event_id
         except ValidationError:
             raise unreadable(what) from None
+
+    async def upload_file(self, room_id: RoomId, data: bytes, *, mimetype: str) -> JsonObject:
+        """Upload a file for a room; see `ports.Homeserver`. At most two minutes."""
+        return await self._media.upload(room_id, data, mimetype=mimetype)
 
     async def set_typing(self, room_id: RoomId, *, typing: bool) -> None:
         """Show or hide the typing notice (for 30 s). Failures are swallowed."""

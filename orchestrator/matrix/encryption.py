@@ -220,38 +220,38 @@ class Encryption:
         self._plain_until[room_id] = self._clock() + PLAIN_FOR_S
         return False
 
+    async def seals(self, room_id: RoomId) -> bool:
+        """Whether what goes out to the room is encrypted.
+
+        Raises:
+            RequestRefusedError: ENCRYPTION_OFF or ENCRYPTION_REQUIRED, as the configuration says:
+                nothing may go out.
+            MatrixError: the homeserver does not say whether the room is encrypted.
+        """
+        return await self._sealer(room_id) is not None
+
     async def seal(
         self, room_id: RoomId, event_type: str, content: Mapping[str, JsonValue]
     ) -> tuple[str, Mapping[str, JsonValue]]:
         """The type and the content to send: encrypted where the room is.
 
         Raises:
-            RequestRefusedError: ENCRYPTION_OFF or ENCRYPTION_REQUIRED, as the configuration
-                says, or from the homeserver.
+            RequestRefusedError: as `seals`, or from the homeserver.
             HomeserverUnreachableError, RateLimitedError: keys could not be exchanged.
             StoreFullError: keys could not be stored.
         """
-        if not await self.is_encrypted(room_id):
-            if self._mode == "required":
-                raise _refusal(
-                    "ENCRYPTION_REQUIRED",
-                    "The room is not encrypted, and matrix.encryption is 'required'. Switch "
-                    "encryption on in the room, or set it to 'supported'.",
-                )
+        sealer = await self._sealer(room_id)
+        if sealer is None:
             return event_type, content
-        if self._machine is None or self.keys is None:
-            raise _refusal(
-                "ENCRYPTION_OFF",
-                "The room is encrypted, and matrix.encryption is 'off'. Set it to 'supported'.",
-            )
+        machine, keys = sealer
         rotation = await self._rotation_of(room_id)
-        async with self.keys.room_lock(room_id):
+        async with keys.room_lock(room_id):
             self._require_room()
             while (members := self._members.get(room_id)) is None:
                 await self._fetch_members(room_id)
             with olm.stored():
-                await self.keys.share_room_key(room_id, sorted(members), rotation)
-            return "m.room.encrypted", _encrypt(self._machine, room_id, event_type, content)
+                await keys.share_room_key(room_id, sorted(members), rotation)
+            return "m.room.encrypted", _encrypt(machine, room_id, event_type, content)
 
     async def decrypt(self, raw: str, room_id: RoomId) -> str:
         """The event in clear as JSON: event_id, sender, origin_server_ts, room_id, type, content.
@@ -303,6 +303,23 @@ class Encryption:
         while not olm.has_room(self._directory):  # noqa: ASYNC110 - a disk tells nobody
             await asyncio.sleep(_ROOM_LOOK_S)
         logger.bind(action="matrix.keys_go_on").warning("there is room for encryption keys again")
+
+    async def _sealer(self, room_id: RoomId) -> tuple[Machine, KeyExchange] | None:
+        """What seals for the room; None where it is not encrypted."""
+        if not await self.is_encrypted(room_id):
+            if self._mode == "required":
+                raise _refusal(
+                    "ENCRYPTION_REQUIRED",
+                    "The room is not encrypted, and matrix.encryption is 'required'. Switch "
+                    "encryption on in the room, or set it to 'supported'.",
+                )
+            return None
+        if self._machine is None or self.keys is None:
+            raise _refusal(
+                "ENCRYPTION_OFF",
+                "The room is encrypted, and matrix.encryption is 'off'. Set it to 'supported'.",
+            )
+        return self._machine, self.keys
 
     def _decrypt(self, machine: Machine, raw: str, room_id: RoomId) -> str:
         source = parse_object(raw.encode())

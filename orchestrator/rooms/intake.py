@@ -1,5 +1,8 @@
 """From stored inbox rows to turns, commands and changes of rooms.
 
+Rooms take turns, a few rows at a time, each in the order of arrival: one that floods delays its own
+rows and no other's. What belongs to no room (keys, mostly) goes before.
+
 Each row is handled under a guard of its own: one that can't be handled is marked FAILED with the
 kind of error, its room is told (`rooms.mishap`), and its neighbours go on. A row stays NEW until
 what follows from it is stored, so that a crash at any point only means that it is looked at again.
@@ -17,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
-from orchestrator.core.command import parse_command
+from orchestrator.core.command import Command, CommandName, parse_command
 from orchestrator.core.policy import (
     Circumstances,
     Message,
@@ -27,6 +30,8 @@ from orchestrator.core.policy import (
     decide,
     read_tolerantly,
 )
+from orchestrator.core.rotation import Rotation
+from orchestrator.core.sender_limit import SenderLimits
 from orchestrator.errors import StoreError, UndecryptableError
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
@@ -40,6 +45,12 @@ from orchestrator.store.store import Once, Store
 
 # A key that has not come by then probably never will; the sender is told to send again.
 KEY_PATIENCE_S = 300.0
+# Rows of a room that are looked at before another room has its turn; each takes some milliseconds.
+_ROOM_SHARE = 4
+# Rows that are looked at before looking for newer ones: their texts are in memory meanwhile (64 KiB
+# each at most). And how many are known by their number alone, some 200 bytes each.
+_ROUND_ROWS = 100
+_MAX_KNOWN_ROWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +64,14 @@ class Heard:
 class Rooms(Protocol):
     """What the intake asks of the rooms."""
 
-    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+    async def execute(
+        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
+    ) -> None:
         """Execute a room command and store its answer."""
+        ...
+
+    async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """Refuse a message of a sender who is over the limit."""
         ...
 
     async def retire(self, room_id: RoomId) -> None:
@@ -76,7 +93,7 @@ class _Restored(_Outside):
 
 
 class Intake:
-    """Reads the inbox in order of arrival. Invariant: rows up to `cursor` have been looked at."""
+    """Reads the inbox. Invariant: rows up to `cursor` have been looked at, or wait for it here."""
 
     def __init__(
         self,
@@ -102,7 +119,12 @@ class Intake:
         self._courtesies = courtesies
         self._clock = clock
         self._notify_outbox = notify_outbox
+        self._limits = SenderLimits(
+            burst=config.gateway.sender_burst, per_minute=config.gateway.sender_per_minute
+        )
         self._cursor = 0
+        self._roomless: Rotation[None, int] = Rotation(share=_ROUND_ROWS)
+        self._waiting: Rotation[RoomId, int] = Rotation(share=_ROOM_SHARE)
         self._wake = asyncio.Event()
         self._wake.set()
         self._invitations = Invitations(
@@ -114,7 +136,7 @@ class Intake:
         )
 
     def __repr__(self) -> str:
-        return f"<Intake cursor={self._cursor}>"
+        return f"<Intake cursor={self._cursor} waiting={self._waiting!r}>"
 
     def notify(self) -> None:
         """There may be new rows."""
@@ -128,11 +150,21 @@ class Intake:
                 await self._handle_guarded(row)
             while True:
                 await self._wait()
-                while rows := await self._store.inbox.new_rows(after=self._cursor):
-                    for row in rows:
+                while seqs := await self._next_round():
+                    for row in await self._store.inbox.still_new(seqs):
                         await self._handle_guarded(row)
-                        self._cursor = row.seq
                 await self._give_up_late_keys()
+
+    async def _next_round(self) -> list[int]:
+        """The rows to look at next; what came meanwhile has its place among them."""
+        space = _MAX_KNOWN_ROWS - len(self._waiting) - len(self._roomless)
+        for seq, room_id in await self._store.inbox.new_seqs(after=self._cursor, limit=space):
+            if room_id is None:
+                self._roomless.add(None, seq)
+            else:
+                self._waiting.add(room_id, seq)
+            self._cursor = seq
+        return self._roomless.take_round(_ROUND_ROWS) + self._waiting.take_round(_ROUND_ROWS)
 
     async def _wait(self) -> None:
         try:
@@ -233,7 +265,20 @@ class Intake:
             event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
         )
         verdict, reason = self._decide(room, event, content)
-        await self._follow(verdict, reason, room, row, message)
+        if verdict in _UNLIMITED or self._is_within_limit(row, event):
+            await self._follow(verdict, reason, room, row, message)
+        elif verdict is Verdict.COMMAND and _is_cancel(content.body):
+            # Who floods by mistake must be able to stop it; what it stops says so.
+            await self._rooms.execute(room, row, message, answers=False)
+        else:
+            await self._rooms.refuse_too_fast(room, row, message)
+
+    def _is_within_limit(self, row: InboxRow, event: RoomEvent) -> bool:
+        """By the message's own time, where it is our own homeserver that says it."""
+        at = row.received_at
+        if _server(event.sender) == _server(self._me) and event.sent_at is not None:
+            at = min(at, event.sent_at)
+        return self._limits.take((row.room_id, event.sender), at=at)
 
     async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         """What is readable of it decides whether it was for the agent; then its sender is told."""
@@ -242,6 +287,11 @@ class Intake:
             await self._done(row, "malformed message")
         elif verdict is Verdict.TELL_NOT_ALLOWED:
             await self._tell_stranger(row, UserId(event.sender), reason)
+        elif not self._is_within_limit(row, event):
+            message = Message(
+                event_id=EventId(event.event_id), sender=UserId(event.sender), text=""
+            )
+            await self._rooms.refuse_too_fast(room, row, message)
         else:
             await self._tell(row, texts.MALFORMED, reason="malformed message")
 
@@ -358,6 +408,19 @@ class Intake:
         except ValidationError:
             return False
         return sender != self._me and self._config.access.is_allowed(sender)
+
+
+# What nothing is said about, or only once ever.
+_UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
+
+
+def _is_cancel(text: str) -> bool:
+    command = parse_command(text)
+    return isinstance(command, Command) and command.name is CommandName.CANCEL
+
+
+def _server(user_id: str) -> str:
+    return user_id.partition(":")[2]
 
 
 def _room_id(row: InboxRow) -> RoomId:

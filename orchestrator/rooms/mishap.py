@@ -17,7 +17,7 @@ from orchestrator.core import texts
 from orchestrator.core.accounting import UNREADABLE
 from orchestrator.core.evidence import MESSAGE_TYPES
 from orchestrator.core.policy import RoomEvent
-from orchestrator.model import UserId
+from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.store.api import InboxKind, InboxRow, NewOutboxRow
 
@@ -41,14 +41,20 @@ def build_mishap(
         return (), kind
     if row.room_id is None or row.event_id is None:
         return (), kind
-    notice = build_notice_rows(
-        row.room_id,
-        f"{row.event_id}:failed",
-        texts.not_handled(kind),
+    return build_mishap_notice(row.room_id, row.event_id, error, config=config), kind
+
+
+def build_mishap_notice(
+    room_id: RoomId, event_id: EventId, error: Exception, *, config: Config
+) -> Sequence[NewOutboxRow]:
+    """What a message's sender is told when it can't be handled: the kind of error, not its text."""
+    return build_notice_rows(
+        room_id,
+        f"{event_id}:failed",
+        texts.not_handled(type(error).__name__),
         max_event_bytes=config.gateway.max_event_bytes,
-        reply_to=row.event_id,
+        reply_to=event_id,
     )
-    return notice, kind
 
 
 def _is_owed(envelope: _Envelope, config: Config, me: UserId) -> bool:

@@ -90,7 +90,7 @@ class TurnRun:
         )
         self._loop = asyncio.get_running_loop()
         now, wall = self._loop.time(), kit.wall_clock()
-        self._view = self._new_view(text_shown=turn.parts > 0)
+        self._view = self._new_view(text_shown=self._output.has_shown_text)
         # Between two lives the clock may have been set ahead by hours: what is taken up again has
         # the time of one silence left at least.
         most_s = max(0.0, profile.ceiling_s - profile.timeout_s)

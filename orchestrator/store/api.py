@@ -123,6 +123,8 @@ class TurnRow:
     ended_at: float | None = None
     outcome: TurnOutcome | None = None
     reason: str | None = None
+    draft_chars: int = 0
+    """How much text is kept with it that no message has been made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,8 @@ class NewOutboxRow:
     event_type: str
     content: JsonObject
     priority: Priority
+    file: bytes | None = None
+    """To be uploaded before the event is sent; what names it is added to the content then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,3 +176,5 @@ class OutboxRow:
     not_before: float
     """Unix time before which it isn't tried again."""
     created_at: float
+    has_file: bool = False
+    """Its file is still to be uploaded (`OutboxTable.file`); the content doesn't name it yet."""

@@ -80,17 +80,37 @@ class InboxTable:
 
         return await self._database.run(work)
 
+    async def new_seqs(self, *, after: int, limit: int) -> Sequence[tuple[int, RoomId | None]]:
+        """Number and room of rows in state NEW past the number `after`, in order of arrival."""
+
+        def work(db: sqlite3.Connection) -> list[tuple[int, RoomId | None]]:
+            query = "SELECT seq, room_id FROM inbox WHERE state = 'new' AND seq > ? "
+            rows = db.execute(f"{query} ORDER BY seq LIMIT ?", (after, limit)).fetchall()
+            return [(seq, None if room is None else RoomId(room)) for seq, room in rows]
+
+        return await self._database.run(work)
+
     async def new_rows(self, *, after: int, limit: int = 200) -> Sequence[InboxRow]:
         """Rows in state NEW past the number `after`, in order of arrival."""
+        seqs = await self.new_seqs(after=after, limit=limit)
+        return await self.still_new([seq for seq, _ in seqs])
+
+    async def still_new(self, seqs: Sequence[int]) -> Sequence[InboxRow]:
+        """Those of these rows that are still NEW, in the order asked for."""
 
         def work(db: sqlite3.Connection) -> list[InboxRow]:
-            return _rows(
-                db.execute(
-                    f"SELECT {_COLUMNS} FROM inbox WHERE state = 'new' AND seq > ? "  # noqa: S608 - constants
-                    "ORDER BY seq LIMIT ?",
-                    (after, limit),
-                )
-            )
+            query = f"SELECT {_COLUMNS} FROM inbox WHERE seq = ? AND state = 'new'"  # noqa: S608 - constants
+            return [row for seq in seqs for row in _rows(db.execute(query, (seq,)))]
+
+        return await self._database.run(work)
+
+    async def new_count(self) -> int:
+        """How many rows nobody has looked at, or wait for what follows from them."""
+
+        def work(db: sqlite3.Connection) -> int:
+            query = "SELECT count(*) FROM inbox WHERE state = 'new'"
+            count: int = db.execute(query).fetchone()[0]
+            return count
 
         return await self._database.run(work)
 

@@ -56,6 +56,12 @@ def read_snapshot(path: Path) -> Snapshot:
                 inbox=tuple(_inbox(db)),
                 turns=tuple(_turns(db)),
                 outbox=tuple(_outbox(db)),
+                replaced_by={
+                    RoomId(old): RoomId(new)
+                    for old, new in db.execute(
+                        "SELECT room_id, replaced_by FROM rooms WHERE replaced_by IS NOT NULL"
+                    )
+                },
                 told=frozenset(
                     (RoomId(room_id), UserId(user_id), what)
                     for room_id, user_id, what in db.execute(
@@ -124,12 +130,11 @@ def _envelope(raw: str) -> tuple[UserId | None, str | None]:
 
 def _turns(db: sqlite3.Connection) -> Iterator[TurnEntry]:
     query = (
-        "SELECT turn_id, room_id, state, outcome, asked, created_at, started_at, continues "
+        "SELECT turn_id, room_id, state, outcome, asked, created_at, started_at, parts, continues "
         "FROM turns ORDER BY created_at, position"
     )
-    for turn_id, room_id, state, outcome, asked, created_at, started_at, continues in db.execute(
-        query
-    ):
+    for turn_id, room_id, state, outcome, asked, created_at, started_at, *more in db.execute(query):
+        parts, continues = more
         yield TurnEntry(
             turn_id=TurnId(turn_id),
             room_id=RoomId(room_id),
@@ -138,6 +143,7 @@ def _turns(db: sqlite3.Connection) -> Iterator[TurnEntry]:
             asked=tuple(EventId(event_id) for event_id in json.loads(asked)),
             created_at=created_at,
             started_at=started_at,
+            parts=parts,
             continues=None if continues is None else TurnId(continues),
         )
 

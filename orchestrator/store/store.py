@@ -12,6 +12,7 @@ from orchestrator.model import RoomId, UserId
 from orchestrator.store.api import InboxState, NewOutboxRow
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.inbox_table import InboxTable
+from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_table import RoomTable
@@ -36,6 +37,7 @@ class Store:
     inbox: InboxTable
     turns: TurnTable
     outbox: OutboxTable
+    meta: MetaTable
 
     async def begin_life(self, *, now: float) -> None:
         """What an earlier life put off is due again, whatever the clock was then. Idempotent.
@@ -112,6 +114,7 @@ def build_store(database: Database) -> Store:
         inbox=InboxTable(database),
         turns=TurnTable(database),
         outbox=OutboxTable(database),
+        meta=MetaTable(database),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
@@ -18,6 +19,7 @@ from orchestrator.config import Secrets, load_config
 from orchestrator.embedded.messages_model import HttpError, ToolUse
 from tests.e2e.conftest import Installation
 from tests.support.audit import Audit, audit_messages, wait_settled
+from tests.support.encrypted_user import create_encrypted_room, open_encrypted_user, say, sync
 from tests.support.matrix_user import MatrixUser, open_matrix_user
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
@@ -105,23 +107,7 @@ async def test_each_thing_that_was_tampered_with_is_found(
     assert await installation.orchestrator.stop(signal.SIGTERM) == 0
 
     async def found_after(statement: str, *values: str) -> list[tuple[str, str]]:
-        """The audit of a copy in which the statement was executed."""
-        copy = tmp_path / "tampered"
-        shutil.rmtree(copy, ignore_errors=True)
-        copy.mkdir()
-        for name in ("state.sqlite3", "matrix-session.json"):
-            shutil.copy(state_dir / name, copy)
-        with closing(sqlite3.connect(copy / "state.sqlite3")) as db, db:
-            assert db.execute(statement, values).rowcount == 1
-        plan = AuditPlan(
-            config=load_config(installation.config_path),
-            secrets=Secrets(),
-            state_dir=copy,
-            is_embedded=False,
-        )
-        report = await judge_messages(plan)
-        assert not report.is_clean(settled=False)
-        return [(f.problem.name.lower(), f.event_id) for f in report.findings]
+        return await find_in_copy(installation, tmp_path, statement, *values)
 
     final = f"content LIKE '%{TURN}%' AND content LIKE '%\"final\": true%'"
     refused = "UPDATE outbox SET state = 'refused', reason = 'M_FORBIDDEN' WHERE "
@@ -146,6 +132,29 @@ async def test_each_thing_that_was_tampered_with_is_found(
     assert _digest(state_dir) == before
 
 
+async def test_a_sealed_room_is_accounted_for_by_its_events(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """No content can be compared there: ids and transaction ids can."""
+    await installation.configure()
+    await installation.orchestrator.start()
+    agent, state_dir = installation.agent.user_id, installation.orchestrator.state_dir
+    async with open_encrypted_user(installation.server, tmp_path) as person:
+        room = await create_encrypted_room(person, agent)
+        await say(person, room, "hello")
+        async with asyncio.timeout(120):
+            while not (
+                found := await wait_settled(state_dir, *config(installation), timeout_s=120)
+            ).report["messages"]:
+                await sync(person)
+    assert (found.code, found.report["answered"], found.report["remarks"]) == (0, 1, [])
+    assert await installation.orchestrator.stop(signal.SIGTERM) == 0
+
+    gone = "UPDATE outbox SET event_id = '$gone' WHERE priority = 'final'"
+    problems = [problem for problem, _ in await find_in_copy(installation, tmp_path, gone)]
+    assert sorted(problems) == ["doubled", "gone"]
+
+
 async def test_an_audit_that_can_not_read_says_so_by_its_exit_code(
     installation: Installation, tmp_path: Path
 ) -> None:
@@ -168,6 +177,28 @@ async def test_an_audit_that_can_not_read_says_so_by_its_exit_code(
     shutil.copy(state_dir / "state.sqlite3", empty)
     ended = await audit(installation, empty)
     assert (ended.code, "syt_no" in ended.err) == (5, False)
+
+
+async def find_in_copy(
+    installation: Installation, directory: Path, statement: str, *values: str
+) -> list[tuple[str, str]]:
+    """The audit of a copy in which the statement was executed: problems and their events."""
+    state_dir, copy = installation.orchestrator.state_dir, directory / "tampered"
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for name in ("state.sqlite3", "matrix-session.json"):
+        shutil.copy(state_dir / name, copy)
+    with closing(sqlite3.connect(copy / "state.sqlite3")) as db, db:
+        assert db.execute(statement, values).rowcount == 1
+    plan = AuditPlan(
+        config=load_config(installation.config_path),
+        secrets=Secrets(),
+        state_dir=copy,
+        is_embedded=False,
+    )
+    report = await judge_messages(plan)
+    assert not report.is_clean(settled=False)
+    return [(f.problem.name.lower(), f.event_id) for f in report.findings]
 
 
 def _digest(state_dir: Path) -> list[tuple[str, bytes]]:

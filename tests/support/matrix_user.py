@@ -134,6 +134,16 @@ class MatrixUser:
         answer = await self.request("GET", f"{_room(room_id)}/messages?dir=b&limit={limit}")
         return list(reversed(answer["chunk"]))
 
+    async def download(self, uri: str) -> bytes:
+        """A file of the homeserver's media repository."""
+        path = f"/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"
+        headers = {"Authorization": f"Bearer {self._token}"}
+        async with self._http.get(path, headers=headers) as answer:
+            data = await answer.read()
+            if answer.status >= 400:
+                raise MatrixRefusalError(answer.status, {"error": repr(data[:200])})
+            return data
+
     async def set_display_name(self, name: str) -> None:
         """Change the profile's name."""
         path = f"{_CLIENT}/profile/{quote(self.user_id, safe='')}/displayname"

@@ -101,14 +101,23 @@ class Orchestrator:
             return in_step and said
         return False
 
-    async def _end(self, by: signal.Signals) -> int:
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal, and wait for nothing."""
         assert self._process is not None, "not started"
         if self._process.returncode is None:
-            self._process.send_signal(by)
+            self._process.send_signal(number)
+
+    async def wait_ended(self) -> int:
+        """Wait for the end; the exit code."""
+        assert self._process is not None, "not started"
         async with asyncio.timeout(_STOP_S):
             code = await self._process.wait()
         self._process = None
         return code
+
+    async def _end(self, by: signal.Signals) -> int:
+        self.send_signal(by)
+        return await self.wait_ended()
 
     async def close(self) -> None:
         """End it, whatever state it is in."""

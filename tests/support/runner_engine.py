@@ -11,7 +11,7 @@ import io
 import json
 import secrets
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -105,22 +105,33 @@ def ensure_runner_image() -> str:
 def ensure_program_image(program: str) -> str:
     """The id of the runner image with a Python program in the shim's place."""
 
+    entry = json.dumps(["/usr/bin/python3", "-I", "-S", "-c", program])
+    return _ensure_changed_image(f"ENTRYPOINT {entry}", {})
+
+
+def ensure_cli_image(program: str) -> str:
+    """The id of the runner image with a Python program (with its `#!`) in the CLI's place."""
+    return _ensure_changed_image("COPY claude /usr/local/bin/claude", {"claude": program})
+
+
+def _ensure_changed_image(line: str, files: Mapping[str, str]) -> str:
     async def ensure() -> str:
         async with open_engine() as engine:
-            return await _build_program(engine, await ensure_image(engine), program)
+            return await _build_changed(engine, await ensure_image(engine), line, files)
 
     return asyncio.run(ensure())
 
 
-async def _build_program(engine: Engine, base: str, program: str) -> str:
-    entry = json.dumps(["/usr/bin/python3", "-I", "-S", "-c", program])
-    dockerfile = f"FROM {base}\nENTRYPOINT {entry}\n".encode()
-    digest = hashlib.sha256(dockerfile).hexdigest()[:12]
+async def _build_changed(engine: Engine, base: str, line: str, files: Mapping[str, str]) -> str:
+    """The image with one line more; the files are there for it, and can be executed."""
+    context = {"Dockerfile": f"FROM {base}\n{line}\n", **files}
+    digest = hashlib.sha256(repr(context).encode()).hexdigest()[:12]
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        entry_info = tarfile.TarInfo("Dockerfile")
-        entry_info.size = len(dockerfile)
-        archive.addfile(entry_info, io.BytesIO(dockerfile))
+        for name, text in context.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(text.encode()), 0o755
+            archive.addfile(info, io.BytesIO(text.encode()))
     tag = f"aiagentchat/test-program:{digest}"
     log = BuildLog(print, now=0)
     await log.follow(engine, "/build", {"t": tag}, body=stream.getvalue(), limit_s=300)

@@ -21,7 +21,7 @@ from orchestrator.core.evidence import (
     TurnEntry,
     build_digest,
 )
-from orchestrator.core.naming import refused_txn_id
+from orchestrator.core.naming import refused_txn_id, stand_in_txn_ids
 from orchestrator.core.turn_mark import TurnMark, parse_mark, parse_reply
 from orchestrator.core.verdict import (
     ADVICE,
@@ -198,6 +198,14 @@ def test_a_message_that_its_turn_does_not_name_is_found() -> None:
     assert [(f.problem, f.event_id) for f in report.findings] == [(Problem.NO_END, stray.event_id)]
 
 
+def test_a_refusal_whose_mark_is_still_to_be_made_is_in_hand() -> None:
+    """One of a flood: its room was told, and one event will mark all of them."""
+    collected = turn(outcome=TurnOutcome.REFUSED, parts=0)
+    found = evidence(turns=(collected,), outbox=(), events=(seen(),))
+    assert_well(judge(found), FinalState.IN_HAND)
+    assert_missing(judge(replace(found, turns=(replace(collected, parts=1),))), Problem.NO_END)
+
+
 def test_an_end_that_waits_in_the_outbox_is_in_hand() -> None:
     queued = row(None, delivery=Delivery.QUEUED, mark=mark())
     assert_well(judge(evidence(outbox=(queued,), events=(seen(),))), FinalState.IN_HAND)
@@ -227,6 +235,11 @@ def test_an_end_that_was_refused_and_told_instead_settles_its_message() -> None:
     instead = row(ANSWER, refused_txn_id(TxnId("x1")), mark=mark(), digest="digest of x1")
     report = judge(evidence(outbox=(refused(), instead)))
     assert_well(report, FinalState.ANSWERED)
+
+
+def test_a_file_that_was_refused_and_sent_as_text_settles_its_message() -> None:
+    text = row(ANSWER, stand_in_txn_ids(TxnId("x1"))[1], mark=mark(), digest="digest of x1")
+    assert_well(judge(evidence(outbox=(refused(), text))), FinalState.ANSWERED)
 
 
 def test_a_telling_that_was_refused_too_tells_nobody() -> None:
@@ -299,6 +312,14 @@ def test_a_stranger_is_told_once_and_is_refused_every_time() -> None:
     report = judge(told("sender not allowed", sender=MALLORY, told=once))
     assert only_state(report) is FinalState.REFUSED
     assert_missing(judge(told("sender not allowed", sender=MALLORY)), Problem.NOT_TOLD)
+
+
+def test_who_was_told_in_the_room_that_replaced_a_room_was_told() -> None:
+    other = RoomId("!new:test")
+    once = frozenset([(other, ALICE, "room replaced")])
+    found = told("room replaced", told=once, replaced_by={ROOM: other})
+    assert only_state(judge(found)) is FinalState.REFUSED
+    assert_missing(judge(replace(found, replaced_by={})), Problem.NOT_TOLD)
 
 
 def test_a_room_is_told_once_of_closed_messages_and_strangers_are_not() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -395,7 +396,7 @@ def test_an_answer_that_is_too_large_is_told_with_the_mark_that_it_bore(tmp_path
     run(tmp_path, test)
 
 
-@pytest.mark.parametrize("errcode", ["M_FORBIDDEN", "M_BAD_JSON", "M_UNKNOWN", "M_TOO_LARGE"])
+@pytest.mark.parametrize("errcode", ["M_BAD_JSON", "M_UNKNOWN", "M_TOO_LARGE"])
 def test_whatever_is_refused_for_good_is_told_in_its_place_and_that_once(
     tmp_path: Path, errcode: str
 ) -> None:
@@ -413,6 +414,24 @@ def test_whatever_is_refused_for_good_is_told_in_its_place_and_that_once(
         assert said["body"] == texts.message_refused(errcode)
         assert said["m.relates_to"] == relation
         assert stand_in.txn_id == refused_txn_id(row.txn_id)
+
+    run(tmp_path, test)
+
+
+def test_who_may_not_speak_says_nothing_and_an_end_that_may_not_be_marked_is_said(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        mark = {"turn": "t1", "asked": ["$asked"], "final": True, "outcome": "done"}
+        row = refused_row(Priority.FINAL, {"org.aiagentchat.turn": mark})
+        error = RequestRefusedError(errcode="M_FORBIDDEN", status=403, what="x")
+        async with rig.life() as life:
+            await life.manager.tell_refused(row, error)
+            assert await rig.said() == []
+            end_mark = replace(row, event_type="org.aiagentchat.turn")
+            await life.manager.tell_refused(end_mark, error)
+        (said,) = await rig.said()
+        assert said["org.aiagentchat.turn"] == mark
 
     run(tmp_path, test)
 

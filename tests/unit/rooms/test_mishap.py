@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.support.room_rig import ALICE, ME, ROOM, MemoryEncryption, Rig
 from tests.unit.rooms.scenario import run
 
 STRANGER = "@stranger:else"
+Receive = Callable[[Rig], Coroutine[Any, Any, EventId]]
 DEEP: Any = "deepest"
 for _ in range(300):  # what the strict reader refuses, and a homeserver accepts
     DEEP = [DEEP]
@@ -64,32 +66,43 @@ def test_a_message_whose_handling_fails_is_told_and_its_neighbours_are_answered(
     run(tmp_path, test)
 
 
-@pytest.mark.parametrize("crash_at", range(1, 14))
-def test_it_is_told_once_wherever_a_life_ends(tmp_path: Path, crash_at: int) -> None:
-    async def test(rig: Rig) -> None:
+def at_each_step(tmp_path: Path, receive: Receive, expected: str) -> None:
+    """End a life at its first step, its second, … until one does not get so far."""
+    steps = 0
+    for crash_at in range(1, 200):
+        folder = tmp_path / str(crash_at)
+
+        async def test(rig: Rig, crash_at: int = crash_at) -> None:
+            nonlocal steps
+            event_id = await receive(rig)
+            async with rig.life(crash_at=crash_at) as life:
+                await asyncio.sleep(5)
+                steps = life.points.count
+            async with rig.life():
+                await settle(rig)
+            assert await replies(rig) == [(expected, event_id)], f"ended at step {crash_at}"
+
+        run(folder, test)
+        if steps < crash_at:
+            break
+    assert 10 < steps < 199
+
+
+def test_it_is_told_once_wherever_a_life_ends(tmp_path: Path) -> None:
+    async def receive(rig: Rig) -> EventId:
         rig.encryption = BrokenEncryption()
-        event_id = await rig.receive_event("m.room.encrypted", {"key": "k"})
-        async with rig.life(crash_at=crash_at):
-            await asyncio.sleep(5)
-        async with rig.life():
-            await settle(rig)
-        assert await replies(rig) == [(texts.not_handled("KeyError"), event_id)]
+        return await rig.receive_event("m.room.encrypted", {"key": "k"})
 
-    run(tmp_path, test)
+    at_each_step(tmp_path, receive, texts.not_handled("KeyError"))
 
 
-@pytest.mark.parametrize("crash_at", range(1, 14))
-def test_a_stranger_is_told_once_wherever_a_life_ends(tmp_path: Path, crash_at: int) -> None:
-    async def test(rig: Rig) -> None:
+def test_a_stranger_is_told_once_wherever_a_life_ends(tmp_path: Path) -> None:
+    async def receive(rig: Rig) -> EventId:
         first = await rig.receive("let me in", sender=STRANGER)
         await rig.receive("do let me in", sender=STRANGER)
-        async with rig.life(crash_at=crash_at):
-            await asyncio.sleep(5)
-        async with rig.life():
-            await settle(rig)
-        assert await replies(rig) == [(texts.NOT_ALLOWED, first)]
+        return first
 
-    run(tmp_path, test)
+    at_each_step(tmp_path, receive, texts.NOT_ALLOWED)
 
 
 @pytest.mark.parametrize("sender", [STRANGER, ME])
@@ -194,5 +207,37 @@ def test_a_row_that_something_came_of_is_not_marked_as_failed_behind_it(tmp_path
             await settle(rig)
         assert await rig.inbox_states() == [("used", "command")]
         assert len(await rig.said()) == 1
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_messages_that_can_not_become_a_turn_are_told_and_the_room_goes_on(
+    tmp_path: Path, times: int
+) -> None:
+    async def test(rig: Rig) -> None:
+        first, second = await rig.receive("one"), await rig.receive("two")
+        async with rig.life() as life:
+            turns = life.manager._kit.store.turns
+            admit, calls = turns.admit, 0
+
+            async def fail(*args: Any, **options: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls <= times:
+                    raise KeyError
+                return await admit(*args, **options)
+
+            turns.admit = fail  # type: ignore[method-assign]
+            await settle(rig)
+            await asyncio.sleep(200)
+            assert calls == 1
+            turns.admit = admit  # type: ignore[method-assign]
+            await rig.receive("three")
+            life.notify()
+            await rig.wait_ended(1)
+        text = texts.not_handled("KeyError")
+        assert await replies(rig) == [(text, first), (text, second)]
+        assert (await rig.bodies())[-1] == "You said: three"
 
     run(tmp_path, test)

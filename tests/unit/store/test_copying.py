@@ -205,7 +205,7 @@ async def test_of_what_ended_a_week_ago_only_the_account_is_kept(store: Store) -
             asked=(EventId(f"${name}"),),
             inbox=(row.seq,),
         )
-        await store.turns.admit(turn, max_queued=9, notices=lambda *_: (), now=1.0)
+        await store.turns.admit(turn, max_queued=9, notices=lambda *_, **__: (), now=1.0)
         message = NewOutboxRow(
             room_id=ROOM,
             txn_id=TxnId(name),
