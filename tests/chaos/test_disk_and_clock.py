@@ -192,6 +192,7 @@ async def test_a_first_start_on_a_full_disk_is_refused_in_words(installation: In
         assert not (disk.path / "placeholder.key").exists()
 
 
+@pytest.mark.long
 async def test_a_full_workspace_is_its_rooms_own_trouble(installation: Installation) -> None:
     fill = "head -c 8000000 /dev/zero > big; echo status $?; echo more > small; echo $?"
     installation.api.when("fill it", [bash(fill)])
@@ -226,7 +227,7 @@ async def test_a_process_that_was_stopped_for_longer_than_a_turns_limit_ends_no_
     for room in rooms:
         await alice.wait_for_text(room, "starting")
     os.kill(orchestrator.pid, signal.SIGSTOP)
-    await settle(alice, 20)
+    await settle(alice, 17)
     os.kill(orchestrator.pid, signal.SIGCONT)
     for room in rooms:
         await alice.wait_for_text(room, "worked", sender=installation.agent.user_id)
@@ -260,6 +261,7 @@ async def at_faked_time(installation: Installation, **sections: Any) -> AsyncIte
         yield orchestrator
 
 
+@pytest.mark.long
 @pytest.mark.skipif(FAKETIME is None, reason="NO FAKETIME: type apt-get install faketime (as root)")
 async def test_a_clock_that_jumps_by_an_hour_stops_nothing_and_ends_nothing(
     installation: Installation,
@@ -282,16 +284,16 @@ async def test_a_clock_that_jumps_by_an_hour_stops_nothing_and_ends_nothing(
         await alice.wait_for_text(room, "You said: an hour back", sender=agent)
 
         # Between two lives, with a turn under way and things to send.
-        for hours in ("+7200", "-7200"):
-            installation.api.when(f"work {hours}", [bash("sleep 5")], f"worked {hours}")
-            await alice.send(room, f"work {hours}")
+        for way, shift in (("ahead", "+7200"), ("back", "-7200")):
+            installation.api.when(f"work {way}", [bash("sleep 5")], f"worked {way}")
+            await alice.send(room, f"work {way}")
             await installation.api.wait_until(
-                lambda api, word=f"work {hours}": api.asked[-1].last_user_text == word
+                lambda api, text=f"work {way}": api.asked[-1].last_user_text == text
             )
             await orchestrator.kill()
-            clock.write_text(hours)
+            clock.write_text(shift)
             await orchestrator.start()
-            await alice.wait_for_text(room, f"worked {hours}", sender=agent)
+            await alice.wait_for_text(room, f"worked {way}", sender=agent)
         await settle(alice)
         assert counts(alice, installation, room, "Stopped") == 0
         assert counts(alice, installation, room, "Interrupted") == 0

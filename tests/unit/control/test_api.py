@@ -7,13 +7,15 @@ import json
 
 import pytest
 
-from orchestrator.control.api import reply_to
+from orchestrator.control.api import render_health, reply_to
 from orchestrator.control.models import (
     ErrorAnswer,
     HealthAnswer,
     RoomsAnswer,
     RunnersAnswer,
     Status,
+    StoreState,
+    StoreView,
     SyncState,
     SyncView,
 )
@@ -84,6 +86,14 @@ async def test_health_is_503_with_the_reason_while_the_homeserver_does_not_answe
     assert isinstance(reply.body, HealthAnswer)
     assert not reply.body.ok
     assert "connection refused" in str(reply.body.reason)
+
+
+def test_health_says_in_words_that_the_disk_takes_nothing() -> None:
+    reason = "The disk of /state is full (0 bytes are free)."
+    store = StoreView(state=StoreState.DISK_FULL, since=5.0, reason=reason, free_bytes=0)
+    health = render_health(make_status().model_copy(update={"store": store}))
+    assert (health.ok, health.reason) == (False, reason)
+    assert render_health(make_status()).ok
 
 
 def test_an_older_client_reads_a_newer_daemons_answer() -> None:
