@@ -105,8 +105,11 @@ def copy_database(
             raise CopyStoppedError
 
     with _writing(target) as new:
-        with translated(target):
-            _copy(source, new, progress)
+        try:
+            with translated(None):
+                _copy(source, new, progress)
+        except StoreError as e:
+            raise type(e)(f"copying {source} to {target}: {e}") from e
         if check_file(new) == 0:
             msg = f"{source} holds no database of ours; there is nothing to copy."
             raise StoreCorruptError(msg)
