@@ -156,7 +156,7 @@ async def test_a_turn_whose_runner_ends_is_told_once_and_not_run_again(
     site: Site, signal: str
 ) -> None:
     """SIGTERM: the shim says its last frames, and exits with 0."""
-    await expect_interruption(site, lambda one: one.kill(signal))
+    await expect_interruption(site, lambda: site.by_hand(lambda one: one.kill(signal)))
 
 
 async def _kill_for_ever(site: Site, chance: random.Random) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -145,6 +145,23 @@ class Site:
                     await self.alice.sync()
 
 
+async def expect_interruption(site: Site, break_it: Callable[[], Awaitable[None]]) -> None:
+    """What is done to a running turn ends it, once; the next message works."""
+    site.api.when("take long", [bash(f"{LEDGER}; sleep 600")])
+    await site.start()
+    await site.say("take long")
+    await site.wait_ledger()
+    await break_it()
+    await site.hear("Interrupted")
+    await site.ask("still there?")
+    await site.settle()
+
+    assert site.count("Interrupted") == 1
+    assert site.ledger == ["ran"]
+    assert site.times_asked("take long") == 1
+    assert len(await site.containers()) == 1
+
+
 # ---- the engine itself
 
 
@@ -170,22 +187,12 @@ async def test_a_turn_goes_on_while_its_engine_is_killed_and_started_again(site:
 
 
 async def test_a_turn_whose_engine_restarts_without_live_restore_is_told_once(site: Site) -> None:
-    await site.engine_does(site.engine.stop)
-    await site.engine_does(site.engine.start, live_restore=False)
-    site.api.when("take long", [bash(f"{LEDGER}; sleep 600")])
-    await site.start()
+    async def restart() -> None:
+        await site.engine_does(site.engine.stop)
+        await site.engine_does(site.engine.start, live_restore=False)
 
-    await site.say("take long")
-    await site.wait_ledger()
-    await site.engine_does(site.engine.stop)
-    await site.engine_does(site.engine.start, live_restore=False)
-    await site.hear("Interrupted")
-    await site.ask("still there?")
-    await site.settle()
-
-    assert site.count("Interrupted") == 1
-    assert site.ledger == ["ran"]
-    assert site.times_asked("take long") == 1
+    await restart()
+    await expect_interruption(site, restart)
 
 
 async def test_a_message_waits_for_an_engine_that_is_down_and_is_answered_once(
@@ -237,22 +244,15 @@ async def test_a_frozen_engine_blocks_neither_commands_nor_the_end_of_its_turns(
 
 async def test_a_runner_that_died_while_its_engine_was_away_is_told_once(site: Site) -> None:
     """No event tells of it."""
-    site.api.when("take long", [bash(f"{LEDGER}; sleep 600")])
-    await site.start()
-    await site.say("take long")
-    await site.wait_ledger()
-    pids: list[int] = []
-    await site.by_hand(lambda one: pids.append(one.attrs["State"]["Pid"]))
-    await site.engine_does(site.engine.kill)
-    os.kill(pids[0], signal.SIGKILL)
-    await site.engine_does(site.engine.start, live_restore=True)
-    await site.hear("Interrupted")
-    await site.ask("still there?")
-    await site.settle()
 
-    assert site.count("Interrupted") == 1
-    assert site.ledger == ["ran"]
-    assert site.times_asked("take long") == 1
+    async def die_unseen() -> None:
+        pids: list[int] = []
+        await site.by_hand(lambda one: pids.append(one.attrs["State"]["Pid"]))
+        await site.engine_does(site.engine.kill)
+        os.kill(pids[0], signal.SIGKILL)
+        await site.engine_does(site.engine.start, live_restore=True)
+
+    await expect_interruption(site, die_unseen)
 
 
 # ---- what a person does to the containers
@@ -274,24 +274,7 @@ async def test_an_idle_runner_that_is_frozen_by_hand_is_replaced_by_the_next_mes
 async def test_a_turn_whose_runner_is_removed_by_hand_is_told_once_and_not_run_again(
     site: Site,
 ) -> None:
-    await expect_interruption(site, lambda one: one.remove(force=True))
-
-
-async def expect_interruption(site: Site, work: Callable[[Container], object]) -> None:
-    """What is done to a turn's runner ends the turn, once; the next message works."""
-    site.api.when("take long", [bash(f"{LEDGER}; sleep 600")])
-    await site.start()
-    await site.say("take long")
-    await site.wait_ledger()
-    await site.by_hand(work)
-    await site.hear("Interrupted")
-    await site.ask("still there?")
-    await site.settle()
-
-    assert site.count("Interrupted") == 1
-    assert site.ledger == ["ran"]
-    assert site.times_asked("take long") == 1
-    assert len(await site.containers()) == 1
+    await expect_interruption(site, lambda: site.by_hand(lambda one: one.remove(force=True)))
 
 
 async def test_copies_of_a_runner_are_removed_at_the_start_and_the_rooms_own_is_adopted(
