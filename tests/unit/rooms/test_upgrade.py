@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from orchestrator.core.naming import room_slug, runner_name
 from orchestrator.errors import HomeserverUnreachableError, RequestRefusedError
 from orchestrator.model import EventId, RoomId, RunnerState
 from orchestrator.rooms.manager import RoomManager
-from orchestrator.store.api import InboxKind
+from orchestrator.store.api import InboxKind, InboxRow
+from orchestrator.store.inbox_table import InboxTable
 from tests.support.room_rig import ALICE, INSTALLATION, ROOM, Life, Rig, open_rig, run_rooms
 from tests.unit.rooms.scenario import hang, run, tell, works_for
 
@@ -258,8 +260,16 @@ def test_what_was_said_before_the_move_is_answered_in_the_new_room_also_after_a_
 
 
 def test_an_upgrade_behind_many_messages_of_the_old_room_is_seen_before_the_new_rooms_first(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    usual = InboxTable.still_new
+
+    async def slowly(self: InboxTable, seqs: Sequence[int]) -> Sequence[InboxRow]:
+        await asyncio.sleep(3)  # a window closes within 2 s
+        return await usual(self, seqs)
+
+    monkeypatch.setattr(InboxTable, "still_new", slowly)
+
     async def test(rig: Rig) -> None:
         for number in range(40):
             await rig.receive(f"m{number}")
