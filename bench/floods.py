@@ -144,26 +144,25 @@ async def end(bench: Bench, before: int, turns: list[float]) -> Stretch:
 
 
 def build_section(kind: str, size: int, flooded: Stretch, without: Stretch) -> Section:
-    bytes_of = {
+    memory = {
         "RSS, peak": (flooded.peak, without.peak),
         "RSS, after": (flooded.after, without.after),
     }
-    memory = (
+    turns = {
+        "median": (median(flooded.turns), median(without.turns)),
+        "p95": (percentile(flooded.turns, 95), percentile(without.turns, 95)),
+        "longest": (max(flooded.turns), max(without.turns)),
+    }
+    figures = [
         Figure(name=name, value=value, unit=Unit.BYTES, than="without", than_value=than)
-        for name, (value, than) in bytes_of.items()
-    )
-    ways = {"median": median, "p95": lambda values: percentile(values, 95), "longest": max}
-    turns = (
-        Figure(
-            name=f"another room's turn, {name}",
-            value=way(flooded.turns),
-            than="without",
-            than_value=way(without.turns),
-        )
-        for name, way in ways.items()
-    )
+        for name, (value, than) in memory.items()
+    ]
+    figures += [
+        Figure(name=f"another room's turn, {name}", value=value, than="without", than_value=than)
+        for name, (value, than) in turns.items()
+    ]
     title = f"{kind}, {size:,} {UNITS.get(kind, 'MB')} ({len(flooded.turns)} turns meanwhile)"
-    return Section(title=title, figures=(*memory, *turns))
+    return Section(title=title, figures=tuple(figures))
 
 
 if __name__ == "__main__":

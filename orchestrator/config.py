@@ -177,6 +177,13 @@ class ObservabilityConfig(_Section):
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
+class BackupsConfig(_Section):
+    """Copies of the database, made beside its use."""
+
+    every_h: Annotated[float, Field(ge=0.1, le=24 * 365)] = 24
+    keep: Annotated[int, Field(ge=1, le=1000)] = 7
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -192,6 +199,7 @@ class Config(_Section):
         "claude": AgentConfig()
     }
     observability: ObservabilityConfig = ObservabilityConfig()
+    backups: BackupsConfig | None = BackupsConfig()
 
     def profile(self, room_id: str, alias: str | None, former: Sequence[str] = ()) -> RoomProfile:
         """The profile of a room, by its id first, then by its canonical alias.

@@ -68,10 +68,14 @@ from orchestrator.runners.image import Base, ensure_image, find_image
 from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.store import Store, open_store
+from orchestrator.store.upkeep import Upkeep
 
 # For the outbox to drain, and for runners to end: both within the one deadline of `ending.END_S`.
 _DRAIN_S = 4.0
 _RUNNERS_S = 3.0
+
+# One short transaction; what it would keep can be learnt again.
+_KEEP_S = 1.0
 
 # A row whose fate is unknown is older than a day. Two pages of history: a room that said more since
 # then is answered anew rather than read back for long.
@@ -141,6 +145,7 @@ class _System:
     intake: Intake
     overview: Overview
     store: Store
+    upkeep: Upkeep
     state_dir: Path
     offline: bool
 
@@ -148,7 +153,8 @@ class _System:
 async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     """Everything, in order."""
     enter = opened.enter_async_context
-    store = await enter(open_store(plan.state_dir))
+    store, clock = await enter(open_store(plan.state_dir)), SteadyClock()
+    await store.begin_life(now=clock())
     embedded = None
     if plan.embedded_port is not None:
         embedded = await enter(
@@ -178,13 +184,16 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
         if room.encrypted:
             matrix.encryption.note_encrypted(room.room_id)
     learnt = await store.meta.send_budget()
-    return _assemble(plan, config, store, backend, housing, matrix, learnt, embedded, offline)
+    return _assemble(
+        plan, config, store, clock, backend, housing, matrix, learnt, embedded, offline
+    )
 
 
 def _assemble(
     plan: Plan,
     config: Config,
     store: Store,
+    clock: SteadyClock,
     backend: DockerBackend,
     housing: HostHousing,
     matrix: MatrixClient,
@@ -194,7 +203,6 @@ def _assemble(
 ) -> _System:
     """The parts that hold no resources, wired to each other."""
     loop = asyncio.get_running_loop()
-    clock = SteadyClock()
 
     async def find_sent(row: OutboxRow) -> EventId | None:
         return await _find_sent(matrix, row)
@@ -255,8 +263,20 @@ def _assemble(
         intake=intake,
         overview=overview,
         store=store,
+        upkeep=_build_upkeep(config, store, plan.state_dir, clock),
         state_dir=plan.state_dir,
         offline=offline,
+    )
+
+
+def _build_upkeep(config: Config, store: Store, state_dir: Path, clock: SteadyClock) -> Upkeep:
+    backups = config.backups
+    return Upkeep(
+        store.database,
+        state_dir,
+        every_s=None if backups is None else backups.every_h * 3600,
+        keep=1 if backups is None else backups.keep,
+        clock=clock,
     )
 
 
@@ -314,6 +334,7 @@ def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[
         "intake": system.intake.run(),
         "sync": _sync(system, in_step),
         "engine events": _watch_engine(system),
+        "database upkeep": system.upkeep.run(),
     }
     if system.embedded is not None:
         tasks["embedded homeserver"] = system.embedded.wait_died()
@@ -364,6 +385,7 @@ async def _sync(system: _System, in_step: asyncio.Event) -> NoReturn:
         on_commit=system.intake.notify,
         on_typing=system.gate.typing,
         on_status=on_status,
+        clock=system.kit.wall_clock,
     )
 
 
@@ -433,8 +455,9 @@ async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: E
             "some messages wait for the next start"
         )
     try:
-        await system.keeper.keep()
-    except AiAgentChatError as e:
+        async with asyncio.timeout(_KEEP_S):
+            await system.keeper.keep()
+    except (AiAgentChatError, TimeoutError) as e:
         logger.bind(action="daemon.keep", error=type(e).__name__).error(
             "what was learnt of the account's limit is not kept"
         )

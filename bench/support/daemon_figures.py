@@ -61,7 +61,7 @@ async def measure_memory(bench: Bench, room: str, cli: CliProcess, rooms: int) -
     say("idle memory")
     await asyncio.sleep(_IDLE_S)
     runner = await bench.runner_of(room)
-    shim_pid, cli_pid = await asyncio.to_thread(_runner_pids, bench.client, runner)
+    shim_pid, cli_pid = await asyncio.to_thread(runner_pids, bench.client, runner)
     daemon = bench.orchestrator.pid
     memory = IdleMemory(
         runner=runner.memory_bytes or 0,
@@ -109,7 +109,7 @@ async def measure_restarts(bench: Bench, room: str, count: int) -> Section:
 # Memory...
 
 
-def _runner_pids(client: docker.DockerClient, runner: RunnerView) -> tuple[int, int]:
+def runner_pids(client: docker.DockerClient, runner: RunnerView) -> tuple[int, int]:
     """The pids on this machine of a runner's shim and of its one CLI."""
     container = client.containers.get(runner.container)
     table = container.top()

@@ -83,6 +83,9 @@ def build_cli_env(
         "ANTHROPIC_BASE_URL": gateway_url,
         "HOME": home,
         "LANG": "C.UTF-8",
+        # Each of its tools writes there first. In /tmp, which tools fill up by accident, no tool
+        # would work any more that could empty it.
+        "CLAUDE_CODE_TMPDIR": f"{home}/.tmp",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
         # Otherwise subagents and commands outlive the turn that started them, and their end starts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from orchestrator.model import Limits, TurnOutcome
 
 HELP_HINT = "`!help` lists the commands."
@@ -16,6 +18,11 @@ MESSAGE_TOO_LARGE = "A part of the answer was larger than the homeserver accepts
 MALFORMED = (
     "I could not read that message: parts of it are not as Matrix has them. Please send it again "
     "as plain text."
+)
+TOO_MUCH_TO_SAY = (
+    "Not taken: more waits to be said in this room than the homeserver lets me send within a "
+    "minute. This one and what comes while that is so is left out. Send it again in a minute. "
+    "`!cancel` always works."
 )
 UNDECRYPTABLE = (
     "I could not decrypt a message: its key has not reached me. Please send it again; if that "
@@ -154,11 +161,35 @@ def ended(
             return DONE_WITHOUT_TEXT
 
 
+def restored(copied_at: str) -> str:
+    """The database is an older copy: what was said since is known to nobody."""
+    return (
+        f"My memory was restored from a copy of {copied_at}. What was said here since then was not "
+        "run again. Please send again what has no answer. Files are as they were left."
+    )
+
+
+def restored_turn(copied_at: str) -> str:
+    """A turn that had not ended in the copy that was restored."""
+    return (
+        f"Interrupted: my memory was restored from a copy of {copied_at}, in which this was not "
+        "finished. It was not run again; if it has no answer here, please send it again."
+    )
+
+
 def memory_limit_met(limits: Limits) -> str:
     """A process (not the whole runner) was ended for its memory."""
     return (
         f"This room's memory limit of {size(limits.memory_bytes)} was met: "
         "the kernel ended a process here."
+    )
+
+
+def processes_ended(limit: int) -> str:
+    """What turns left running took the room's last processes."""
+    return (
+        f"What was left running here had used up this room's limit of {limit} processes; "
+        "it was ended. Files are kept."
     )
 
 
@@ -181,9 +212,15 @@ def unknown_command(name: str, nearest: str | None) -> str:
 
 def account_limit(rate_per_s: float | None, waiting: int) -> str:
     """What the homeserver lets the agent's account send, all rooms together."""
+    what = "1 message waiting" if waiting == 1 else f"{waiting} messages waiting"
     if rate_per_s is None:
-        return f"no limit of the homeserver's met yet, {waiting} messages waiting"
-    return f"may send about {rate_per_s:.2g} messages/s (learnt), {waiting} waiting"
+        return f"no limit of the homeserver's met yet, {what}"
+    return f"may send about {rate_per_s:.2g} messages/s (learnt), {what}"
+
+
+def utc_time(at: float) -> str:
+    """A Unix time for people, in UTC."""
+    return datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def size(count: int) -> str:

@@ -20,7 +20,7 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from loguru import logger
 
@@ -33,8 +33,8 @@ from orchestrator.errors import (
     RateLimitedError,
     RequestRefusedError,
     StoreError,
-    StoreFullError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.clock import Clock, SteadyClock, wait_for_event
 from orchestrator.gateway.outbox_port import EventSender, OutboxStore
 from orchestrator.gateway.upload import upload_file, upload_verdict
@@ -51,14 +51,14 @@ MAX_IN_FLIGHT = 8
 SEND_TIMEOUT_S = 60.0
 # Synapse forgets transaction ids that are older than 24 h; an hour less, for its clock and ours.
 TXN_REMEMBERED_S = 23 * 3600.0
-# After a full disk: long enough not to hammer it, short enough to go on soon after it was cleared.
-STORE_RETRY_S = 5.0
 # Looks at the outbox at least this often, whatever was or wasn't announced.
 LOOK_AGAIN_S = 60.0
 # While a due row can't leave, the store's "next" tells of that row only, not of the ones in the
 # future: look again after this, so that a row of another room is at most this late.
 _MASKED_LOOK_S = 1.0
 
+
+T = TypeVar("T")
 
 OnRefused = Callable[[OutboxRow, RequestRefusedError], Awaitable[None]]
 FindSent = Callable[[OutboxRow], Awaitable[EventId | None]]
@@ -113,7 +113,6 @@ class OutboxSender:
         self._progress = ProgressShare()
         self._outage = Outage(jitter=self._jitter)
         self._failures: dict[RoomId, int] = {}
-        self._store_full_until = -math.inf
         self._in_flight: set[RoomId] = set()
         self._wake = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -133,7 +132,7 @@ class OutboxSender:
         now = self._clock()
         spare = count_spare(self.budget.tokens(now), self.budget.state)
         spare -= waiting
-        if self._outage.is_on or self._store_full_until > now:
+        if self._outage.is_on:
             spare = 0
         return self._progress.ask(room_id, spare=spare, now=now)
 
@@ -219,8 +218,7 @@ class OutboxSender:
         if len(self._in_flight) >= (1 if self._outage.is_on else self._max_in_flight):
             return math.inf
         # Homeservers don't count uploads as messages.
-        budget_at = now if row.has_file else self.budget.next_send_at(now)
-        return max(budget_at, self._store_full_until)
+        return now if row.has_file else self.budget.next_send_at(now)
 
     def _start(self, group: asyncio.TaskGroup, row: OutboxRow, now: float) -> None:
         task = group.create_task(self._send(row, left=now), name=f"outbox {row.seq}")
@@ -238,18 +236,10 @@ class OutboxSender:
 
     async def _send(self, row: OutboxRow, *, left: float) -> None:
         log = self._log.bind(room=row.room_id, seq=row.seq, txn=row.txn_id)
-        try:
-            if row.has_file:
-                await self._try_upload(row, left=left, log=log)
-            else:
-                await self._try(row, left=left, log=log)
-        except StoreFullError:
-            # Nothing can be recorded, so nothing is sent. If this row was: its id makes the next
-            # attempt harmless.
-            self._store_full_until = self._clock() + STORE_RETRY_S
-            log.bind(action="outbox.hold", retry_s=STORE_RETRY_S).error(
-                "the database's disk is full"
-            )
+        if row.has_file:
+            await self._try_upload(row, left=left, log=log)
+        else:
+            await self._try(row, left=left, log=log)
 
     async def _try(self, row: OutboxRow, *, left: float, log: Logger) -> None:
         try:
@@ -266,17 +256,21 @@ class OutboxSender:
             self._answered(row)
             await self._give_up(row, error, log=log)
         except AiAgentChatError as error:
-            if isinstance(error, StoreFullError) or not error.retryable:
+            if not error.retryable:
                 raise
             await self._postpone(row, error, left=left, log=log)
         else:
             self._answered(row)
+            reach(FaultPoint.OUTBOX_SENT)
             await self._store.mark_sent(row.seq, event_id, now=self._clock())
+            reach(FaultPoint.OUTBOX_MARKED)
             log.bind(action="outbox.send", event=event_id).debug("an event was sent")
 
     async def _give_up(self, row: OutboxRow, error: RequestRefusedError, *, log: Logger) -> None:
         log.bind(action="outbox.refuse", errcode=error.errcode).warning("an event was refused")
+        reach(FaultPoint.OUTBOX_REFUSED)
         await self._on_refused(row, error)
+        reach(FaultPoint.OUTBOX_TOLD)
         await self._store.mark_refused(row.seq, reason=error.errcode, now=self._clock())
 
     async def _try_upload(self, row: OutboxRow, *, left: float, log: Logger) -> None:
@@ -284,7 +278,7 @@ class OutboxSender:
         try:
             await upload_file(row, self._store, self._homeserver)
         except AiAgentChatError as error:
-            if isinstance(error, StoreError):
+            if isinstance(error, StoreError) and not error.retryable:
                 raise
             await self._upload_failed(row, error, left=left, log=log)
         else:
@@ -310,22 +304,22 @@ class OutboxSender:
                 raise error
 
     async def _deliver(self, row: OutboxRow) -> EventId:
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                found = await self._find(row)
-                if found is not None:
-                    return found
-                if not await self._store.mark_attempt(row.seq, row.room_id, now=self._clock()):
-                    raise _MovedError
-                return await self._homeserver.send_event(
-                    row.room_id, row.event_type, row.content, row.txn_id
-                )
-        except TimeoutError as error:
-            raise HomeserverUnreachableError from error
+        found = await _bounded(self._find(row))
+        if found is not None:
+            return found
+        reach(FaultPoint.OUTBOX_TAKEN)
+        # However long the disk takes: that says nothing of the homeserver.
+        if not await self._store.mark_attempt(row.seq, row.room_id, now=self._clock()):
+            raise _MovedError
+        reach(FaultPoint.OUTBOX_ATTEMPT)
+        return await _bounded(
+            self._homeserver.send_event(row.room_id, row.event_type, row.content, row.txn_id)
+        )
 
     async def _find(self, row: OutboxRow) -> EventId | None:
         """The row's event, if an attempt may have made it so long ago that its id is forgotten."""
-        is_old = self._clock() - row.created_at > TXN_REMEMBERED_S
+        # A row of the future is from before the clock was set back: nobody knows its age.
+        is_old = not 0 <= self._clock() - row.created_at <= TXN_REMEMBERED_S
         if self._find_sent is None or row.attempts == 0 or not is_old:
             return None
         return await self._find_sent(row)
@@ -348,3 +342,12 @@ class OutboxSender:
             action="outbox.retry", error=type(error).__name__, retry_s=round(not_before - now, 1)
         ).warning("an event could not be sent yet")
         await self._store.mark_retry(row.seq, not_before=not_before)
+
+
+async def _bounded(work: Awaitable[T]) -> T:
+    """Raises HomeserverUnreachableError when it takes longer than SEND_TIMEOUT_S."""
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            return await work
+    except TimeoutError as error:
+        raise HomeserverUnreachableError from error

@@ -14,6 +14,7 @@ from orchestrator.errors import (
     RateLimitedError,
     RequestRefusedError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.outbox_port import EventSender, OutboxStore
 from orchestrator.store.api import OutboxRow
 
@@ -42,6 +43,7 @@ async def upload_file(row: OutboxRow, store: OutboxStore, homeserver: EventSende
             address = await homeserver.upload_file(row.room_id, data, mimetype=_mimetype(row))
     except TimeoutError as error:
         raise HomeserverUnreachableError from error
+    reach(FaultPoint.OUTBOX_UPLOADED)
     await store.store_uploaded(row.seq, {**row.content, **address})
 
 

@@ -22,6 +22,7 @@ from orchestrator.errors import (
     HomeserverUnreachableError,
     MatrixError,
     RequestRefusedError,
+    StoreFullError,
     UndecryptableError,
 )
 from orchestrator.matrix.encryption import Encryption, open_encryption
@@ -220,7 +221,7 @@ class MatrixClient:
         try:
             async with asyncio.timeout(_KEYS_TIMEOUT_S):
                 await self.encryption.after_sync(body)
-        except (MatrixError, TimeoutError) as e:
+        except (MatrixError, StoreFullError, TimeoutError) as e:
             logger.bind(action="matrix.keys_failed", error=type(e).__name__).warning(
                 "the device's keys could not be looked after; the next sync tries again"
             )

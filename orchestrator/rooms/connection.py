@@ -45,6 +45,8 @@ class Connection:
         self._wait: asyncio.Timeout | None = None
         self.lost = False
         self.live_sessions: set[str] = set()
+        self.known_sessions: set[str] = set()
+        """The live ones, and those that have ended: what they left behind can still be killed."""
 
     def __repr__(self) -> str:
         state = "lost" if self.lost else "open" if self._ready.done() else "opening"
@@ -58,6 +60,7 @@ class Connection:
                 open_link(stream, epoch=self._epoch, acked=self._acked) as link,
                 asyncio.TaskGroup() as group,
             ):
+                self.known_sessions = set(link.welcome.sessions)
                 self.live_sessions = {
                     s for s, at in link.welcome.sessions.items() if at.state == "running"
                 }
@@ -76,6 +79,7 @@ class Connection:
                 match event:
                     case SessionStarted():
                         self.live_sessions.add(event.session)
+                        self.known_sessions.add(event.session)
                     case SessionExited():
                         self.live_sessions.discard(event.session)
                 await self._mailbox.put(event)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
-from orchestrator.core.command import Command, CommandName, parse_command
+from orchestrator.core.command import parse_command
 from orchestrator.core.policy import (
     Circumstances,
     Message,
@@ -33,6 +33,7 @@ from orchestrator.core.policy import (
 from orchestrator.core.rotation import Rotation
 from orchestrator.core.sender_limit import SenderLimits
 from orchestrator.errors import StoreError, UndecryptableError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
@@ -42,6 +43,7 @@ from orchestrator.rooms.invitation import Invitations
 from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.patience import Patience
+from orchestrator.rooms.refusal import Flood
 from orchestrator.rooms.upgrade import Upgrades
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, Replacement, RoomRow
 from orchestrator.store.store import Once, Store
@@ -54,6 +56,10 @@ _ROOM_SHARE = 4
 # each at most). And how many are known by their number alone, some 200 bytes each.
 _ROUND_ROWS = 100
 _MAX_KNOWN_ROWS = 100_000
+# What is said about no turn (answers to commands, mostly) and waits to be sent to one room: on a
+# stock homeserver (0.2 messages/s) that is a minute. After it they would go before other rooms'
+# answers.
+MOST_WAITING_NOTICES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +73,12 @@ class Heard:
 class Rooms(Protocol):
     """What the intake asks of the rooms."""
 
-    async def execute(
-        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
-    ) -> None:
+    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
         """Execute a room command and store its answer."""
         ...
 
-    async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
-        """Refuse a message of a sender who is over the limit."""
+    async def refuse(self, room: RoomRow, row: InboxRow, message: Message, why: Flood) -> None:
+        """Refuse a message of a sender who sends too much; a `!cancel` has its effect."""
         ...
 
     async def retire(self, room_id: RoomId) -> None:
@@ -92,6 +96,11 @@ class _Outside(BaseModel):
 
 class _Summary(_Outside):
     joined: int | None = Field(default=None, alias="m.joined_member_count")
+
+
+class _Restored(_Outside):
+    copied_at: float
+    restored_at: float
 
 
 class Intake:
@@ -172,7 +181,9 @@ class Intake:
                 await self._wait()
                 while seqs := await self._next_round():
                     for row in await self._store.inbox.still_new(seqs):
+                        reach(FaultPoint.INBOX_TAKEN)
                         await self._handle_guarded(row)
+                        reach(FaultPoint.INBOX_HANDLED)
                 await self._give_up_late_keys()
 
     async def _next_round(self) -> list[int]:
@@ -229,10 +240,13 @@ class Intake:
                 await self._leave(row)
             case InboxKind.SUMMARY:
                 await self._summary(row)
+            case InboxKind.RESTORED:
+                await self._restored(row)
             case InboxKind.STATE | InboxKind.TIMELINE:
                 await self._event(row, RoomEvent.model_validate_json(row.raw), row.raw)
 
     async def _done(self, row: InboxRow, reason: str) -> None:
+        reach(FaultPoint.INBOX_MARK)
         await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
 
     async def _event(self, row: InboxRow, event: RoomEvent, raw: str) -> None:
@@ -295,20 +309,12 @@ class Intake:
             event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
         )
         verdict, reason = self._decide(room, event, content)
-        if verdict in _UNLIMITED or self._is_within_limit(row, event):
-            await self._follow(verdict, reason, room, row, message)
-        elif verdict is Verdict.COMMAND and _is_cancel(content.body):
-            # Who floods by mistake must be able to stop it; what it stops says so.
-            await self._rooms.execute(room, row, message, answers=False)
-        else:
-            await self._rooms.refuse_too_fast(room, row, message)
-
-    def _is_within_limit(self, row: InboxRow, event: RoomEvent) -> bool:
-        """By the message's own time, where it is our own homeserver that says it."""
-        at = row.received_at
-        if _server(event.sender) == _server(self._me) and event.sent_at is not None:
-            at = min(at, event.sent_at)
-        return self._limits.take((row.room_id, event.sender), at=at)
+        if verdict not in _UNLIMITED:
+            why = await self._find_flood(row, event, asks_for_words=verdict is not Verdict.PROMPT)
+            if why is not None:
+                await self._rooms.refuse(room, row, message, why)
+                return
+        await self._follow(verdict, reason, room, row, message)
 
     async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         """What is readable of it decides whether it was for the agent; then its sender is told."""
@@ -317,11 +323,11 @@ class Intake:
             await self._done(row, "malformed message")
         elif verdict is Verdict.TELL_NOT_ALLOWED:
             await self._tell_stranger(room.room_id, row, UserId(event.sender), reason)
-        elif not self._is_within_limit(row, event):
+        elif why := await self._find_flood(row, event, asks_for_words=True):
             message = Message(
                 event_id=EventId(event.event_id), sender=UserId(event.sender), text=""
             )
-            await self._rooms.refuse_too_fast(room, row, message)
+            await self._rooms.refuse(room, row, message, why)
         else:
             await self._tell(room.room_id, row, texts.MALFORMED, reason="malformed message")
 
@@ -339,6 +345,20 @@ class Intake:
                 looks_like_command=parse_command(content.body) is not None,
             ),
         )
+
+    async def _find_flood(
+        self, row: InboxRow, event: RoomEvent, *, asks_for_words: bool
+    ) -> Flood | None:
+        """Whether a message is too much: by its own time, where our own homeserver says it."""
+        at = row.received_at
+        if _server(event.sender) == _server(self._me) and event.sent_at is not None:
+            at = min(at, event.sent_at)
+        if not self._limits.take((row.room_id, event.sender), at=at):
+            return Flood.TOO_FAST
+        if asks_for_words:
+            waiting = await self._store.outbox.waiting_notices(_room_id(row))
+            return Flood.TOO_MUCH_TO_SAY if waiting >= MOST_WAITING_NOTICES else None
+        return None
 
     async def _follow(
         self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
@@ -414,6 +434,19 @@ class Intake:
         await self._store.rooms.update(_room_id(row), joined_members=summary.joined)
         await self._done(row, "summary")
 
+    async def _restored(self, row: InboxRow) -> None:
+        """Once a room and restore, however many rows say it: the texts' ids are the same."""
+        restored, room_id = _Restored.model_validate_json(row.raw), _room_id(row)
+        rows = build_notice_rows(
+            room_id,
+            f"{room_id}:restored:{restored.restored_at}",
+            texts.restored(texts.utc_time(restored.copied_at)),
+            max_event_bytes=self._config.gateway.max_event_bytes,
+        )
+        await self._store.rooms.ensure(room_id, joined=True)
+        await self._store.answer(row.seq, rows, reason="restored", now=self._clock())
+        self._notify_outbox()
+
     async def _leave(self, row: InboxRow) -> None:
         room_id = _room_id(row)
         room = await self._store.rooms.get(room_id)
@@ -462,11 +495,6 @@ class Intake:
 _REPLACED = "room replaced"
 # What nothing is said about, or only once ever.
 _UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
-
-
-def _is_cancel(text: str) -> bool:
-    command = parse_command(text)
-    return isinstance(command, Command) and command.name is CommandName.CANCEL
 
 
 def _server(user_id: str) -> str:

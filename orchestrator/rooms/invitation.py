@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.config import AccessConfig
 from orchestrator.errors import RequestRefusedError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, UserId
 from orchestrator.ports import Homeserver
 from orchestrator.rooms.patience import Patience
@@ -73,6 +74,7 @@ class Invitations:
             welcome = self._is_welcome(_Invite.model_validate_json(row.raw))
             answer = self._homeserver.join if welcome else self._homeserver.leave
             await self._patience.ask(lambda: answer(room_id))
+            reach(FaultPoint.INVITE_ANSWERED)
         except (RequestRefusedError, ValidationError) as e:
             log.bind(action="intake.invite_failed", error=type(e).__name__).warning(
                 "invitation not accepted"

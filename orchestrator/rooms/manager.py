@@ -21,6 +21,7 @@ from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message, build_prompt
 from orchestrator.errors import RequestRefusedError, StoreError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
@@ -32,9 +33,10 @@ from orchestrator.rooms.outgoing import (
     build_rows_instead_of_file,
     build_turn_notice_rows,
 )
-from orchestrator.rooms.refusal import Refusals
+from orchestrator.rooms.refusal import Flood, Refusals
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.status import render_status
+from orchestrator.rooms.stray_runner import remove_strays
 from orchestrator.rooms.worker import MAIN, RoomWorker
 from orchestrator.store.api import (
     InboxRow,
@@ -95,7 +97,7 @@ class RoomManager:
         failures = 0
         while True:
             try:
-                known = {info.slug for info in await self._kit.backend.list()}
+                found = await self._kit.backend.list()
                 break
             except TROUBLE as e:
                 failures += 1
@@ -103,7 +105,10 @@ class RoomManager:
                     "the engine does not list its runners yet"
                 )
                 await asyncio.sleep(restart_delay_s(failures))
-        for room in await self._kit.store.rooms.all():
+        rooms = await self._kit.store.rooms.all()
+        await remove_strays(self._kit, found, rooms)
+        known = {info.slug for info in found}
+        for room in rooms:
             if room.slug in known:
                 await self._take_up(room.room_id)
 
@@ -157,6 +162,7 @@ class RoomManager:
             asked=tuple(item.message.event_id for item in items),
             inbox=tuple(item.seq for item in items),
         )
+        reach(FaultPoint.WINDOW_CLOSING)
         row = await self._kit.store.turns.admit(
             turn,
             max_queued=self._kit.config.gateway.max_queued_turns,
@@ -166,6 +172,7 @@ class RoomManager:
         )
         if row.outcome is TurnOutcome.REFUSED:
             self._refusals.note_queue_full(room.room_id)
+        reach(FaultPoint.WINDOW_CLOSED)
         self._kit.notify_outbox()
         logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
             "messages became a turn"
@@ -182,23 +189,27 @@ class RoomManager:
             turn, "queued", texts.queued(ahead), max_event_bytes=max_event_bytes
         )
 
-    async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
-        """A message of a sender who is over the limit; the room is told once in a flood."""
-        await self._refusals.refuse_too_fast(room.room_id, row.seq, message)
+    async def refuse(self, room: RoomRow, row: InboxRow, message: Message, why: Flood) -> None:
+        """A message of a sender who sends too much; the room is told once in a flood.
 
-    async def execute(
-        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
-    ) -> None:
-        """Execute a room command, and store its answer with the mark on its inbox row.
-
-        Without `answers` it only has its effect: what it does shows elsewhere.
+        Who floods by mistake must be able to stop it: a `!cancel` still has its effect.
         """
+        command = parse_command(message.text)
+        if isinstance(command, Command) and command.name is CommandName.CANCEL:
+            worker = await self._ensure_worker(room.room_id)
+            if worker is not None:
+                await worker.cancel()
+        await self._refusals.refuse(room.room_id, row.seq, message, why)
+
+    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """Execute a room command, and store its answer with the mark on its inbox row."""
         command = parse_command(message.text)
         worker = await self._ensure_worker(room.room_id)
         if worker is None:
             await self._kit.store.inbox.mark(row.seq, InboxState.IGNORED, reason="left the room")
             return
         text = await self._answer(command, worker)
+        reach(FaultPoint.COMMAND_EXECUTED)
         rows = build_notice_rows(
             room.room_id,
             f"{message.event_id}:command",
@@ -206,9 +217,8 @@ class RoomManager:
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
             reply_to=message.event_id,
         )
-        await self._kit.store.answer(
-            row.seq, rows if answers else (), reason="command", now=self._kit.wall_clock()
-        )
+        await self._kit.store.answer(row.seq, rows, reason="command", now=self._kit.wall_clock())
+        reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
 
     async def _answer(self, command: Command | UnknownCommand | None, worker: RoomWorker) -> str:
@@ -239,7 +249,9 @@ class RoomManager:
         if room is None or self._group is None:
             return
         worker = worker or RoomWorker(room, self._kit)
+        reach(FaultPoint.RETIRE_BEGUN)
         await worker.refuse_all("the agent left the room")
+        reach(FaultPoint.RETIRE_ENDED)
         before = self._retiring.get(room_id)
         self._retiring[room_id] = self._group.create_task(
             self._stop_runner(worker, before), name=f"retire {room.slug}"

@@ -15,7 +15,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from orchestrator.core import texts
-from orchestrator.core.chunking import RESERVE_BYTES, split_for_event, split_markdown
+from orchestrator.core.chunking import (
+    LEAST_BYTES,
+    RESERVE_BYTES,
+    split_for_event,
+    split_markdown,
+)
 from orchestrator.core.naming import refused_txn_id, txn_id
 from orchestrator.core.render import build_text_content
 from orchestrator.core.sanitise import sanitise
@@ -90,7 +95,7 @@ def build_turn_text_rows(
 
     In more than `max_messages` messages it is two: its beginning, and a file with all of it.
     """
-    max_bytes = max_event_bytes - _reserve_bytes(turn)
+    max_bytes = max(LEAST_BYTES, max_event_bytes - _reserve_bytes(turn))
     pieces = islice(split_markdown(text, max_bytes=max_bytes), max_messages + 1)
     contents = [piece.content for piece in pieces]
     file = None
@@ -113,7 +118,8 @@ def build_rows_instead_of_file(
     mark = row.content.get(TURN_KEY)
     mark = mark if isinstance(mark, dict) else {}
     reserve_bytes = RESERVE_BYTES + len(json.dumps({TURN_KEY: mark}).encode())
-    pieces = split_markdown(file.decode(), max_bytes=max_event_bytes - reserve_bytes)
+    max_bytes = max(LEAST_BYTES, max_event_bytes - reserve_bytes)
+    pieces = split_markdown(file.decode(), max_bytes=max_bytes)
     shown = list(islice(pieces, _MOST_INSTEAD_OF_FILE))
     left_bytes = len(file) - sum(len(piece.source.encode()) for piece in shown)
     contents = [build_text_content(texts.FILE_NOT_TAKEN, notice=True)]
@@ -161,9 +167,14 @@ def build_end_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
     )
 
 
+def build_refusal_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
+    """The end of refused messages that the room was told of already; no answer waits for it."""
+    return replace(build_end_mark_row(turn, final), priority=Priority.TEXT)
+
+
 def _preview(text: str, size_bytes: int, *, max_bytes: int, is_rest: bool) -> JsonObject:
     """The beginning, up to a paragraph's end where there is one, and where the rest is."""
-    room_bytes = max(1000, min(_PREVIEW_BYTES, max_bytes - _SENTENCE_BYTES))
+    room_bytes = max(LEAST_BYTES, min(_PREVIEW_BYTES, max_bytes - _SENTENCE_BYTES))
     beginning = next(split_markdown(text, max_bytes=room_bytes)).markdown.strip("\n")
     sentence = texts.in_file(size_bytes, is_rest=is_rest)
     return build_text_content(f"{beginning}\n\n…\n\n{sentence}")
@@ -179,11 +190,6 @@ def _file_content(size_bytes: int, *, part: int) -> JsonObject:
         "info": {"mimetype": "text/markdown", "size": size_bytes},
         "m.mentions": {},
     }
-
-
-def build_refusal_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
-    """The end of refused messages that the room was told of already; no answer waits for it."""
-    return replace(build_end_mark_row(turn, final), priority=Priority.TEXT)
 
 
 def _turn_mark(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import NoReturn
 
 from orchestrator.core import texts
@@ -24,11 +25,18 @@ from orchestrator.store.api import NewOutboxRow, TurnRow
 from orchestrator.store.turn_table import NewTurn, Refusal
 
 QUEUE_FULL = "the queue is full"
-TOO_FAST = "too fast"
 # A program that waits for one of many refused turns waits so long at most, with an idle outbox.
 MARK_AFTER_S = 60.0
 _LOOK_S = 10.0
 _FINAL = Final(outcome=TurnOutcome.REFUSED)
+
+
+class Flood(StrEnum):
+    """Why one message of a sender is not taken; stored as the reason."""
+
+    TOO_FAST = "too fast"
+    TOO_MUCH_TO_SAY = "too much waits to be said"
+    """It asks for words, and the room has as many waiting as the account can send in a minute."""
 
 
 class Refusals:
@@ -61,10 +69,8 @@ class Refusals:
         """It was refused."""
         self._floods.note((room_id, QUEUE_FULL), now=self._kit.wall_clock())
 
-    async def refuse_too_fast(self, room_id: RoomId, seq: int, message: Message) -> None:
-        """Refuse one message, with its inbox row, because its sender sends too fast."""
-        settings = self._kit.config.gateway
-        text = texts.too_fast(settings.sender_burst, settings.sender_per_minute)
+    async def refuse(self, room_id: RoomId, seq: int, message: Message, why: Flood) -> None:
+        """Refuse one message, with its inbox row."""
         flood = (room_id, message.sender)
         turn = NewTurn(
             turn_id=turn_id(room_id, message.event_id),
@@ -75,10 +81,16 @@ class Refusals:
             asked=(message.event_id,),
             inbox=(seq,),
         )
-        refusal = self._refusal(TOO_FAST, text, is_told=self._is_on(*flood))
+        refusal = self._refusal(why, self._words(why), is_told=self._is_on(*flood))
         await self._kit.store.turns.refuse(turn, refusal, now=self._kit.wall_clock())
         self._floods.note(flood, now=self._kit.wall_clock())
         self._kit.notify_outbox()
+
+    def _words(self, why: Flood) -> str:
+        settings = self._kit.config.gateway
+        if why is Flood.TOO_MUCH_TO_SAY:
+            return texts.TOO_MUCH_TO_SAY
+        return texts.too_fast(settings.sender_burst, settings.sender_per_minute)
 
     def _is_on(self, room_id: RoomId, what: str) -> bool:
         return self._floods.is_on((room_id, what), now=self._kit.wall_clock())

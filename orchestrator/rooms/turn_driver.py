@@ -27,6 +27,7 @@ from orchestrator.model import TurnOutcome, TurnState
 from orchestrator.ports import RunnerInfo
 from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.leftover import end_leftovers
 from orchestrator.rooms.outgoing import build_notice_rows, build_turn_notice_rows
 from orchestrator.rooms.room_runner import TROUBLE, RoomRunner
 from orchestrator.rooms.turn_end import end_turn
@@ -35,9 +36,11 @@ from orchestrator.rooms.turn_run import TurnRun
 from orchestrator.runners.link import RunnerLink
 from orchestrator.store.api import SessionRow, TurnRow
 
-# An engine that restarts is back within seconds; with the delays of core.lifecycle these are some
-# two minutes, after which the room is told.
+# What fails so often fails the turn: with the delays of core.lifecycle these are some two minutes.
+# Only an engine that is not there is waited for: nothing of the turn can be at fault.
 _CONNECT_ATTEMPTS = 8
+# Knocking at a socket costs nothing, and who waits wants it noticed that the engine is back.
+_AWAY_S = 30.0
 # The first failures are often over with the next attempt; after 3 s of them people wonder.
 _TELL_AFTER = 3
 # While a turn runs, the connection is tried for at least every so many failures' delay (16 s).
@@ -172,13 +175,17 @@ class TurnDriver:
             attempt=self._failures,
         ).warning("no connection to the runner yet")
         self._runner.disconnect()
-        if is_lasting or self._failures >= _CONNECT_ATTEMPTS:
+        is_away = isinstance(error, EngineUnavailableError) and self.turn.state is TurnState.QUEUED
+        if is_lasting or (self._failures >= _CONNECT_ATTEMPTS and not is_away):
             return False
         if self._is_cancelled and self.turn.state is not TurnState.QUEUED:
             return False
         if self._failures == _TELL_AFTER and self.turn.state is TurnState.QUEUED:
             await self._tell_trouble(error)
-        await self._pause(asyncio.get_running_loop().time() + restart_delay_s(self._failures))
+        delay_s = restart_delay_s(self._failures)
+        await self._pause(
+            asyncio.get_running_loop().time() + (min(delay_s, _AWAY_S) if is_away else delay_s)
+        )
         return True
 
     async def _tell_trouble(self, error: Exception) -> None:
@@ -226,6 +233,14 @@ class TurnDriver:
         if run.ended.outcome is TurnOutcome.TIMED_OUT:
             # It may have left processes; none stays.
             await self._sessions.clear()
+        else:
+            await end_leftovers(
+                self.turn,
+                kit=self._kit,
+                profile=self._profile,
+                runner=self._runner,
+                sessions=self._sessions,
+            )
 
     async def _go_on(self, run: TurnRun) -> None:
         connection = self._runner.connection

@@ -16,6 +16,7 @@ from functools import partial
 
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.sanitise import sanitise
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
@@ -125,6 +126,7 @@ class TurnOutput:
     async def _show(self, link: RunnerLink, now: float, needed_from: Seq | None) -> None:
         done = _before(needed_from, self._seen)
         rows = await self._text_rows(final=None)
+        reach(FaultPoint.OUTPUT_FLUSHING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             None,
@@ -133,10 +135,12 @@ class TurnOutput:
             drop_draft=True,
             now=self._kit.wall_clock(),
         )
+        reach(FaultPoint.OUTPUT_FLUSHED)
         self._clear()
         self._show_at = None
         self._kit.notify_outbox()
         await self._acknowledged(link, done, now)
+        reach(FaultPoint.OUTPUT_ACKED)
 
     async def _keep(self, link: RunnerLink, now: float, needed_from: Seq | None) -> None:
         done = _before(needed_from, self._seen)
@@ -191,6 +195,7 @@ class TurnOutput:
         if done > self._acked and is_due:
             await self._kit.store.turns.store_acked(self._acked_row(done))
             await self._acknowledged(link, done, now)
+            reach(FaultPoint.OUTPUT_ACKED)
 
     async def end(
         self,
@@ -205,6 +210,7 @@ class TurnOutput:
         Without `store_acked` the frames are another reader's: their runner is gone.
         """
         rows = await self._last_rows(Final(outcome=outcome), sentence)
+        reach(FaultPoint.END_STORING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             TurnEvent.ENDED,
@@ -215,6 +221,7 @@ class TurnOutput:
             reason=reason,
             now=self._kit.wall_clock(),
         )
+        reach(FaultPoint.END_STORED)
         self._clear()
         self._show_at = None
         self._kit.notify_outbox()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
@@ -28,6 +27,7 @@ from orchestrator.errors import (
     RunnerGoneError,
 )
 from orchestrator.runners import engine_http
+from orchestrator.runners.call_threads import CallThreads
 from orchestrator.runners.engine_http import CALL_S, EngineAddress, Exchange, parse_address
 
 P = ParamSpec("P")
@@ -48,7 +48,7 @@ class Engine:
     """One engine. Invariant: every request goes to `address`, in an API version that it offers."""
 
     def __init__(
-        self, address: EngineAddress, client: docker.APIClient, threads: ThreadPoolExecutor
+        self, address: EngineAddress, client: docker.APIClient, threads: CallThreads
     ) -> None:
         self.address = address
         self.api = client
@@ -75,11 +75,10 @@ class Engine:
         self, limit_s: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """`call` with a bound of its own, in seconds."""
-        loop = asyncio.get_running_loop()
         work = partial(function, *args, **kwargs)
         with _translated(self.address):
             async with asyncio.timeout(limit_s):
-                return await loop.run_in_executor(self._threads, work)
+                return await self._threads.run(work)
 
     def exchange(
         self,
@@ -116,16 +115,13 @@ def open_engine(docker_host: str | None = None) -> AbstractAsyncContextManager[E
 async def _open_engine(address: EngineAddress) -> AsyncIterator[Engine]:
     # Before the client tries: it leaves a socket open that it could not connect.
     await engine_http.check(address)
-    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+    threads = CallThreads(_THREADS)
+    version = await _choose_version(Engine(address, _client(address, _OLDEST_API), threads))
+    engine = Engine(address, _client(address, version), threads)
     try:
-        version = await _choose_version(Engine(address, _client(address, _OLDEST_API), threads))
-        engine = Engine(address, _client(address, version), threads)
-        try:
-            yield engine
-        finally:
-            engine.api.close()
+        yield engine
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+        engine.api.close()
 
 
 def _client(address: EngineAddress, version: tuple[int, ...]) -> docker.APIClient:

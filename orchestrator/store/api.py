@@ -38,6 +38,8 @@ class InboxKind(StrEnum):
     """We are no longer in the room; payload as `rooms.leave` has it."""
     SUMMARY = "summary"
     """The room's `summary` object (joined and invited member counts)."""
+    RESTORED = "restored"
+    """What was said here since the copy that was restored was not run: the room is to be told."""
 
 
 class InboxState(StrEnum):
@@ -52,6 +54,14 @@ class InboxState(StrEnum):
     """Looked at; `reason` says why nothing follows."""
     FAILED = "failed"
     """Handling it raised; `reason` has the kind of error. Its neighbours were handled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The database was restored from a copy, and what came since has not been received yet."""
+
+    copied_at: float
+    restored_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,14 +185,15 @@ class OutboxTable:
 
         return await self._database.run(work)
 
-    async def waiting_now(self, room_id: RoomId, *, now: float) -> int:
-        """How many rows would leave now if they could, and all of this room's.
-
-        Those of other rooms whose head is put off are not among them.
-        """
+    async def waiting_notices(self, room_id: RoomId) -> int:
+        """How many of the room's rows that are no part of an answer wait to be sent."""
 
         def work(db: sqlite3.Connection) -> int:
-            count: int = db.execute(_WAITING_NOW, (room_id, now)).fetchone()[0]
+            query = (
+                "SELECT count(*) FROM outbox "
+                "WHERE state = 'queued' AND room_id = ? AND priority = 'notice'"
+            )
+            count: int = db.execute(query, (room_id,)).fetchone()[0]
             return count
 
         return await self._database.run(work)
@@ -204,6 +205,18 @@ class OutboxTable:
             query = "SELECT min(created_at) FROM outbox WHERE state = 'queued'"
             value: float | None = db.execute(query).fetchone()[0]
             return value
+
+        return await self._database.run(work)
+
+    async def waiting_now(self, room_id: RoomId, *, now: float) -> int:
+        """How many rows would leave now if they could, and all of this room's.
+
+        Those of other rooms whose head is put off are not among them.
+        """
+
+        def work(db: sqlite3.Connection) -> int:
+            count: int = db.execute(_WAITING_NOW, (room_id, now)).fetchone()[0]
+            return count
 
         return await self._database.run(work)
 

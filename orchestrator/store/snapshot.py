@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,9 @@ from orchestrator.core.evidence import (
 from orchestrator.core.turn_mark import parse_mark, parse_reply
 from orchestrator.errors import StoreError, StoreTooNewError
 from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, TxnId, UserId
-from orchestrator.store.database import translated
+from orchestrator.store.checking import opened_to_read
+from orchestrator.store.failure import translated
 from orchestrator.store.schema import MIGRATIONS
-
-_BUSY_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +78,10 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         msg = f"there is no database at {path}: start the orchestrator first, or name its "
         raise StoreError(msg + "directory with --state-dir")
-    with translated(path):
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with closing(
-            sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        ) as db:
-            _check_version(db, path)
-            db.execute("BEGIN")
-            yield db
+    with translated(path), opened_to_read(path) as db:
+        _check_version(db, path)
+        db.execute("BEGIN")
+        yield db
 
 
 def _check_version(db: sqlite3.Connection, path: Path) -> None:

@@ -13,6 +13,7 @@ from orchestrator.store.api import InboxState, NewOutboxRow, Replacement
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
+from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_move import find_replacement, move_room
 from orchestrator.store.room_table import RoomTable
@@ -38,6 +39,22 @@ class Store:
     turns: TurnTable
     outbox: OutboxTable
     meta: MetaTable
+
+    async def begin_life(self, *, now: float) -> None:
+        """What an earlier life put off is due again, whatever the clock was then. Idempotent.
+
+        Times of its future (the clock was set back since) become now.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE outbox SET not_before = ? WHERE state = 'queued'", (now,))
+            db.execute(
+                "UPDATE inbox SET received_at = ?1 WHERE state = 'pending_keys' "
+                "AND received_at > ?1",
+                (now,),
+            )
+
+        await self.database.run(work)
 
     async def answer(
         self,
@@ -103,6 +120,18 @@ def _is_first(db: sqlite3.Connection, once: Once) -> bool:
     return cursor.rowcount == 1
 
 
+def build_store(database: Database) -> Store:
+    """The tables of an open database."""
+    return Store(
+        database=database,
+        rooms=RoomTable(database),
+        inbox=InboxTable(database),
+        turns=TurnTable(database),
+        outbox=OutboxTable(database),
+        meta=MetaTable(database),
+    )
+
+
 @asynccontextmanager
 async def open_store(state_dir: Path) -> AsyncIterator[Store]:
     """Open STATE_DIR/state.sqlite3; the caller holds the directory's lock.
@@ -110,12 +139,5 @@ async def open_store(state_dir: Path) -> AsyncIterator[Store]:
     Raises:
         StoreError: and its children, as `open_database` says.
     """
-    async with open_database(state_dir / "state.sqlite3") as database:
-        yield Store(
-            database=database,
-            rooms=RoomTable(database),
-            inbox=InboxTable(database),
-            turns=TurnTable(database),
-            outbox=OutboxTable(database),
-            meta=MetaTable(database),
-        )
+    async with open_database(state_dir / DATABASE_NAME) as database:
+        yield build_store(database)

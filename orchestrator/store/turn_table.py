@@ -11,8 +11,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol
 
 from orchestrator.core.lifecycle import TurnEvent, next_turn_state
 from orchestrator.errors import StoreError
@@ -50,14 +48,6 @@ class NewTurn:
     inbox: tuple[int, ...]
 
 
-class Notices(Protocol):
-    """What a room is told of a turn that was stored with so many before it."""
-
-    def __call__(self, turn: TurnRow, /, ahead: int) -> Sequence[NewOutboxRow]:
-        """Rows of the outbox, none where there is nothing to be said."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """Why a turn is not taken, and what the room is told of it now."""
@@ -92,7 +82,7 @@ class TurnTable:
         *,
         max_queued: int,
         refusal: Refusal | None = None,
-        notices: Notices,
+        notices: Callable[[TurnRow, int], Sequence[NewOutboxRow]],
         now: float,
     ) -> TurnRow:
         """Store the turn and mark its inbox rows used, in one transaction. Idempotent.
@@ -108,11 +98,13 @@ class TurnTable:
                 return known, False
             ahead = _count_open(db, turn.room_id)
             if ahead > max_queued:
-                default = Refusal(reason="the queue is full", notices=partial(notices, ahead=ahead))
+                default = Refusal(
+                    reason="the queue is full", notices=lambda row: notices(row, ahead)
+                )
                 return _refuse(db, turn, refusal or default, now=now)
             _insert_turn(db, turn, refused_for=None, now=now)
             row = _select(db, "WHERE turn_id = ?", turn.turn_id)[0]
-            insert_outbox(db, notices(row, ahead=ahead), now=now)
+            insert_outbox(db, notices(row, ahead), now=now)
             return row, False
 
         return self._counted(await self._database.run(work))

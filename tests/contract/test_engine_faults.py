@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from orchestrator.core.sandbox import LABEL_ROOM
 from orchestrator.errors import EngineRequestError, EngineUnavailableError, RunnerGoneError
-from orchestrator.runners import engine_http
+from orchestrator.runners import engine, engine_http
 from orchestrator.runners.docker_backend import open_docker_backend
 from orchestrator.runners.engine_http import EngineAddress, parse_address
 from tests.support.runner_engine import new_installation
@@ -131,6 +132,43 @@ async def test_an_engine_that_has_given_up_our_version_is_spoken_to_in_its_oldes
         open_docker_backend(new_installation(), docker_host=str(address)) as backend,
     ):
         assert backend.engine.api.api_version == "1.50"
+
+
+# ---- an engine that hangs
+
+
+async def test_an_engine_that_hangs_costs_a_call_its_bound_and_holds_nothing_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/version" in head:
+            writer.write(plain(VERSION))
+            return
+        await hangs.wait()
+
+    try:
+        async with (
+            asyncio.timeout(20),
+            engine_that(answer, tmp_path) as address,
+            open_docker_backend(new_installation(), docker_host=str(address)) as backend,
+        ):
+            for module in (engine, engine_http):
+                monkeypatch.setattr(module, "CALL_S", 0.2)
+            # More calls than there are threads, all at the same time.
+            calls = [backend.inspect("x") for _ in range(40)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert {type(a) for a in answers} == {EngineRequestError}
+            with pytest.raises(EngineRequestError, match="did not answer in time"):
+                async with engine_http.upgrade(address, "/containers/x/attach", {}):
+                    pass
+            calling = [t for t in threading.enumerate() if t.name == "docker call"]
+            assert 0 < len(calling) <= 16
+            assert all(thread.daemon for thread in calling)
+    finally:
+        hangs.set()
 
 
 # ---- answers

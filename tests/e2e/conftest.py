@@ -32,6 +32,8 @@ class Installation:
         self.api = api
         self.agent = agent
         self._stack = stack
+        self.env: dict[str, str] = {}
+        """More variables for the orchestrator, for instance DOCKER_HOST."""
         self.config_path = directory / "config.yaml"
         self.orchestrator: Orchestrator
 
@@ -49,7 +51,7 @@ class Installation:
                 self.directory,
                 "--config",
                 str(config),
-                env={"MATRIX_PASSWORD": self.agent.password},
+                env={"MATRIX_PASSWORD": self.agent.password, **self.env},
             )
         )
         return self.orchestrator

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from pydantic import SecretStr
 
@@ -33,7 +34,7 @@ from orchestrator.egress.inspector import open_inspector
 from orchestrator.embedded.homeserver import open_embedded_homeserver
 from orchestrator.embedded.messages_api import open_messages_api
 from orchestrator.embedded.offline_model import OfflineModel, open_offline_model
-from orchestrator.errors import AdminApiError, StoreError
+from orchestrator.errors import HomeserverUnreachableError, StoreError
 from orchestrator.matrix.client import open_matrix
 from orchestrator.matrix.encryption import open_encryption
 from orchestrator.matrix.http import MatrixHttp
@@ -69,16 +70,6 @@ from tests.unit.control.source import MemorySource
 ROOT = Path(__file__).parents[2]
 # Of anything that should happen at once on a busy machine.
 SOON_S = 30.0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-_METRICS_PORT = _free_port()
 
 
 class SiblingError(Exception):
@@ -203,6 +194,27 @@ async def half_a_request(url: str) -> AsyncIterator[None]:
         writer.close()
 
 
+@case("metrics.server:open_metrics")
+async def metrics(_: Place) -> AsyncIterator[None]:
+    async def read() -> Figures:
+        raise StoreError
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    async with open_metrics(address, read, required=True):
+        async with aiohttp.request("GET", f"http://{address}/metrics") as answer:
+            assert answer.status == 503
+        yield
+
+
+@case("synapse_admin:open_synapse_admin")
+async def synapse_admin(_: Place) -> AsyncIterator[None]:
+    async with open_synapse_admin("http://127.0.0.1:9", SecretStr("token")) as admin:
+        with pytest.raises(HomeserverUnreachableError):
+            await admin.send_limit(UserId("@claude:test"))
+        yield
+
+
 @case("control.server:open_control")
 async def control(place: Place) -> AsyncIterator[None]:
     """With a client that was answered and stays. At the end the socket is gone, too."""
@@ -216,23 +228,6 @@ async def control(place: Place) -> AsyncIterator[None]:
             yield
         finally:
             writer.close()
-
-
-@case("metrics.server:open_metrics")
-async def metrics(_: Place) -> AsyncIterator[None]:
-    """The port is free again at the end: the next case listens on it."""
-    async with open_metrics(f"127.0.0.1:{_METRICS_PORT}", no_figures, required=True):
-        reader, writer = await asyncio.open_connection("127.0.0.1", _METRICS_PORT)
-        try:
-            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert (await reader.readline()).startswith(b"HTTP/1.1 503")
-            yield
-        finally:
-            writer.close()
-
-
-async def no_figures() -> Figures:
-    raise StoreError
 
 
 @case("matrix.olm:open_machine")
@@ -322,15 +317,6 @@ async def history_http(place: Place) -> AsyncIterator[None]:
     config, _ = matrix_config(place)
     async with open_history_http(config.homeserver, config.user_id, "no token") as http:
         await http.exchange("GET", "/_matrix/client/versions", "asking")
-        yield
-
-
-@case("synapse_admin:open_synapse_admin", needs="synapse")
-async def synapse_admin(place: Place) -> AsyncIterator[None]:
-    assert place.server is not None
-    async with open_synapse_admin(place.server.base_url, SecretStr("no token")) as admin:
-        with pytest.raises(AdminApiError):
-            await admin.send_limit(UserId("@nobody:test"))
         yield
 
 

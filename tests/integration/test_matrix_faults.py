@@ -108,6 +108,7 @@ async def syncing(
                 on_commit=lambda: None,
                 on_typing=lambda _room, _users: None,
                 on_status=statuses.append,
+                clock=time.time,
                 sleep=waits,
                 jitter=lambda low, _high: low,
             )

@@ -146,6 +146,15 @@ class MatrixUser:
         answer = await self.request("GET", f"{_room(room_id)}/messages?dir=b&limit={limit}")
         return list(reversed(answer["chunk"]))
 
+    async def get_state(self, room_id: str, kind: str) -> Json:
+        """A room's state of a kind, with an empty key."""
+        return await self.request("GET", f"{_room(room_id)}/state/{quote(kind, safe='')}")
+
+    async def messages_page(self, room_id: str, place: str = "") -> Json:
+        """One page of the room's events, newest first; `end` in it is the place of the next."""
+        after = f"&from={quote(place, safe='')}" if place else ""
+        return await self.request("GET", f"{_room(room_id)}/messages?dir=b&limit=500{after}")
+
     async def download(self, uri: str) -> bytes:
         """A file of the homeserver's media repository."""
         path = f"/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"

@@ -60,6 +60,11 @@ class Orchestrator:
 
     async def start(self) -> None:
         """Start it and wait until it is in step with the homeserver and has said so."""
+        await self.spawn()
+        await self.wait_ready()
+
+    async def spawn(self, env: Mapping[str, str] | None = None) -> None:
+        """Start it, with these variables beside its own, and don't wait for it."""
         self._log_start = len(self.log)
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -68,18 +73,31 @@ class Orchestrator:
                 "--state-dir",
                 str(self.state_dir),
                 *self._arguments,
-                env=self._env,
+                env={**self._env, **(env or {})},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    async def wait_ready(self) -> None:
+        """Wait until it is in step with the homeserver and has said so.
+
+        Raises:
+            AssertionError: it ended instead.
+        """
+        assert self._process is not None, "not started"
         async with asyncio.timeout(_READY_S):
             while not await self._is_ready():
                 if self._process.returncode is not None:
                     msg = f"it ended with {self._process.returncode}:\n{self.log[-4000:]}"
                     raise AssertionError(msg)
                 await asyncio.sleep(_POLL_S)
+
+    async def wait_dead(self) -> int:
+        """Wait until it ends by itself, however long that takes; the exit code. Cancel-safe."""
+        assert self._process is not None, "not started"
+        return await self._process.wait()
 
     async def kill(self) -> None:
         """SIGKILL, at once."""

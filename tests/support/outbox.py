@@ -13,7 +13,6 @@ from orchestrator.errors import (
     HomeserverUnreachableError,
     RateLimitedError,
     RequestRefusedError,
-    StoreFullError,
 )
 from orchestrator.model import EventId, JsonObject, JsonValue, Priority, RoomId, TxnId
 from orchestrator.store.api import OutboxRow
@@ -25,7 +24,7 @@ _RANK = {priority: rank for rank, priority in enumerate(Priority)}
 
 @dataclass(slots=True)
 class MemoryOutbox:
-    """The table, with what was done to it. A full disk refuses every write."""
+    """The table, with what was done to it. On a full disk every write waits."""
 
     rows: dict[int, OutboxRow] = field(default_factory=dict)
     sent: dict[int, EventId] = field(default_factory=dict)
@@ -96,7 +95,7 @@ class MemoryOutbox:
 
     async def store_uploaded(self, seq: int, content: JsonObject) -> None:
         """The payload names the file now."""
-        self._write()
+        await self._write()
         del self.files[seq]
         self.rows[seq] = replace(self.rows[seq], content=content, has_file=False)
 
@@ -108,7 +107,7 @@ class MemoryOutbox:
 
     async def mark_attempt(self, seq: int, room_id: RoomId, *, now: float) -> bool:
         """Count it, unless the row was moved to another room meanwhile."""
-        self._write()
+        await self._write()
         row = self.rows[seq]
         if row.room_id == room_id:
             self.rows[seq] = replace(row, attempts=row.attempts + 1)
@@ -117,25 +116,25 @@ class MemoryOutbox:
 
     async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
         """Move it to the sent ones."""
-        self._write()
+        await self._write()
         self.sent[seq] = event_id
         del self.rows[seq]
         await asyncio.sleep(self.delay_s)
 
     async def mark_retry(self, seq: int, *, not_before: float) -> None:
         """Put it off."""
-        self._write()
+        await self._write()
         self.rows[seq] = replace(self.rows[seq], not_before=not_before)
 
     async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:
         """Move it to the refused ones."""
-        self._write()
+        await self._write()
         self.refused[seq] = reason
         del self.rows[seq]
 
-    def _write(self) -> None:
-        if self.is_full:
-            raise StoreFullError
+    async def _write(self) -> None:
+        while self.is_full:  # noqa: ASYNC110 - as the database does
+            await asyncio.sleep(1)
 
 
 @dataclass(slots=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -122,14 +124,30 @@ class CrashingDatabase:
         self._database = database
         self._points = points
         self.fail: Callable[[], BaseException | None] = lambda: None
+        self.is_full = False
+
+    @property
+    def waited_s(self) -> float:
+        """As `Database.waited_s`."""
+        return self._database.waited_s
 
     async def run(self, work: Callable[..., T]) -> T:
         """As `Database.run`, with a place to die before and after."""
         await self._points.pass_by()
         if (error := self.fail()) is not None:
             raise error
-        result = await self._database.run(work)
+        result = await self._database.run(partial(self._write, work))
         await self._points.pass_by()
+        return result
+
+    def _write(self, work: Callable[..., T], db: sqlite3.Connection) -> T:
+        """On a full disk what only reads works, and what writes fails as SQLite says it."""
+        before = db.total_changes
+        result = work(db)
+        if self.is_full and db.total_changes > before:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
         return result
 
 

@@ -12,23 +12,14 @@ from typing import Any, NoReturn
 import pytest
 
 from orchestrator import daemon
-from orchestrator.core.pacing import BudgetState
 from orchestrator.ending import END_S, Ending
 from orchestrator.errors import RequestRefusedError, StoreCorruptError
-from orchestrator.gateway.budget_keeper import BudgetKeeper
 from orchestrator.gateway.outbound import OutboxSender
 from orchestrator.store.api import OutboxRow
 from tests.support.outbox import HangingHomeserver, MemoryHomeserver, MemoryOutbox
 from tests.support.virtual_time import loop_clock, run_virtual
 
 ROWS = 3
-
-
-class MemoryBudgetStore:
-    """Keeps what it is given."""
-
-    async def keep_send_budget(self, state: BudgetState) -> None:
-        self.kept = state
 
 
 class Scene:
@@ -40,6 +31,7 @@ class Scene:
         self.stop: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self.failure = asyncio.Event()
         self.taking = False
+        self.kept = False
 
     async def work(self) -> None:
         """What takes turns; fails when it is told to."""
@@ -51,6 +43,9 @@ class Scene:
             raise StoreCorruptError
         finally:
             self.taking = False
+
+    async def keep(self) -> None:
+        self.kept = True
 
     async def serve(self) -> signal.Signals:
         async def forever() -> NoReturn:
@@ -64,8 +59,8 @@ class Scene:
         system: Any = SimpleNamespace(
             kit=SimpleNamespace(wall_clock=loop_clock),
             sender=sender,
+            keeper=SimpleNamespace(run=forever, keep=self.keep),
             courtesies=SimpleNamespace(run=forever),
-            keeper=BudgetKeeper(sender.budget, MemoryBudgetStore(), kept=None),
             state_dir=None,
             overview=None,
         )
@@ -74,6 +69,7 @@ class Scene:
                 return await daemon._serve(system, self.stop, ending, lambda _: None)
             finally:
                 assert not self.taking, "turns are still taken"
+                assert self.kept, "what was learnt of the account's limit is lost"
                 ending.close()
 
 

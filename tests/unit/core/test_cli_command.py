@@ -68,5 +68,6 @@ def test_the_environment_holds_the_placeholder_and_nothing_of_ours() -> None:
     assert env["ANTHROPIC_API_KEY"] == "room-placeholder"
     assert env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8317"
     assert env["HOME"] == "/home/agent"
+    assert env["CLAUDE_CODE_TMPDIR"] == "/home/agent/.tmp"
     assert env["CLAUDE_CODE_MAX_RETRIES"] == str(MAX_RETRIES)
     assert "PATH" not in env

@@ -12,7 +12,12 @@ import pytest
 from orchestrator.errors import RateLimitedError
 from orchestrator.gateway.outbound import MAX_IN_FLIGHT, OutboxSender
 from orchestrator.model import EventId, JsonValue, Priority, RoomId, TxnId
-from tests.support.outbox import MemoryHomeserver, MemoryOutbox, RateLimitedHomeserver
+from tests.support.outbox import (
+    FlakyHomeserver,
+    MemoryHomeserver,
+    MemoryOutbox,
+    RateLimitedHomeserver,
+)
 from tests.support.rate_limit import LeakyBucket
 from tests.support.virtual_time import loop_clock
 from tests.unit.gateway.test_outbound import make_sender, running, virtual
@@ -111,20 +116,27 @@ async def test_a_homeserver_without_bursts_is_not_met_again_and_again() -> None:
 
 
 @virtual
-async def test_nothing_is_shown_while_the_homeserver_is_away_or_the_room_cannot_be_sent_to() -> (
-    None
-):
+async def test_nothing_is_shown_where_what_is_there_already_has_yet_to_leave() -> None:
     store, homeserver = MemoryOutbox(), RateLimitedHomeserver()
     rooms = Rooms(store, make_sender(store, homeserver))
     for _ in range(4):
         store.add("!mine", "waits")
     assert not await rooms.sender.may_show_progress(RoomId("!mine"))
     assert await rooms.sender.may_show_progress(RoomId("!other")) is False, "what waits goes first"
-    store.is_full = True
+
+
+@virtual
+async def test_nothing_is_shown_while_the_homeserver_is_away() -> None:
+    store, homeserver = MemoryOutbox(), FlakyHomeserver()
+    rooms = Rooms(store, make_sender(store, homeserver))
+    for room in ("!one", "!two"):
+        store.add(room, "waits")
     async with running(rooms.sender):
-        await asyncio.sleep(1)
-        store.rows.clear()
-        assert not await rooms.sender.may_show_progress(RoomId("!mine"))
+        await asyncio.sleep(3)
+        assert not await rooms.sender.may_show_progress(RoomId("!other"))
+        homeserver.is_away = lambda _: False
+        await asyncio.sleep(120)
+        assert await rooms.sender.may_show_progress(RoomId("!other"))
 
 
 @dataclass(slots=True)

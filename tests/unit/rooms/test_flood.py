@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.core import texts
 from orchestrator.model import RoomId
+from orchestrator.rooms.intake import MOST_WAITING_NOTICES
 from orchestrator.rooms.outgoing import TURN_KEY
 from tests.support.room_rig import ALICE, ROOM, Rig
 from tests.support.virtual_time import loop_clock
@@ -116,6 +117,24 @@ def test_cancel_goes_through_a_flood_and_adds_nothing_to_it(tmp_path: Path) -> N
         assert {state for state, _ in await rig.inbox_states()} == {"used"}
 
     run(tmp_path, test, gateway={"sender_burst": 1, "sender_per_minute": 1})
+
+
+def test_commands_are_not_answered_faster_than_the_answers_can_be_sent(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            for i in range(50):
+                await tell(rig, life, "!help" if i % 2 else "!no-such-command")
+            await tell(rig, life, "hello")
+            await rig.wait_body("You said: hello")
+            assert len(await rig.said()) <= MOST_WAITING_NOTICES + 2
+            assert (await rig.bodies()).count(texts.TOO_MUCH_TO_SAY) == 1
+            await send_all(rig)
+            await tell(rig, life, "!help")
+            await asyncio.sleep(100)
+        assert (await rig.bodies())[-1].startswith("- `!help`")
+        assert await waiting(rig) == 0
+
+    run(tmp_path, test)
 
 
 def test_a_full_queue_is_told_once_and_every_refused_turn_gets_its_end(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from orchestrator.errors import (
     EngineUnavailableError,
     ImageMissingError,
     RequestRefusedError,
-    StoreFullError,
+    StoreCorruptError,
 )
 from orchestrator.model import Priority, RoomId, RunnerState, TxnId
 from orchestrator.rooms.cli_session import CliSessions
@@ -145,16 +145,16 @@ def test_a_failing_store_ends_the_rooms_with_its_error(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         rig.claude.scripts["work"] = works_for(30)
 
-        async def until_the_disk_is_full() -> None:
+        async def until_it_is_damaged() -> None:
             async with rig.life() as life:
                 await tell(rig, life, "work")
                 await rig.wait_body("begun")
-                life.database.fail = StoreFullError
+                life.database.fail = StoreCorruptError
                 await asyncio.sleep(60)
 
         with pytest.raises(ExceptionGroup) as caught:
-            await until_the_disk_is_full()
-        assert caught.group_contains(StoreFullError)
+            await until_it_is_damaged()
+        assert caught.group_contains(StoreCorruptError)
         async with rig.life():
             await rig.wait_ended(1)
         assert await rig.bodies() == ["begun", "finished"]
@@ -342,6 +342,7 @@ def test_commands_are_answered_as_replies(tmp_path: Path) -> None:
         bodies = await rig.bodies()
         assert "`!cancel`" in bodies[0]
         assert "Runner: none yet" in bodies[1]
+        assert "Account: no limit of the homeserver's met yet, 1 message waiting" in bodies[1]
         assert bodies[2] == texts.CANCEL_NOTHING
         assert "Did you mean `!status`?" in bodies[3]
         assert "running, generation 1" in bodies[5]

@@ -213,6 +213,21 @@ def test_an_answer_too_long_for_messages_is_its_beginning_and_a_file_with_all_of
     run(tmp_path, test)
 
 
+def test_the_smallest_limit_of_an_event_still_answers_in_an_encrypted_room(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.claude.scripts["go"] = saying(3, chars=500)
+        async with rig.life() as life:
+            await tell(rig, life, "before")
+            await rig.wait_ended(1)
+            await rig.store.rooms.update(ROOM, encrypted=True)
+            await tell(rig, life, "go")
+            await rig.wait_ended(2)
+        assert await rig.outcomes() == ["done", "done"]
+        assert (await rig.read()).count("block") == 3
+
+    run(tmp_path, test, gateway={"max_event_bytes": 4096})
+
+
 @pytest.mark.parametrize("most", [50, 3])
 def test_where_the_homeserver_takes_no_file_its_text_is_sent_as_messages_or_told_to_be_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core import texts
-from orchestrator.errors import EngineRefusedError
+from orchestrator.errors import EngineRefusedError, EngineRequestError
 from tests.support.memory_claude import Turn
 from tests.support.room_rig import ROOM, Rig
 from tests.unit.rooms.scenario import hang, run, tell, works_for
@@ -41,7 +41,8 @@ def test_a_turn_that_hangs_since_before_a_restart_still_meets_its_limit(tmp_path
             await rig.wait_body("working")
         await asyncio.sleep(4000)
         async with rig.life():
-            await rig.wait_ended(1, timeout_s=100)
+            # One silence more, in case that it was the clock that was set ahead.
+            await rig.wait_ended(1, timeout_s=rig.config.defaults.timeout_s + 100)
         assert await rig.outcomes() == ["timed_out"]
 
     run(tmp_path, test)
@@ -216,19 +217,51 @@ def test_an_engine_that_is_away_for_a_minute_is_waited_for(tmp_path: Path) -> No
     run(tmp_path, test)
 
 
-def test_an_engine_that_stays_away_fails_a_waiting_turn_with_its_reason(tmp_path: Path) -> None:
+def test_an_engine_that_stays_away_is_waited_for_and_the_room_is_told_once(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         async with rig.life() as life:
             life.backend.is_away = True
+            await tell(rig, life, "one")
+            await asyncio.sleep(4000)
+            assert rig.homeserver.typing[ROOM] is True
+            attempts = len(life.backend.calls)
+            assert attempts < 4000 / 15  # not a busy loop: 30 s between two looks
+            life.backend.is_away = False
+            await rig.wait_ended(1, timeout_s=31)
+        waits, answer = await rig.bodies()
+        assert waits.startswith("This waits: the room's runner can't be had right now")
+        assert answer == "You said: one"
+
+    run(tmp_path, test)
+
+
+def test_a_turn_that_waits_for_its_engine_can_be_cancelled(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            life.backend.is_away = True
+            await tell(rig, life, "one")
+            await asyncio.sleep(1000)
+            await life.manager.workers[ROOM].cancel()
+            await rig.wait_ended(1, timeout_s=3)
+        assert await rig.outcomes() == ["cancelled"]
+
+    run(tmp_path, test)
+
+
+def test_an_engine_that_fails_each_time_fails_the_turn_with_its_reason(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            life.backend.fail_next["start"] = [EngineRequestError("no space left")] * 99
             await tell(rig, life, "one")
             await asyncio.sleep(60)
             assert rig.homeserver.typing[ROOM] is True
             await rig.wait_ended(1, timeout_s=200)
             await asyncio.sleep(1)
             assert rig.homeserver.typing[ROOM] is False
+            assert life.backend.calls.count("start") == 8
         waits, failed = await rig.bodies()
         assert waits.startswith("This waits: the room's runner can't be had right now")
-        assert failed.startswith("Failed: No Docker Engine answers.")
+        assert failed.startswith("Failed: no space left.")
 
     run(tmp_path, test)
 

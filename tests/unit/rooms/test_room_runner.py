@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from orchestrator.errors import (
     WireClosedError,
 )
 from orchestrator.model import RunnerState
+from orchestrator.ports import RunnerInfo
 from tests.support.memory_claude import Turn, unknown_session
 from tests.support.memory_shim import CliProcess, MemoryShim
 from tests.support.room_rig import ROOM, Rig
@@ -213,3 +215,33 @@ def test_the_clis_of_the_tests_print_what_the_real_one_prints() -> None:
     turn.result("t")
     for values in printed:
         assert set(values) <= recorded[values["type"]] | {"errors"}, values["type"]
+
+
+def test_an_idle_runner_that_is_frozen_by_hand_is_replaced_before_a_turn_is_given_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection stays open."""
+
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await tell(rig, life, "one")
+            await rig.wait_ended(1)
+            rig.shim.is_mute = True
+            monkeypatch.setattr(rig.backend, "inspect", seen_as(RunnerState.PAUSED, rig))
+            await tell(rig, life, "two")
+            await rig.wait_ended(2, timeout_s=15)
+        assert await rig.bodies() == ["You said: one", "You said: two"]
+        assert len(rig.shims) == 2
+
+    run(tmp_path, test)
+
+
+def seen_as(state: RunnerState, rig: Rig) -> Any:
+    """The engine's answer for the first container, with another state."""
+    inspect = rig.backend.inspect
+
+    async def altered(name: str) -> RunnerInfo | None:
+        info = await inspect(name)
+        return replace(info, state=state) if info is not None and info.generation == 1 else info
+
+    return altered
