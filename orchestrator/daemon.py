@@ -184,8 +184,9 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
         if room.encrypted:
             matrix.encryption.note_encrypted(room.room_id)
     learnt = await store.meta.send_budget()
+    since = await store.meta.device_since(matrix.device_id, now=clock())
     return _assemble(
-        plan, config, store, clock, backend, housing, matrix, learnt, embedded, offline
+        plan, config, store, clock, backend, housing, matrix, learnt, since, embedded, offline
     )
 
 
@@ -198,6 +199,7 @@ def _assemble(
     housing: HostHousing,
     matrix: MatrixClient,
     learnt: BudgetState | None,
+    txns_since: float,
     embedded: EmbeddedHomeserver | None,
     offline: bool,
 ) -> _System:
@@ -218,6 +220,7 @@ def _assemble(
         find_sent=find_sent,
         budget=budget,
         clock=clock,
+        txns_since=txns_since,
     )
     courtesies = Courtesies(matrix, clock=loop.time)
     kit = Kit(

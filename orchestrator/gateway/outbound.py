@@ -83,6 +83,7 @@ class OutboxSender:
         find_sent: FindSent | None = None,
         budget: SendBudget | None = None,
         clock: Clock | None = None,
+        txns_since: float = -math.inf,
         jitter: Callable[[], float] | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
@@ -97,6 +98,8 @@ class OutboxSender:
             find_sent: looks for the event of a row in the room's history, by its content.
             budget: the account's pace; give the one of an earlier life to keep what it learnt.
             clock: as the store's times are; must not jump.
+            txns_since: when the device began whose transaction ids the homeserver knows: a row from
+                before that may have been sent by another.
             jitter: 0 to 1, spreads retries.
             max_in_flight: requests at the same time, in as many rooms.
         """
@@ -104,6 +107,7 @@ class OutboxSender:
         self._homeserver = homeserver
         self._on_refused = on_refused
         self._find_sent = find_sent
+        self._txns_since = txns_since
         self.budget = budget or SendBudget()
         self.limited = 0
         """429s that were met since the start."""
@@ -320,7 +324,9 @@ class OutboxSender:
         """The row's event, if an attempt may have made it so long ago that its id is forgotten."""
         # A row of the future is from before the clock was set back: nobody knows its age.
         is_old = not 0 <= self._clock() - row.created_at <= TXN_REMEMBERED_S
-        if self._find_sent is None or row.attempts == 0 or not is_old:
+        is_of_another_device = row.created_at < self._txns_since
+        is_known = not is_old and not is_of_another_device
+        if self._find_sent is None or row.attempts == 0 or is_known:
             return None
         return await self._find_sent(row)
 

@@ -13,6 +13,7 @@ from orchestrator.core.pacing import BudgetState
 from orchestrator.store.database import Database
 
 _SEND_BUDGET = "send_budget"
+_DEVICE = "device"
 
 
 class MetaTable:
@@ -43,6 +44,24 @@ class MetaTable:
             )
 
         await self._database.run(work)
+
+    async def device_since(self, device_id: str, *, now: float) -> float:
+        """Since when this device of the account is used (Unix time); `now` for another than before.
+
+        Transaction ids are a device's own: what an earlier one may have sent has no id any more.
+        """
+
+        def work(db: sqlite3.Connection) -> float:
+            db.execute(
+                "INSERT INTO meta VALUES (?1, json_array(?2, ?3)) "
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value "
+                "WHERE json_extract(value, '$[0]') IS NOT ?2",
+                (_DEVICE, device_id, now),
+            )
+            query = "SELECT json_extract(value, '$[1]') FROM meta WHERE key = ?"
+            return float(db.execute(query, (_DEVICE,)).fetchone()[0])
+
+        return await self._database.run(work)
 
 
 def _parse(text: str | None) -> BudgetState | None:

@@ -329,6 +329,27 @@ async def test_an_attempt_is_recorded_before_its_request_leaves() -> None:
     assert set(store.sent) == {1}
 
 
+@pytest.mark.parametrize(("attempts", "requests"), [(1, 0), (0, 1)])
+def test_what_an_earlier_device_may_have_sent_is_looked_for_before_it_is_sent(
+    attempts: int, requests: int
+) -> None:
+    async def test() -> None:
+        store, homeserver = MemoryOutbox(), MemoryHomeserver()
+        store.add("!a", "x", attempts=attempts)
+        await asyncio.sleep(60)
+
+        async def find_sent(_row: OutboxRow) -> EventId | None:
+            return EventId("$there")
+
+        sender = make_sender(store, homeserver, find_sent=find_sent, txns_since=loop_clock() - 1)
+        async with running(sender):
+            await asyncio.sleep(1)
+        assert len(homeserver.requests) == requests
+        assert store.sent[1] == ("$0" if requests else "$there")
+
+    run_virtual(test())
+
+
 @virtual
 async def test_a_row_whose_room_is_replaced_meanwhile_goes_into_the_new_room_alone() -> None:
     store, homeserver = MemoryOutbox(look_delay_s=1.0), MemoryHomeserver()

@@ -433,3 +433,10 @@ async def test_of_a_handled_event_only_the_id_is_kept(store: Store, tmp_path: Pa
         rows = connection.execute("SELECT raw <> '' FROM inbox ORDER BY seq").fetchall()
     connection.close()
     assert rows == [(0,), (0,), (1,)]
+
+
+async def test_a_device_is_known_since_it_was_first_used(store: Store) -> None:
+    assert await store.meta.device_since("ONE", now=5.0) == 5.0
+    assert await store.meta.device_since("ONE", now=6.0) == 5.0
+    assert await store.meta.device_since("TWO", now=7.0) == 7.0
+    assert await store.meta.device_since("TWO", now=8.0) == 7.0
