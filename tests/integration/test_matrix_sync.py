@@ -193,6 +193,29 @@ async def test_a_stalled_answer_is_given_up_and_asked_for_again_and_its_messages
     assert len([reason for reason in reasons if "no answer in time" in str(reason)]) >= 2
 
 
+async def test_a_room_that_the_account_left_and_forgot_elsewhere_meanwhile_is_told_as_left(
+    server: SynapseServer, tmp_path: Path
+) -> None:
+    agent = await register(server, "leaver")
+    store = MemorySyncStore()
+    async with (
+        open_user(server, "alice") as alice,
+        open_user(server, "leaver") as elsewhere,
+        open_matrix(config_of(server, agent), password("leaver"), tmp_path) as client,
+    ):
+        gone, kept = [RoomId(await alice.create_room(agent)) for _ in range(2)]
+        for room_id in (gone, kept):
+            await client.join(room_id)
+        async with syncing(client, store):
+            pass
+        await elsewhere.ask("POST", f"/rooms/{gone}/leave", {})
+        await elsewhere.ask("POST", f"/rooms/{gone}/forget", {})
+        await alice.say(kept, "still here?")
+        async with syncing(client, store) as loop:
+            await eventually(lambda: "still here?" in loop.bodies())
+    assert [row.room_id for row in store.of(InboxKind.LEAVE)] == [gone]
+
+
 async def test_typing_is_told_and_not_stored(server: SynapseServer, tmp_path: Path) -> None:
     agent = await register(server, "watch")
     store = MemorySyncStore()
