@@ -30,10 +30,10 @@ lock: ## write the lock files anew from pyproject.toml
 	@exec scripts/lock.sh
 
 bench: ## what is measured, and how to run it
-	@exec scripts/long.sh bench
+	@exec scripts/long.sh
 
-chaos: ## what is killed, cut and flooded, and how to run it
-	@exec scripts/long.sh chaos
+chaos: ## kill, cut and flood for long; ARGS="--kills 1000" for more kills than 100
+	@exec scripts/setup.sh chaos $(ARGS)
 
 clean: ## remove what make made here; a state directory and the engine's images stay
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage

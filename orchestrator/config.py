@@ -92,7 +92,11 @@ class GatewayConfig(_Section):
     # 65,536 is Matrix's limit for a whole event; the rest is left to the envelope. An encrypted
     # room gets three quarters, at most 45,000: on Synapse a sealed body of 48,339 bytes passed.
     max_event_bytes: Annotated[int, Field(ge=4096, le=60000)] = 55000
+    max_answer_messages: Annotated[int, Field(ge=1, le=100)] = 3
     max_queued_turns: Annotated[int, Field(ge=1, le=10000)] = 20
+    # A person who pastes a log line by line sends some 40 messages; one who types, 10 a minute.
+    sender_burst: Annotated[int, Field(ge=1, le=100000)] = 60
+    sender_per_minute: Annotated[int, Field(ge=1, le=100000)] = 30
 
 
 class DockerConfig(_Section):
@@ -175,6 +179,13 @@ class ObservabilityConfig(_Section):
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
+class BackupsConfig(_Section):
+    """Copies of the database, made beside its use."""
+
+    every_h: Annotated[float, Field(ge=0.1, le=24 * 365)] = 24
+    keep: Annotated[int, Field(ge=1, le=1000)] = 7
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -190,6 +201,7 @@ class Config(_Section):
         "claude": AgentConfig()
     }
     observability: ObservabilityConfig = ObservabilityConfig()
+    backups: BackupsConfig | None = BackupsConfig()
 
     def profile(self, room_id: str, alias: str | None) -> RoomProfile:
         """The profile of a room, by its id first, then by its canonical alias."""
@@ -203,6 +215,8 @@ class Secrets(_Section):
 
     matrix_access_token: SecretStr | None = None
     matrix_password: SecretStr | None = None
+    matrix_admin_token: SecretStr | None = None
+    """Of a server admin, for `orchestrator matrix` alone."""
     anthropic_api_key: SecretStr | None = None
     claude_code_oauth_token: SecretStr | None = None
 
@@ -217,11 +231,27 @@ class Secrets(_Section):
                 ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
             )
 
+    def require_admin_token(self) -> SecretStr:
+        """The admin's token.
+
+        Raises:
+            ConfigError: there is none; names the variables to set.
+        """
+        if self.matrix_admin_token is None:
+            raise ConfigError(
+                [
+                    "no admin's token: set MATRIX_ADMIN_TOKEN or MATRIX_ADMIN_TOKEN_FILE to the "
+                    "access token of a server admin of the homeserver"
+                ]
+            )
+        return self.matrix_admin_token
+
     def values(self) -> list[str]:
         """Every secret held, for the log's redaction filter."""
         held = (
             self.matrix_access_token,
             self.matrix_password,
+            self.matrix_admin_token,
             self.anthropic_api_key,
             self.claude_code_oauth_token,
         )
@@ -235,7 +265,6 @@ _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
     BudgetConfig: ("usd_per_day", "agent_turns_in_a_row"),
     RoomProfile: ("stream", "idle_stop_s", "hibernate_s", "approval_timeout_s"),
     AgentConfig: ("user_id",),
-    ObservabilityConfig: ("metrics",),
 }
 # What asks for nothing: a file may say that it wants none of it.
 _OFF = (None, 0, (), "final")

@@ -6,8 +6,8 @@
 Rules: what is opened later may use what was opened earlier, never the other way round, and closing
 is the reverse; so a room's last words still find a sender. Every task is named in one of two lists
 below, and any of them ending ends the daemon. SIGTERM leaves runners and their turns running (the
-next start adopts them); SIGINT, a person's Ctrl-C, stops them as well. A second signal skips the
-waiting.
+next start adopts them); SIGINT, a person's Ctrl-C, stops them as well. All of it has one deadline,
+and a second signal skips the waiting (`orchestrator.ending`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
@@ -30,6 +30,7 @@ from orchestrator import __version__
 from orchestrator.config import Config, Secrets
 from orchestrator.control.server import open_control
 from orchestrator.core import texts
+from orchestrator.core.pacing import BudgetState, SendBudget
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
 from orchestrator.egress.gateway import open_egress
 from orchestrator.embedded.homeserver import (
@@ -38,11 +39,14 @@ from orchestrator.embedded.homeserver import (
     write_embedded_json,
 )
 from orchestrator.embedded.offline_model import open_offline_model
+from orchestrator.ending import Ending
 from orchestrator.errors import (
+    AiAgentChatError,
     EngineUnavailableError,
     RequestRefusedError,
     RunnerError,
 )
+from orchestrator.gateway.budget_keeper import BudgetKeeper
 from orchestrator.gateway.clock import SteadyClock
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
@@ -51,6 +55,8 @@ from orchestrator.housing import HostHousing
 from orchestrator.log import register_secret
 from orchestrator.matrix.client import MatrixClient, OwnEvent, open_matrix
 from orchestrator.matrix.sync import SyncStatus, run_sync
+from orchestrator.metrics.server import open_metrics
+from orchestrator.metrics.source import MetricsSource
 from orchestrator.model import EventId, RunnerState
 from orchestrator.overview import Overview
 from orchestrator.ports import RunnerBackend, RunnerInfo
@@ -62,10 +68,11 @@ from orchestrator.runners.image import Base, ensure_image, find_image
 from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.store import Store, open_store
+from orchestrator.store.upkeep import Upkeep
 
-# One half for the outbox to drain, the other for the runners to end: together below Docker's and
-# systemd's own patience (10 s and 90 s), with some seconds to spare.
-_SHUTDOWN_S = 8.0
+# For the outbox to drain, and for runners to end: both within the one deadline of `ending.END_S`.
+_DRAIN_S = 4.0
+_RUNNERS_S = 3.0
 
 # A row whose fate is unknown is older than a day. Two pages of history: a room that said more since
 # then is answered anew rather than read back for long.
@@ -105,15 +112,18 @@ async def run_daemon(plan: Plan, say: Say) -> None:
     # Whatever a library makes below the state directory (SQLite's files, say) is ours alone, too.
     os.umask(0o077)
     stop = _watch_signals()
-    with hold_state_dir(plan.state_dir):
+    with hold_state_dir(plan.state_dir), Ending(stop) as ending:
         async with AsyncExitStack() as opened:
-            # An image takes minutes to build: a signal ends the opening, too.
-            system = await _until_signal(stop, _open(plan, say, opened))
-            if system is None:
-                return
-            by = await _serve(system, stop, say)
-            if by is signal.SIGINT:
-                await _until_signal(stop, _stop_runners(system.kit.backend, say))
+            try:
+                # An image takes minutes to build: a signal ends the opening, too.
+                system = await _until_signal(stop, _open(plan, say, opened))
+                if system is None:
+                    return
+                by = await _serve(system, stop, ending, say)
+                if by is signal.SIGINT:
+                    await _until_signal(stop, _stop_runners(system.kit.backend, say))
+            finally:
+                ending.close()
 
 
 # Opening...
@@ -125,12 +135,14 @@ class _System:
     embedded: EmbeddedHomeserver | None
     matrix: MatrixClient
     sender: OutboxSender
+    keeper: BudgetKeeper
     courtesies: Courtesies
     gate: InboundGate[Heard]
     manager: RoomManager
     intake: Intake
     overview: Overview
     store: Store
+    upkeep: Upkeep
     state_dir: Path
     offline: bool
 
@@ -138,7 +150,8 @@ class _System:
 async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     """Everything, in order."""
     enter = opened.enter_async_context
-    store = await enter(open_store(plan.state_dir))
+    store, clock = await enter(open_store(plan.state_dir)), SteadyClock()
+    await store.begin_life(now=clock())
     embedded = None
     if plan.embedded_port is not None:
         embedded = await enter(
@@ -167,22 +180,26 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     for room in await store.rooms.all():
         if room.encrypted:
             matrix.encryption.note_encrypted(room.room_id)
-    return _assemble(plan, config, store, backend, housing, matrix, embedded, offline)
+    learnt = await store.meta.send_budget()
+    return _assemble(
+        plan, config, store, clock, backend, housing, matrix, learnt, embedded, offline
+    )
 
 
 def _assemble(
     plan: Plan,
     config: Config,
     store: Store,
+    clock: SteadyClock,
     backend: DockerBackend,
     housing: HostHousing,
     matrix: MatrixClient,
+    learnt: BudgetState | None,
     embedded: EmbeddedHomeserver | None,
     offline: bool,
 ) -> _System:
     """The parts that hold no resources, wired to each other."""
     loop = asyncio.get_running_loop()
-    clock = SteadyClock()
 
     async def find_sent(row: OutboxRow) -> EventId | None:
         return await _find_sent(matrix, row)
@@ -190,8 +207,14 @@ def _assemble(
     async def on_refused(row: OutboxRow, error: RequestRefusedError) -> None:
         await manager.tell_refused(row, error)
 
+    budget = SendBudget(learnt)
     sender = OutboxSender(
-        store.outbox, matrix, on_refused=on_refused, find_sent=find_sent, clock=clock
+        store.outbox,
+        matrix,
+        on_refused=on_refused,
+        find_sent=find_sent,
+        budget=budget,
+        clock=clock,
     )
     courtesies = Courtesies(matrix, clock=loop.time)
     kit = Kit(
@@ -201,8 +224,10 @@ def _assemble(
         housing=housing,
         courtesies=courtesies,
         notify_outbox=sender.notify,
+        may_show_progress=sender.may_show_progress,
         wall_clock=clock,
         version=__version__,
+        send_rate_per_s=budget.rate_per_s,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(
@@ -228,14 +253,27 @@ def _assemble(
         embedded=embedded,
         matrix=matrix,
         sender=sender,
+        keeper=BudgetKeeper(budget, store.meta, kept=learnt),
         courtesies=courtesies,
         gate=gate,
         manager=manager,
         intake=intake,
         overview=overview,
         store=store,
+        upkeep=_build_upkeep(config, store, plan.state_dir, clock),
         state_dir=plan.state_dir,
         offline=offline,
+    )
+
+
+def _build_upkeep(config: Config, store: Store, state_dir: Path, clock: SteadyClock) -> Upkeep:
+    backups = config.backups
+    return Upkeep(
+        store.database,
+        state_dir,
+        every_s=None if backups is None else backups.every_h * 3600,
+        keep=1 if backups is None else backups.keep,
+        clock=clock,
     )
 
 
@@ -257,18 +295,20 @@ def _is_of_row(event: OwnEvent, row: OutboxRow) -> bool:
 # Running...
 
 
-async def _serve(system: _System, stop: asyncio.Queue[signal.Signals], say: Say) -> signal.Signals:
+async def _serve(
+    system: _System, stop: asyncio.Queue[signal.Signals], ending: Ending, say: Say
+) -> signal.Signals:
     """Run all tasks until a signal; returns which one it was."""
     async with asyncio.TaskGroup() as outlets:
         running = [
             outlets.create_task(work, name=name) for name, work in _outlet_tasks(system).items()
         ]
         try:
-            by = await _serve_rooms(system, stop, say)
+            by = await _serve_rooms(system, stop, ending, say)
             say("Stopping (press Ctrl-C again to skip the wait)…")
         finally:
             # Here, before a failure reaches the group: it would cancel the sender first.
-            await _drain(system, stop)
+            await _drain(system, stop, ending)
             for task in running:
                 task.cancel()
     return by
@@ -276,7 +316,11 @@ async def _serve(system: _System, stop: asyncio.Queue[signal.Signals], say: Say)
 
 def _outlet_tasks(system: _System) -> dict[str, Coroutine[Any, Any, NoReturn]]:
     """What must outlive the rooms."""
-    return {"outbox": system.sender.run(), "courtesies": system.courtesies.run()}
+    return {
+        "outbox": system.sender.run(),
+        "learnt limit": system.keeper.run(),
+        "courtesies": system.courtesies.run(),
+    }
 
 
 def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[Any, Any, None]]:
@@ -287,6 +331,7 @@ def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[
         "intake": system.intake.run(),
         "sync": _sync(system, in_step),
         "engine events": _watch_engine(system),
+        "database upkeep": system.upkeep.run(),
     }
     if system.embedded is not None:
         tasks["embedded homeserver"] = system.embedded.wait_died()
@@ -294,22 +339,35 @@ def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[
 
 
 async def _serve_rooms(
-    system: _System, stop: asyncio.Queue[signal.Signals], say: Say
+    system: _System, stop: asyncio.Queue[signal.Signals], ending: Ending, say: Say
 ) -> signal.Signals:
+    """Nothing new is taken once this is left: not an event, not a turn. Runners go on."""
     in_step = asyncio.Event()
     by = signal.SIGTERM
     try:
         async with (
             open_control(system.state_dir, system.overview),
+            _open_metrics(system),
             asyncio.TaskGroup() as group,
         ):
             for name, work in _room_tasks(system, in_step).items():
                 group.create_task(work, name=name)
             group.create_task(_announce(system, in_step, say), name="announce")
-            await _raise_at_signal(stop)
+            try:
+                await _raise_at_signal(stop)
+            finally:
+                # From here on, whether by a signal or by a failure.
+                ending.begin()
     except* Stopped as stopped:
         by = next(e.by for e in stopped.exceptions if isinstance(e, Stopped))
     return by
+
+
+def _open_metrics(system: _System) -> AbstractAsyncContextManager[None]:
+    source = MetricsSource(system.store, system.sender, system.kit.wall_clock)
+    settings = system.kit.config.observability
+    is_named = "metrics" in settings.model_fields_set
+    return open_metrics(settings.metrics, source.read, required=is_named)
 
 
 async def _sync(system: _System, in_step: asyncio.Event) -> NoReturn:
@@ -324,6 +382,7 @@ async def _sync(system: _System, in_step: asyncio.Event) -> NoReturn:
         on_commit=system.intake.notify,
         on_typing=system.gate.typing,
         on_status=on_status,
+        clock=system.kit.wall_clock,
     )
 
 
@@ -383,13 +442,20 @@ def _watch_signals() -> asyncio.Queue[signal.Signals]:
     return asked
 
 
-async def _drain(system: _System, stop: asyncio.Queue[signal.Signals]) -> None:
+async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: Ending) -> None:
     """Send what waits, until it is done, the time is up, or a second signal comes."""
-    deadline = system.kit.wall_clock() + _SHUTDOWN_S / 2
+    rest_s = ending.deadline - asyncio.get_running_loop().time()
+    deadline = system.kit.wall_clock() + min(_DRAIN_S, rest_s)
     left = await _until_signal(stop, system.sender.drain(deadline))
     if left:
         logger.bind(action="daemon.drained", rooms=left).warning(
             "some messages wait for the next start"
+        )
+    try:
+        await system.keeper.keep()
+    except AiAgentChatError as e:
+        logger.bind(action="daemon.keep", error=type(e).__name__).error(
+            "what was learnt of the account's limit is not kept"
         )
 
 
@@ -431,7 +497,7 @@ async def _stop_runners(backend: RunnerBackend, say: Say) -> None:
 async def _stop_runner(backend: RunnerBackend, info: RunnerInfo) -> None:
     """One that can't be stopped keeps no other from being stopped."""
     try:
-        await backend.stop(info.name, grace_s=_SHUTDOWN_S / 2)
+        await backend.stop(info.name, grace_s=_RUNNERS_S)
     except (RunnerError, EngineUnavailableError) as e:
         logger.bind(action="runner.stop", room=info.slug, error=type(e).__name__).error(
             "a runner could not be stopped; the next start adopts it"

@@ -15,6 +15,7 @@ AiAgentChatError
 │   ├── RateLimitedError           (retryable, after `retry_after_s`)
 │   ├── LoginRefusedError          exit code 5
 │   ├── RequestRefusedError        the homeserver said no, for good
+│   ├── AdminApiError              exit code 5: the homeserver's admin API can't be used
 │   └── UndecryptableError
 ├── TooManyRoomsError              this installation has no uid left for another room
 ├── RunnerError
@@ -143,6 +144,12 @@ class RequestRefusedError(MatrixError):
         self.errcode = errcode
         self.status = status
         super().__init__(f"{what}: the homeserver answered {status} {errcode}")
+
+
+class AdminApiError(MatrixError):
+    """The homeserver's admin API can't be used so."""
+
+    exit_code: ClassVar[int] = 5
 
 
 class UndecryptableError(MatrixError):

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator import __version__
+from orchestrator import __version__, faultpoint
+from orchestrator.account_limit import describe_limit, find_account, lift_limit
+from orchestrator.audit.messages import AuditPlan, audit_messages, render_json, render_text
 from orchestrator.config import Config, load_config, load_secrets, not_built, parse_config
+from orchestrator.core import texts
 from orchestrator.daemon import Plan, run_daemon
 from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
 from orchestrator.embedded.homeserver import DEFAULT_PORT, EmbeddedHomeserver
@@ -26,8 +30,11 @@ from orchestrator.embedded.synapse_config import BIND_ADDRESS
 from orchestrator.errors import AiAgentChatError, PreconditionError, first_error
 from orchestrator.log import configure_logging
 from orchestrator.model import Permissions
+from orchestrator.recovery import back_up
+from orchestrator.recovery import restore as recover
 from orchestrator.runners.engine import open_engine
 from orchestrator.runners.image import Base, ensure_image
+from orchestrator.store.copying import COPIES_DIR, copy_name
 
 app = typer.Typer(
     name="orchestrator",
@@ -40,7 +47,11 @@ image_app = typer.Typer(
     help="The image that the rooms' runners are made from.", no_args_is_help=True
 )
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
+audit_app = typer.Typer(help="Is everything accounted for?", no_args_is_help=True)
+matrix_app = typer.Typer(help="The agent's account on the homeserver.", no_args_is_help=True)
 app.add_typer(image_app, name="image")
+app.add_typer(audit_app, name="audit")
+app.add_typer(matrix_app, name="matrix")
 app.add_typer(config_app, name="config")
 
 StateDir = Annotated[
@@ -52,6 +63,19 @@ StateDir = Annotated[
 ]
 
 
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(help="The configuration file; without it, the embedded homeserver."),
+]
+EmbeddedOption = Annotated[
+    bool, typer.Option("--embedded", help="The embedded homeserver, which must be running.")
+]
+UserOption = Annotated[
+    str | None, typer.Option(help="The account. Default: the agent's (matrix.user_id).")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="The configuration file, for its state_dir.")
+]
 BaseOption = Annotated[
     Base,
     typer.Option(
@@ -96,6 +120,7 @@ def up(
 ) -> None:
     """Serve the rooms until Ctrl-C (stops the runners too) or SIGTERM (leaves them running)."""
     with _exit_codes():
+        faultpoint.arm(os.environ)
         secrets = load_secrets()
         on_embedded = embedded or config is None
         overrides = {"defaults": {"permissions": permissions.value}} if permissions else {}
@@ -139,6 +164,106 @@ def config_check(file: Annotated[Path, typer.Argument(help="The configuration fi
         _say(f"{file}: fine")
 
 
+@app.command()
+def backup(
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The copy's file. Default: a new one in STATE_DIR/backups."),
+    ] = None,
+) -> None:
+    """Copy the database, also while it is in use; prints the copy's path and size.
+
+    Rooms' files, the login and the encryption keys are not part of it.
+    """
+    with _exit_codes():
+        configure_logging(fmt="text", level="WARNING", secrets=())
+        where = _state_dir(config, state_dir)
+        target = (to or where / COPIES_DIR / copy_name(time.time())).absolute()
+        size = back_up(where, target)
+        _say(f"{target}: {size:,} bytes")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="The copy, as `orchestrator backup` made it.")],
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Go on from a copy of the database; only while no orchestrator runs.
+
+    What happened after the copy is not run again; each room is told once.
+    """
+    with _exit_codes():
+        configure_logging(fmt="text", level="WARNING", secrets=())
+        where = _state_dir(config, state_dir)
+        done = recover(file.absolute(), where)
+        _say(f"{where} is as of {texts.utc_time(done.copied_at)} again.")
+        if done.turns:
+            _say(f"{done.turns} turn(s) that had not ended then are ended; their rooms are told.")
+        if done.put_aside is not None:
+            _say(f"The database that was there is now {done.put_aside}.")
+        _say("Encryption keys, login and the rooms' files were left as they are.")
+
+
+@audit_app.command("messages")
+def audit_messages_command(
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
+    state_dir: StateDir = None,
+    settled: Annotated[
+        bool, typer.Option("--settled", help="Count what is still in hand as a failure, too.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look for messages without a final state, beside a running orchestrator or without it.
+
+    Reads the database and the homeserver, writes nothing. Exit code 1 when something is amiss.
+    """
+    with _exit_codes():
+        secrets = load_secrets()
+        on_embedded = embedded or config is None
+        checked = _build_config(config, _on_homeserver(None) if on_embedded else {}, {})
+        configure_logging(fmt="text", level="WARNING", secrets=secrets.values())
+        plan = AuditPlan(
+            config=checked,
+            secrets=secrets,
+            state_dir=(state_dir or checked.state_dir).absolute(),
+            is_embedded=on_embedded,
+        )
+        report = asyncio.run(audit_messages(plan))
+        _say(render_json(report) if as_json else render_text(report))
+        if not report.is_clean(settled=settled):
+            raise typer.Exit(1)
+
+
+@matrix_app.command("limit")
+def matrix_limit(
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
+    user: UserOption = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show what the homeserver lets the account send (Synapse; with MATRIX_ADMIN_TOKEN)."""
+    with _exit_codes():
+        account = find_account(None if embedded else config, state_dir, user)
+        _say(asyncio.run(describe_limit(account)))
+
+
+@matrix_app.command("unlimit")
+def matrix_unlimit(
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
+    user: UserOption = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Lift the account's message limit on the homeserver (Synapse; with MATRIX_ADMIN_TOKEN)."""
+    with _exit_codes():
+        account = find_account(None if embedded else config, state_dir, user)
+        _say(asyncio.run(lift_limit(account)))
+
+
 def main() -> NoReturn:
     """Run the command line."""
     app()
@@ -169,6 +294,12 @@ def _on_homeserver(homeserver: EmbeddedHomeserver | None) -> dict[str, Any]:
         },
         "access": {"admins": [USER_ID]},
     }
+
+
+def _state_dir(config: Path | None, given: Path | None) -> Path:
+    """Where the state is: as said, as configured, or where it is without a configuration."""
+    configured = Path("state") if config is None else load_config(config).state_dir
+    return (given or configured).absolute()
 
 
 def _configure_logging(config: Config, secrets: list[str], *, for_a_person: bool) -> None:

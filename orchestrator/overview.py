@@ -12,6 +12,8 @@ from orchestrator.control.models import (
     RunnerView,
     SessionState,
     Status,
+    StoreState,
+    StoreView,
     SyncState,
     SyncView,
     TurnView,
@@ -25,6 +27,7 @@ from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.manager import RoomManager
 from orchestrator.rooms.worker import MAIN
 from orchestrator.store.api import RoomRow
+from orchestrator.store.failure import StoreTrouble
 
 _SHORT_ID_CHARS = 12
 
@@ -66,6 +69,7 @@ class Overview:
             turns_queued=queued,
             outbox_waiting=await self._kit.store.outbox.waiting(),
             send_rate_per_s=self._sender.budget.rate_per_s(),
+            store=_store_view(self._kit.store.database.trouble),
         )
 
     async def runners(self) -> tuple[RunnerView, ...]:
@@ -146,6 +150,17 @@ class Overview:
             pids=sample.pids if sample else None,
             uptime_s=_uptime_s(info, now) if sample else None,
         )
+
+
+def _store_view(trouble: StoreTrouble | None) -> StoreView:
+    if trouble is None:
+        return StoreView()
+    return StoreView(
+        state=StoreState.DISK_FULL if trouble.is_full else StoreState.DISK_FAILING,
+        since=trouble.since,
+        reason=trouble.reason,
+        free_bytes=trouble.free_bytes,
+    )
 
 
 def _session_state(*, resumable: bool | None) -> SessionState:

@@ -15,6 +15,7 @@ from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.model import (
     EventId,
     InstallationId,
+    JsonObject,
     JsonValue,
     RoomId,
     RoomSlug,
@@ -37,6 +38,21 @@ class Homeserver(Protocol):
             RateLimitedError: with the wait that the homeserver named.
             HomeserverUnreachableError: no answer, or a 5xx; the event may have been accepted.
             RequestRefusedError: for good.
+        """
+        ...
+
+    async def upload_file(self, room_id: RoomId, data: bytes, *, mimetype: str) -> JsonObject:
+        """Upload a file for a room; sealed where the room is encrypted.
+
+        One attempt, bounded in time. Not idempotent: a second one leaves an orphan.
+
+        Returns:
+            What an event's content needs to name the file: `url`, or `file` with the keys to it.
+
+        Raises:
+            RateLimitedError: with the wait that the homeserver named.
+            HomeserverUnreachableError: no answer, or a 5xx.
+            RequestRefusedError: for good; M_TOO_LARGE when it is larger than the homeserver takes.
         """
         ...
 

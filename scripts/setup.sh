@@ -4,6 +4,7 @@
 #   setup.sh up [ARGUMENTS…]     environment, engine; then `orchestrator up ARGUMENTS`
 #   setup.sh test [ARGUMENTS…]   environment, engine, runner image; then all tests
 #   setup.sh unit [ARGUMENTS…]   environment; then the tests that need nothing else
+#   setup.sh chaos [ARGUMENTS…]  the same as for test; then the long tests, and kills ARGUMENTS…
 #   setup.sh check               environment; then format, lint, types, imports, shell
 #   setup.sh image [ARGUMENTS…]  environment, engine; then `orchestrator image build ARGUMENTS`
 #   setup.sh run|dev|engine      only that part of the set-up
@@ -21,8 +22,12 @@ ENGINE_WAIT=60
 TAIL_LINES=15
 # The markers of pyproject.toml: each test runs in one of the two parts of `make test`, but for those
 # that take minutes each, which `make chaos` runs.
-REAL_PARTS='docker or synapse or cli'
+REAL_PARTS='docker or synapse or cli or faults'
 DOCKERD_LOG=/var/log/aiagentchat-dockerd.log
+# pytest-xdist: one worker for each core where only Python is needed; on real parts, which mostly wait
+# for containers, two at a time. A file's tests stay together, so that they share their set-up.
+UNIT_WORKERS=auto
+REAL_WORKERS=2
 dockerd=''
 
 say() { printf '%s\n' "$*"; }
@@ -240,6 +245,16 @@ ensure_image() {
     || fail "The runner image could not be built; the lines above say why."
 }
 
+# ── what makes a host fail ─────────────────────────────────────────────────────────────────────
+
+# libfiu lets a system call fail, faketime sets a process's clock. Tests that need one of them and
+# don't find it are skipped, and say so.
+ensure_fault_tools() {
+  if has fiu-run && has faketime; then return; fi
+  has apt-get || return 0
+  apt_install libfiu0 fiu-utils faketime || say "  some tests will be skipped for it"
+}
+
 # ── what is run ────────────────────────────────────────────────────────────────────────────────
 
 up() {
@@ -280,6 +295,7 @@ unit() {
   status=0
   export COVERAGE_FILE="$LOGS/coverage"
   run_pytest "$LOGS/unit.log" tests -m "not ($REAL_PARTS or long)" \
+    --numprocesses "$UNIT_WORKERS" --dist loadfile \
     --cov --cov-config=scripts/coverage.ini --cov-report= "$@" || status=$?
   covered=$("$VENV/bin/coverage" report --rcfile=scripts/coverage.ini --format=total 2>&1) || :
   say "branch coverage of what runs without Docker: $covered %"
@@ -292,18 +308,38 @@ all_tests() {
   tests_began=$(date +%s)
   failed=0
   unit "$@" || failed=1
-  ensure_engine
-  ensure_image
-  # Here and not in the tests, whose time is limited.
-  step synapse "making the image of the tests' Synapse, unless it is there (about a minute)" \
-    "$VENV/bin/python" -m tests.support.synapse_image \
-    || fail "The image could not be built; the lines above say why."
+  ensure_real_parts
   say "· tests on real parts: Docker Engine, Synapse, the Claude Code CLI"
-  run_pytest "$LOGS/real.log" tests -m "($REAL_PARTS) and not long" "$@" || failed=1
+  run_pytest "$LOGS/real.log" tests -m "($REAL_PARTS) and not long" \
+    --numprocesses "$REAL_WORKERS" --dist loadfile "$@" || failed=1
   say ""
   say "make test, $(($(date +%s) - tests_began)) s:"
   say "  without Docker  $(closing_line "$LOGS/unit.log")"
   say "  on real parts   $(closing_line "$LOGS/real.log")"
+  return "$failed"
+}
+
+# What tests on real parts need. Here and not in the tests, whose time is limited.
+ensure_real_parts() {
+  ensure_engine
+  ensure_image
+  ensure_fault_tools
+  step synapse "making the image of the tests' Synapse, unless it is there (about a minute)" \
+    "$VENV/bin/python" -m tests.support.synapse_image \
+    || fail "The image could not be built; the lines above say why."
+}
+
+# The long forms, one after the other, and then kills at random moments: the last line says what
+# became of the messages.
+chaos() {
+  require_root chaos
+  ensure_venv dev
+  ensure_real_parts
+  failed=0
+  say "· tests that take minutes each"
+  run_pytest "$LOGS/long.log" tests -m long || failed=1
+  say "· kills at random moments, under load"
+  "$VENV/bin/python" -m tests.chaos.kills "$@" || failed=1
   return "$failed"
 }
 
@@ -326,13 +362,14 @@ run_pytest() {
 closing_line() { tail -n 1 "$1" | tr -d '=' | sed 's/^ *//; s/ *$//'; }
 
 command=${1:-}
-[ -n "$command" ] || fail "usage: setup.sh up|test|unit|check|image|run|dev|engine"
+[ -n "$command" ] || fail "usage: setup.sh up|test|unit|chaos|check|image|run|dev|engine"
 shift
 case $command in
   up) up "$@" ;;
   check) check ;;
   unit) unit "$@" ;;
   test) all_tests "$@" ;;
+  chaos) chaos "$@" ;;
   image)
     ensure_venv run
     ensure_engine

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+import yaml
 
 from bench.support.cli_alone import PERMISSIONS, Parts
 from bench.support.room import Person, TimedApi, open_person, open_timed_api
 from orchestrator.control.models import RunnerView
 from orchestrator.embedded.synapse_config import CONFIG_NAME
 from orchestrator.embedded.synapse_process import find_running
+from orchestrator.model import JsonObject, JsonValue, Permissions
 from tests.support.containers import find_containers, remove_containers
 from tests.support.orchestrator import Orchestrator, open_orchestrator
 
@@ -57,8 +59,13 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench(image: str, claude: Path) -> AsyncIterator[Bench]:
-    """An installation in a new directory; at exit its processes, containers and files are gone."""
+async def open_bench(
+    image: str, claude: Path, *, permissions: Permissions = PERMISSIONS, **sections: JsonValue
+) -> AsyncIterator[Bench]:
+    """An installation in a new directory; at exit its processes, containers and files are gone.
+
+    `sections` are added to its configuration.
+    """
     with contextlib.closing(docker.from_env()) as client, _new_directory() as directory:
         try:
             async with (
@@ -66,8 +73,8 @@ async def open_bench(image: str, claude: Path) -> AsyncIterator[Bench]:
                 open_orchestrator(
                     directory,
                     *("--embedded", "--port", str(_free_port())),
-                    *("--config", str(_write_config(directory))),
-                    *("--permissions", PERMISSIONS.value),
+                    *("--config", str(_write_config(directory, sections))),
+                    *("--permissions", permissions.value),
                     env={"ANTHROPIC_BASE_URL": api.base_url},
                 ) as orchestrator,
             ):
@@ -98,10 +105,11 @@ def say(text: str) -> None:
     print(f"· {text}", file=sys.stderr, flush=True)
 
 
-def _write_config(directory: Path) -> Path:
+def _write_config(directory: Path, sections: JsonObject) -> Path:
     """The defaults; with a file, the log is the one that an operator has."""
     path = directory / "config.yaml"
-    path.write_text("observability: {log_level: INFO, log_format: json}\n")
+    log: JsonObject = {"log_level": "INFO", "log_format": "json", "metrics": None}
+    path.write_text(yaml.safe_dump({"observability": log, **sections}))
     return path
 
 

@@ -73,6 +73,17 @@ def vm_rss(pid: int, *, proc: Path = _PROC) -> int:
     return next(int(kb) for name, kb in _KB_LINE.findall(status) if name == "VmRSS") << 10
 
 
+def reset_peak(pid: int, *, proc: Path = _PROC) -> None:
+    """Let `peak_rss` begin anew, at what the process has now. Needs root's rights."""
+    (proc / str(pid) / "clear_refs").write_text("5")
+
+
+def peak_rss(pid: int, *, proc: Path = _PROC) -> int:
+    """The most that VmRSS was since `reset_peak`, as the kernel counts it (VmHWM), in bytes."""
+    status = (proc / str(pid) / "status").read_text()
+    return next(int(kb) for name, kb in _KB_LINE.findall(status) if name == "VmHWM") << 10
+
+
 def children_of(pid: int, *, proc: Path = _PROC) -> list[Child]:
     """The direct children of a process that have memory (not those that only wait to be reaped)."""
     entries = (entry for entry in proc.iterdir() if entry.name.isdigit())

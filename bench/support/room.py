@@ -107,18 +107,17 @@ class Person:
         sent_at = time.time()
         return sent_at, await self._user.send(room_id, text)
 
+    def has_answer(self, event_id: str) -> bool:
+        """Whether what was seen so far has the end of this event's turn."""
+        return any(_ends(event, event_id) for event in reversed(self._user.timeline))
+
     async def wait_for_answer(self, event_id: str) -> Json:
         """The message that ends the turn of this event.
 
         Raises:
             AssertionError: it did not come, or the turn did not end well.
         """
-
-        def is_answer(event: Json) -> bool:
-            mark = event.get("content", {}).get(TURN_KEY, {})
-            return bool(mark.get("final")) and event_id in mark.get("asked", ())
-
-        answer = await self._user.wait_for(is_answer, what="the answer")
+        answer = await self._user.wait_for(lambda event: _ends(event, event_id), what="the answer")
         outcome = answer["content"][TURN_KEY]["outcome"]
         if outcome != "done":
             msg = f"a turn ended as {outcome}: {answer['content'].get('body', '')}"
@@ -130,6 +129,11 @@ class Person:
         sent_at, event_id = await self.send(room_id, text)
         await self.wait_for_answer(event_id)
         return Turn(text=text, event_id=event_id, sent_at=sent_at, seen_at=time.time())
+
+
+def _ends(event: Json, event_id: str) -> bool:
+    mark = event.get("content", {}).get(TURN_KEY, {})
+    return bool(mark.get("final")) and event_id in mark.get("asked", ())
 
 
 @asynccontextmanager

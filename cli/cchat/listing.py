@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cchat.error import Exit
 from cchat.output import Output
+from cchat.place import say_trouble
 from cchat.terminal import render_age, render_size, render_table
 from orchestrator.control.client import ControlClient
 from orchestrator.control.models import RoomView, RunnerView
@@ -30,6 +31,7 @@ _ROOM_HEAD = ("ROOM", "NAME", "JOINED", "ENCRYPTED", "MEMBERS", "QUEUE", "ID")
 async def runners(state_dir: Path, output: Output) -> Exit:
     """All runners of the installation. Raises as ControlClient."""
     found = await ControlClient(state_dir).runners()
+    await say_trouble(state_dir, output)
     if output.as_json:
         output.show_json([runner.model_dump(mode="json") for runner in found])
     elif found:
@@ -42,6 +44,7 @@ async def runners(state_dir: Path, output: Output) -> Exit:
 async def rooms(state_dir: Path, output: Output) -> Exit:
     """All rooms of the agent. Raises as ControlClient."""
     found = await ControlClient(state_dir).rooms()
+    await say_trouble(state_dir, output)
     if output.as_json:
         output.show_json([room.model_dump(mode="json") for room in found])
     elif found:

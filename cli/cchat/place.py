@@ -15,7 +15,7 @@ from cchat.output import Output
 from cchat.room import find_room
 from cchat.transport import open_transport
 from orchestrator.control.client import ControlClient
-from orchestrator.control.models import RoomView
+from orchestrator.control.models import RoomView, StoreState
 from orchestrator.errors import (
     AiAgentChatError,
     ConfigError,
@@ -44,6 +44,16 @@ async def is_running(state_dir: Path) -> bool:
     except AiAgentChatError:
         return True
     return True
+
+
+async def say_trouble(state_dir: Path, output: Output) -> None:
+    """Say that the orchestrator's disk takes nothing, which holds up every room, where it is so."""
+    try:
+        store = (await ControlClient(state_dir).status()).store
+    except AiAgentChatError:
+        return
+    if store.state is not StoreState.OK:
+        output.say(store.reason or store.state.value)
 
 
 async def require_account(state_dir: Path) -> Account:

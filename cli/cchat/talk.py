@@ -11,7 +11,7 @@ from cchat.account import Account
 from cchat.answer import Answer
 from cchat.error import Exit, exit_of_outcome
 from cchat.output import Output
-from cchat.place import Desk, is_running, open_desk, require_account
+from cchat.place import Desk, is_running, open_desk, require_account, say_trouble
 from orchestrator.errors import NotRunningError, RequestRefusedError
 
 # An embedded homeserver comes and goes with its orchestrator: a restart takes some 10 s.
@@ -77,6 +77,7 @@ async def _send_and_wait(desk: Desk, request: SendRequest, output: Output) -> Ex
     # Who waits for an answer speaks to the agent; a room command needs no mention.
     mention = None if is_command else desk.account.agent_user_id
     event_id = await _send(desk, request, output, mention=mention)
+    await say_trouble(request.state_dir, output)
     answer = Answer(event_id, me=desk.me, agent=desk.account.agent_user_id, is_command=is_command)
     try:
         async with asyncio.timeout(request.timeout_s):

@@ -26,6 +26,7 @@ from orchestrator.control.models import (
     RoomsAnswer,
     RunnersAnswer,
     Status,
+    StoreState,
     SyncState,
 )
 from orchestrator.errors import AiAgentChatError
@@ -70,7 +71,9 @@ def refusal(status: int, code: str, message: str) -> Reply:
 
 
 def render_health(status: Status) -> HealthAnswer:
-    """Healthy means: the homeserver answers us."""
+    """Healthy means: the homeserver answers us, and the disk takes what it says."""
+    if status.store.state is not StoreState.OK:
+        return HealthAnswer(ok=False, reason=status.store.reason)
     if status.sync.state is SyncState.CONNECTED:
         return HealthAnswer(ok=True)
     reason = status.sync.reason or "no answer"

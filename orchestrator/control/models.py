@@ -40,6 +40,23 @@ class SyncView(_View):
     reason: str | None = None
 
 
+class StoreState(StrEnum):
+    """Whether the database can be written."""
+
+    OK = "ok"
+    DISK_FULL = "disk_full"
+    DISK_FAILING = "disk_failing"
+
+
+class StoreView(_View):
+    """The database. While it can't be written everything waits; `reason` says why, in words."""
+
+    state: StoreState = StoreState.OK
+    since: float | None = None
+    reason: str | None = None
+    free_bytes: int | None = None
+
+
 class Status(_View):
     """The daemon as a whole."""
 
@@ -58,6 +75,7 @@ class Status(_View):
     """Messages committed and not yet accepted by the homeserver."""
     send_rate_per_s: float | None = None
     """What the account may send, as far as 429s have taught it; None: no limit met yet."""
+    store: StoreView = StoreView()
 
 
 class SessionState(StrEnum):

@@ -19,6 +19,8 @@ from orchestrator.model import JsonObject
 
 # What the sender adds to a content besides the text: the turn's key with the ids that it answers.
 RESERVE_BYTES = 2048
+# Less leaves no room for text beside a code fence that is closed and opened again.
+LEAST_BYTES = 1000
 # Body and HTML both hold the text, and the HTML its tags: 2.2 bytes a character in ordinary prose.
 _FIRST_CHARS_PER_BYTE = 0.4
 _TRIES = 5
@@ -35,6 +37,8 @@ class Piece:
 
     source: str
     content: JsonObject
+    markdown: str
+    """Its part as Markdown of its own: a code fence that is open at its ends is closed there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +66,8 @@ def split_markdown(text: str, *, max_bytes: int, notice: bool = False) -> Iterat
     Raises:
         ValueError: for a limit that leaves no room for text.
     """
-    if max_bytes < 1000:
-        msg = "max_bytes must be at least 1000"
+    if max_bytes < LEAST_BYTES:
+        msg = f"max_bytes must be at least {LEAST_BYTES}"
         raise ValueError(msg)
     text = sanitise(text)
     start, fence, chars = 0, None, int(max_bytes * _FIRST_CHARS_PER_BYTE)
@@ -75,7 +79,8 @@ def split_markdown(text: str, *, max_bytes: int, notice: bool = False) -> Iterat
         cut, content = _fit(text, start, fence, chars, max_bytes=max_bytes, notice=notice)
         source = text[start : cut.end]
         if source.strip():
-            yield Piece(source=source, content=content)
+            markdown = _dress(text, start, cut, fence)
+            yield Piece(source=source, content=content, markdown=markdown)
             # As many characters as should fit, if the text goes on as it was.
             chars = int(len(source) * max_bytes / measure_content(content) * 0.95)
         start, fence = cut.end, cut.fence
@@ -87,9 +92,11 @@ def split_for_event(
     """The ready contents of the messages for this text; none for blank text.
 
     `reserve_bytes` of each stay free for what the sender adds. An encrypted event is about 4/3 of
-    this; give three quarters of the limit there.
+    this; give three quarters of the limit there. A limit that leaves no room for text is passed:
+    a turn that answers many messages names them all.
     """
-    pieces = split_markdown(text, max_bytes=max_event_bytes - reserve_bytes, notice=notice)
+    max_bytes = max(LEAST_BYTES, max_event_bytes - reserve_bytes)
+    pieces = split_markdown(text, max_bytes=max_bytes, notice=notice)
     return [piece.content for piece in pieces]
 
 

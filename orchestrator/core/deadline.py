@@ -57,6 +57,16 @@ class TurnClock:
         self._ceiling_at += paused_s
         self._paused_at = None
 
+    def deaf(self, seconds: float, now: float) -> None:
+        """We did not listen for so long, up to now: frozen, or held up by our own disk.
+
+        It counts for neither limit, and what the turn said meanwhile has yet to be heard: silence
+        begins anew.
+        """
+        if self._paused_at is None:
+            self._ceiling_at += seconds
+        self.progress(now)
+
     def next_deadline(self) -> float | None:
         """When `expired` may say something next; None during a pause."""
         if self._paused_at is not None:

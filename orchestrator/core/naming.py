@@ -58,5 +58,18 @@ def txn_id(source: str, part: int) -> TxnId:
     return TxnId(f"aac-{_digest(source)[:24]}-{part}")
 
 
+def refused_txn_id(refused: TxnId) -> TxnId:
+    """The transaction id of what is said in place of a message that was refused for good."""
+    return txn_id(f"{refused}:refused", 0)
+
+
+def stand_in_txn_ids(refused: TxnId) -> tuple[TxnId, ...]:
+    """The transaction ids that what takes a refused message's place may have.
+
+    Besides what is said about it: the beginning of a file's text, where no file is taken.
+    """
+    return refused_txn_id(refused), txn_id(f"{refused}:instead", 0)
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -18,6 +18,7 @@ Times are seconds on a clock that does not jump (`now` is a parameter).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -71,6 +72,8 @@ class SendBudget:
         """Start without a limit, or with what an earlier life learnt and one message at hand."""
         self._interval_s = state.interval_s if state else None
         self._burst = state.burst if state else STOCK_BURST
+        # The interval is the lower bound that a single refusal gave.
+        self._is_guess = False
         self._tokens = 1.0
         self._updated_at: float | None = None
         self._blocked_until = float("-inf")
@@ -124,6 +127,13 @@ class SendBudget:
         if self._interval_s is not None:
             self._tokens = self._tokens_at_homeserver(now, free_at=left + wait_s)
 
+    def tokens(self, now: float) -> float:
+        """How many messages may leave now; infinity while no limit is known."""
+        self._refill(now)
+        if now < self._blocked_until:
+            return 0.0
+        return float("inf") if self._interval_s is None else self._tokens
+
     def rate_per_s(self) -> float | None:
         """The learnt rate; None while no limit is known."""
         return None if self._interval_s is None else 1 / self._interval_s
@@ -153,10 +163,12 @@ class SendBudget:
         passed_s = max(0.0, now - self._updated_at)
         self._updated_at += passed_s
         if self._interval_s is not None:
-            self._tokens = min(self._burst, self._tokens + passed_s / self._pace_s)
+            # A burst is a whole number of messages; a fraction of one is what was not seen exactly.
+            full = max(1.0, math.floor(self._burst + 1e-6))
+            self._tokens = min(full, self._tokens + passed_s / self._pace_s)
             if 0.999999 < self._tokens < 1:  # a wait computed to end now has ended
                 self._tokens = 1.0
-            if self._tokens >= self._burst:
+            if self._tokens >= full:
                 self._anchor = None
 
     def _is_busy(self, now: float) -> bool:
@@ -194,9 +206,13 @@ class SendBudget:
         at_least_s = left + wait_s - accepted_at
         if self._probed_from_s is None:
             if self._interval_s is None:
+                self._is_guess = True
                 return at_least_s
             surplus = self._surplus(now, left=left, wait_s=wait_s)
-            if surplus > 1:  # more than a wrong rate explains: the burst is shorter than believed
+            is_guess, self._is_guess = self._is_guess and self._anchor is not None, False
+            # More than a wrong rate explains: the burst is shorter than believed. But a rate that
+            # one refusal taught may be wrong by any factor, and now it is measured.
+            if surplus > 1 and not is_guess:
                 self._burst = max(1.0, self._burst - surplus)
                 return max(at_least_s, self._interval_s)
         return max(at_least_s, min(self._measured_s(left + wait_s), self._proven_s(left)))

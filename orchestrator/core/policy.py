@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.model import EventId, UserId
 
 _TEXT_TYPES = ("m.text", "m.emote")
+# 2^53, the largest whole number of canonical JSON.
+_MAX_TS_MS = 1 << 53
 _FILE_TYPES = ("m.file", "m.image", "m.audio", "m.video")
 
 
@@ -50,6 +53,15 @@ class RoomEvent(_Outside):
     event_id: str
     content: dict[str, Any]
     state_key: str | None = None
+    origin_server_ts: object = None
+
+    @property
+    def sent_at(self) -> float | None:
+        """When its sender's homeserver says that it was sent (Unix time), if it says a time."""
+        ts = self.origin_server_ts
+        if not isinstance(ts, int) or isinstance(ts, bool) or not 0 <= ts < _MAX_TS_MS:
+            return None
+        return ts / 1000
 
 
 class Verdict(StrEnum):
@@ -103,6 +115,15 @@ def decide(event: RoomEvent, content: MessageContent, now: Circumstances) -> tup
     if not content.body.strip():
         return Verdict.TELL_EMPTY, "empty"
     return (Verdict.COMMAND, "command") if now.looks_like_command else (Verdict.PROMPT, "prompt")
+
+
+def read_tolerantly(content: Mapping[str, object]) -> MessageContent:
+    """What a malformed content says where it is well-formed: enough to see whom it was for."""
+    msgtype, body = content.get("msgtype"), content.get("body")
+    return MessageContent(
+        msgtype=msgtype if isinstance(msgtype, str) else _TEXT_TYPES[0],
+        body=body if isinstance(body, str) else "",
+    )
 
 
 def build_prompt(messages: list[Message], *, name_senders: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+from datetime import UTC, datetime
 
 from orchestrator.core.going_on import MAX_RESUMES, GoOn, quote
 from orchestrator.model import Limits, TurnOutcome
@@ -17,6 +17,10 @@ CANNOT_READ_FILES = "I can't take files, images or voice messages yet. Please se
 EMPTY_MESSAGE = "That message has no text that I could work on."
 TOO_MANY_AT_ONCE = "Not taken: too many people write here at once. Please send it again."
 MESSAGE_TOO_LARGE = "A part of the answer was larger than the homeserver accepts; it is left out."
+MALFORMED = (
+    "I could not read that message: parts of it are not as Matrix has them. Please send it again "
+    "as plain text."
+)
 UNDECRYPTABLE = (
     "I could not decrypt a message: its key has not reached me. Please send it again; if that "
     "does not help, write from a device that was logged in when the message was sent."
@@ -40,11 +44,52 @@ FAILED_INSIDE = (
 )
 
 
+_REFUSED = "A part of what I had to say was refused by the homeserver"
+
+
+def message_refused(errcode: str) -> str:
+    """What stands in place of a message that the homeserver refuses for good."""
+    if errcode == "M_TOO_LARGE":
+        return MESSAGE_TOO_LARGE
+    return f"{_REFUSED} ({errcode}); it is left out. The operator's log has the details."
+
+
+def is_message_refused(text: object) -> bool:
+    """Whether the text is such a stand-in: what it says is said once."""
+    return isinstance(text, str) and text.startswith((MESSAGE_TOO_LARGE, _REFUSED))
+
+
+def not_handled(kind: str) -> str:
+    """A message of somebody's that could not be worked on; `kind` of error, never its text."""
+    return (
+        f"I could not take this message in: something failed ({kind}). The operator's log has the "
+        "details. Please send it again, as plain text."
+    )
+
+
+def in_file(size_bytes: int, *, is_rest: bool) -> str:
+    """Behind the beginning of an answer that is too long for messages."""
+    what = "This is the beginning of the rest. All of it" if is_rest else "This is the beginning."
+    what += f" ({size(size_bytes)}) is" if is_rest else f" The whole answer ({size(size_bytes)}) is"
+    return f"*{what} in the file below.*"
+
+
+FILE_NOT_TAKEN = "The homeserver does not take the file, so here is what it has as messages."
+
+
+def file_left_out(left_bytes: int) -> str:
+    """The end of a file's text that was sent as messages, as far as that goes."""
+    return (
+        f"{size(left_bytes)} more are left out: the homeserver does not take the file, and this is "
+        "too long for messages. Ask for a shorter answer, or for a file in the workspace."
+    )
+
+
 def queued(position: int, *, waits_until: float | None = None) -> str:
     """How many turns are before this one, and until when (Unix time) the first of them waits."""
     if waits_until is not None:
         return (
-            f"Queued: {position} before this one. All of them wait until {moment(waits_until)}, "
+            f"Queued: {position} before this one. All of them wait until {utc_time(waits_until)}, "
             "when the usage limit resets. `!cancel` withdraws the first."
         )
     return f"Queued: {position} before this one. `!cancel` stops the running one."
@@ -59,8 +104,17 @@ def retrying(prompt: str, ahead: int) -> str:
 def queue_full(max_queued: int) -> str:
     """The turn was not taken."""
     return (
-        f"Not taken: {max_queued} turns are waiting already, the most for this room. "
-        "Send it again when some are done."
+        f"Not taken: {max_queued} turns are waiting already, the most for this room. This one and "
+        "what comes while that is so is left out. Send it again when some are done."
+    )
+
+
+def too_fast(burst: int, per_minute: int) -> str:
+    """A sender's messages are not taken any more; said once in a flood, to the first of them."""
+    return (
+        f"Not taken: your messages come too fast. {burst} at once are fine, and then {per_minute} "
+        "a minute; this one and all above that are left out. Wait a minute, then send again what "
+        "is missing. `!cancel` always works."
     )
 
 
@@ -92,7 +146,7 @@ def goes_on(outcome: TurnOutcome, go_on: GoOn, *, reason: str | None, prompt: st
         )
     return (
         f"Waiting: {reason or 'a usage limit was met'}. Going on with {quote(prompt)} at "
-        f"{moment(go_on.not_before)} {count}; what is sent meanwhile waits behind it. "
+        f"{utc_time(go_on.not_before)} {count}; what is sent meanwhile waits behind it. "
         "`!cancel` withdraws it."
     )
 
@@ -140,6 +194,22 @@ def _not_again(resumes: int) -> str:
     return f"I went on with it {times}; it is not run again."
 
 
+def restored(copied_at: str) -> str:
+    """The database is an older copy: what was said since is known to nobody."""
+    return (
+        f"My memory was restored from a copy of {copied_at}. What was said here since then was not "
+        "run again. Please send again what has no answer. Files are as they were left."
+    )
+
+
+def restored_turn(copied_at: str) -> str:
+    """A turn that had not ended in the copy that was restored."""
+    return (
+        f"Interrupted: my memory was restored from a copy of {copied_at}, in which this was not "
+        "finished. It was not run again; if it has no answer here, please send it again."
+    )
+
+
 def memory_limit_met(limits: Limits) -> str:
     """A process (not the whole runner) was ended for its memory."""
     return (
@@ -173,9 +243,16 @@ def unknown_command(name: str, nearest: str | None) -> str:
     return f"There is no command `!{name}`.{hint} {HELP_HINT}"
 
 
-def moment(unix_s: float) -> str:
-    """A point in time for people, in UTC: 2026-01-31 14:05 UTC."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_s))
+def account_limit(rate_per_s: float | None, waiting: int) -> str:
+    """What the homeserver lets the agent's account send, all rooms together."""
+    if rate_per_s is None:
+        return f"no limit of the homeserver's met yet, {waiting} messages waiting"
+    return f"may send about {rate_per_s:.2g} messages/s (learnt), {waiting} waiting"
+
+
+def utc_time(at: float) -> str:
+    """A Unix time for people, in UTC."""
+    return datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def size(count: int) -> str:

@@ -21,6 +21,7 @@ from orchestrator.errors import (
     RequestRefusedError,
 )
 from orchestrator.model import JsonObject, RoomId, UserId
+from orchestrator.synapse_admin import SynapseAdmin
 
 USER_ID = UserId(f"@you:{SERVER_NAME}")
 AGENT_USER_ID = UserId(f"@claude:{SERVER_NAME}")
@@ -74,7 +75,7 @@ async def ensure_demo(base_url: str, held: SynapseSecrets) -> Demo:
         setup.token = token.get_secret_value()
         room_id = await setup.ensure_room()
         await setup.ensure_agent_joined(room_id)
-        await setup.lift_agent_limit()
+        await SynapseAdmin(http, token).lift_send_limit(AGENT_USER_ID)
     return Demo(room_id=room_id, user_token=token)
 
 
@@ -177,12 +178,6 @@ class _Setup:
         body: JsonObject = {"user_id": AGENT_USER_ID}
         # As the admin: the agent's only session is the one that the orchestrator opens.
         await self._post(f"/_synapse/admin/v1/join/{quoted}", body, "joining the agent")
-
-    async def lift_agent_limit(self) -> None:
-        path = f"/_synapse/admin/v1/users/{quote(AGENT_USER_ID, safe='')}/override_ratelimit"
-        # Zero and zero is Synapse's way to say: no limit for this account.
-        body: JsonObject = {"messages_per_second": 0, "burst_count": 0}
-        await self._post(path, body, "lifting the agent's message limit")
 
     async def _get(self, path: str, what: str) -> bytes:
         status, data = await self._ask("GET", path, None)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import aiohttp
 from loguru import logger
+from pydantic import SecretStr
 
 from orchestrator.embedded.account_setup import (
     AGENT_USER_ID,
@@ -37,6 +38,7 @@ from orchestrator.embedded.synapse_config import (
     SERVER_NAME,
     SynapseSecrets,
     load_or_make_secrets,
+    read_secrets,
     render_config,
     save_secrets,
     write_private,
@@ -134,6 +136,26 @@ def write_embedded_json(state_dir: Path, homeserver: EmbeddedHomeserver) -> Path
     }
     write_private(path, json.dumps(data, indent=1).encode() + b"\n")
     return path
+
+
+def read_embedded_admin(state_dir: Path) -> tuple[str, SecretStr]:
+    """Where the installation's embedded homeserver is, and its user's token, who is its admin.
+
+    Raises:
+        PreconditionError: it was never started here.
+    """
+    try:
+        told = json.loads((state_dir / "embedded.json").read_text(encoding="utf-8"))
+        held = read_secrets(state_dir / "embedded")
+        if held.user_token is not None:
+            return str(told["homeserver"]), held.user_token
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    msg = (
+        f"{state_dir} has no embedded homeserver yet. Start it once (make up), or name your own "
+        "with --config FILE."
+    )
+    raise PreconditionError(msg)
 
 
 def require_synapse() -> None:

@@ -52,7 +52,7 @@ def load_or_make_secrets(directory: Path) -> tuple[SynapseSecrets, bool]:
     """
     path = directory / _SECRETS_NAME
     try:
-        return SynapseSecrets.model_validate_json(path.read_bytes()), False
+        return read_secrets(directory), False
     except FileNotFoundError:
         made = SynapseSecrets(
             user_password=_random_secret(),
@@ -69,6 +69,11 @@ def load_or_make_secrets(directory: Path) -> tuple[SynapseSecrets, bool]:
             "to start with a new, empty homeserver."
         )
         raise PreconditionError(msg) from None
+
+
+def read_secrets(directory: Path) -> SynapseSecrets:
+    """The secrets as they stand there. Raises OSError or ValidationError."""
+    return SynapseSecrets.model_validate_json((directory / _SECRETS_NAME).read_bytes())
 
 
 def save_secrets(directory: Path, held: SynapseSecrets) -> None:

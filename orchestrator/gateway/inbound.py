@@ -123,7 +123,7 @@ class InboundGate(Generic[ItemT]):
         """Close windows as they become due, until cancelled. After a cancel nothing is lost.
 
         Raises:
-            StoreError: one that does not pass; every other failure is contained in its room.
+            StoreError: the database failed; every other failure is contained in its room.
         """
         while True:
             self._changed.clear()
@@ -194,7 +194,7 @@ class InboundGate(Generic[ItemT]):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._close_window(room, batch.sender, batch.items)
         except Exception as error:  # contains the room: the messages of others go on
-            if isinstance(error, StoreError) and not error.retryable:
+            if isinstance(error, StoreError):
                 raise
             self._postpone(room, batch, error)
             return False

@@ -7,6 +7,8 @@ Rules:
 - an attempt is recorded before it leaves, and each attempt uses the row's transaction id, so that
   an answer that got lost is asked for again and the event isn't doubled. A homeserver forgets those
   ids after a day: an older row that may have been sent is looked for first;
+- a row's file is uploaded before its event is sent, as a step of its own: the payload is frozen
+  with the file's address first. A file that can't be had there counts as refused;
 - a refusal for good takes the row out of the way, after the daemon was told (it tells the room);
 - a homeserver that fails for several rooms in a row is left alone by all of them, and asked again
   by one at a time. A homeserver that fails for one room only delays that room.
@@ -17,22 +19,26 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from loguru import logger
 
 from orchestrator.core.outage import Outage, backoff_s
 from orchestrator.core.pacing import SendBudget
+from orchestrator.core.progress import ProgressShare, count_spare
 from orchestrator.errors import (
     AiAgentChatError,
     HomeserverUnreachableError,
     RateLimitedError,
     RequestRefusedError,
-    StoreFullError,
+    StoreError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.clock import Clock, SteadyClock, wait_for_event
-from orchestrator.model import EventId, JsonValue, RoomId, TxnId
+from orchestrator.gateway.outbox_port import EventSender, OutboxStore
+from orchestrator.gateway.upload import upload_file, upload_verdict
+from orchestrator.model import EventId, RoomId
 from orchestrator.store.api import OutboxRow
 
 if TYPE_CHECKING:
@@ -45,8 +51,6 @@ MAX_IN_FLIGHT = 8
 SEND_TIMEOUT_S = 60.0
 # Synapse forgets transaction ids that are older than 24 h; an hour less, for its clock and ours.
 TXN_REMEMBERED_S = 23 * 3600.0
-# After a full disk: long enough not to hammer it, short enough to go on soon after it was cleared.
-STORE_RETRY_S = 5.0
 # Looks at the outbox at least this often, whatever was or wasn't announced.
 LOOK_AGAIN_S = 60.0
 # While a due row can't leave, the store's "next" tells of that row only, not of the ones in the
@@ -54,46 +58,7 @@ LOOK_AGAIN_S = 60.0
 _MASKED_LOOK_S = 1.0
 
 
-class OutboxStore(Protocol):
-    """The outbox table. Each call is one transaction; errors are StoreErrors."""
-
-    async def outbox_heads(self, *, now: float, limit: int) -> Sequence[OutboxRow]:
-        """For each room its first unsent row, if `not_before <= now`; by priority, then age."""
-        ...
-
-    async def next_outbox_at(self) -> float | None:
-        """The earliest `not_before` of the rooms' first unsent rows; None when nothing waits.
-
-        One in the past is allowed: it says that a row is due, and nothing of the others.
-        """
-        ...
-
-    async def mark_attempt(self, seq: int, *, now: float) -> None:
-        """Count one more attempt; recorded before the request leaves."""
-        ...
-
-    async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
-        """The homeserver accepted it as this event."""
-        ...
-
-    async def mark_retry(self, seq: int, *, not_before: float) -> None:
-        """Not before that time again."""
-        ...
-
-    async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:
-        """Refused for good; the row is out of the way."""
-        ...
-
-
-class EventSender(Protocol):
-    """The part of `ports.Homeserver` that sends events."""
-
-    async def send_event(
-        self, room_id: RoomId, event_type: str, content: Mapping[str, JsonValue], txn_id: TxnId
-    ) -> EventId:
-        """One attempt; see `ports.Homeserver.send_event`."""
-        ...
-
+T = TypeVar("T")
 
 OnRefused = Callable[[OutboxRow, RequestRefusedError], Awaitable[None]]
 FindSent = Callable[[OutboxRow], Awaitable[EventId | None]]
@@ -136,12 +101,14 @@ class OutboxSender:
         self._on_refused = on_refused
         self._find_sent = find_sent
         self.budget = budget or SendBudget()
+        self.limited = 0
+        """429s that were met since the start."""
         self._clock = clock or SteadyClock()
         self._jitter = jitter or random.SystemRandom().random
         self._max_in_flight = max_in_flight
+        self._progress = ProgressShare()
         self._outage = Outage(jitter=self._jitter)
         self._failures: dict[RoomId, int] = {}
-        self._store_full_until = -math.inf
         self._in_flight: set[RoomId] = set()
         self._wake = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -150,6 +117,20 @@ class OutboxSender:
     def notify(self) -> None:
         """Rows were added. Cheap; call it after the commit."""
         self._wake.set()
+
+    async def may_show_progress(self, room_id: RoomId) -> bool:
+        """Whether a running turn may send a message now that is not its last one.
+
+        It is to be added within seconds. When it may not, the turn asks again, and in the meantime
+        adds nothing: progress is never queued.
+        """
+        waiting = await self._store.waiting_now(room_id, now=self._clock())
+        now = self._clock()
+        spare = count_spare(self.budget.tokens(now), self.budget.state)
+        spare -= waiting
+        if self._outage.is_on:
+            spare = 0
+        return self._progress.ask(room_id, spare=spare, now=now)
 
     async def run(self) -> NoReturn:
         """Send until cancelled. A cancelled request's row is sent again, with the same id.
@@ -218,7 +199,7 @@ class OutboxSender:
             for row in heads:
                 if row.room_id in busy:
                     continue
-                account_at = self._account_may_send_at(now)
+                account_at = self._account_may_send_at(now, row)
                 if account_at > now:
                     return account_at
                 room_at = self._outage.may_ask_at(row.room_id)
@@ -228,15 +209,18 @@ class OutboxSender:
                     self._start(group, row, now)
         return look_at
 
-    def _account_may_send_at(self, now: float) -> float:
-        """When the next request may leave; infinity: when one of those in flight is back."""
+    def _account_may_send_at(self, now: float, row: OutboxRow) -> float:
+        """When the row may leave; infinity: when one of those in flight is back."""
         if len(self._in_flight) >= (1 if self._outage.is_on else self._max_in_flight):
             return math.inf
-        return max(self.budget.next_send_at(now), self._store_full_until)
+        # Homeservers don't count uploads as messages.
+        return now if row.has_file else self.budget.next_send_at(now)
 
     def _start(self, group: asyncio.TaskGroup, row: OutboxRow, now: float) -> None:
         task = group.create_task(self._send(row, left=now), name=f"outbox {row.seq}")
-        self.budget.sent(now)
+        if not row.has_file:
+            self.budget.sent(now)
+            self._progress.left(row.room_id)
         self._in_flight.add(row.room_id)
 
         def is_back(_: asyncio.Task[None]) -> None:
@@ -248,54 +232,87 @@ class OutboxSender:
 
     async def _send(self, row: OutboxRow, *, left: float) -> None:
         log = self._log.bind(room=row.room_id, seq=row.seq, txn=row.txn_id)
-        try:
+        if row.has_file:
+            await self._try_upload(row, left=left, log=log)
+        else:
             await self._try(row, left=left, log=log)
-        except StoreFullError:
-            # Nothing can be recorded, so nothing is sent. If this row was: its id makes the next
-            # attempt harmless.
-            self._store_full_until = self._clock() + STORE_RETRY_S
-            log.bind(action="outbox.hold", retry_s=STORE_RETRY_S).error(
-                "the database's disk is full"
-            )
 
     async def _try(self, row: OutboxRow, *, left: float, log: Logger) -> None:
         try:
             event_id = await self._deliver(row)
         except RateLimitedError as error:
             self._answered(row)
+            self.limited += 1
             self.budget.limited(self._clock(), error.retry_after_s, sent_at=left)
             wait = {"retry_after_s": error.retry_after_s, "rate_per_s": self.budget.rate_per_s()}
             log.bind(action="outbox.limited", **wait).info("the homeserver asked to slow down")
         except RequestRefusedError as error:
             self._answered(row)
-            log.bind(action="outbox.refuse", errcode=error.errcode).warning("an event was refused")
-            await self._on_refused(row, error)
-            await self._store.mark_refused(row.seq, reason=error.errcode, now=self._clock())
+            await self._give_up(row, error, log=log)
         except AiAgentChatError as error:
-            if isinstance(error, StoreFullError) or not error.retryable:
+            if not error.retryable:
                 raise
             await self._postpone(row, error, left=left, log=log)
         else:
             self._answered(row)
+            reach(FaultPoint.OUTBOX_SENT)
             await self._store.mark_sent(row.seq, event_id, now=self._clock())
+            reach(FaultPoint.OUTBOX_MARKED)
             log.bind(action="outbox.send", event=event_id).debug("an event was sent")
 
-    async def _deliver(self, row: OutboxRow) -> EventId:
+    async def _give_up(self, row: OutboxRow, error: RequestRefusedError, *, log: Logger) -> None:
+        log.bind(action="outbox.refuse", errcode=error.errcode).warning("an event was refused")
+        reach(FaultPoint.OUTBOX_REFUSED)
+        await self._on_refused(row, error)
+        reach(FaultPoint.OUTBOX_TOLD)
+        await self._store.mark_refused(row.seq, reason=error.errcode, now=self._clock())
+
+    async def _try_upload(self, row: OutboxRow, *, left: float, log: Logger) -> None:
+        """Upload the row's file; its event is sent from the next look on, as any other."""
         try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                found = await self._find(row)
-                if found is not None:
-                    return found
-                await self._store.mark_attempt(row.seq, now=self._clock())
-                return await self._homeserver.send_event(
-                    row.room_id, row.event_type, row.content, row.txn_id
-                )
-        except TimeoutError as error:
-            raise HomeserverUnreachableError from error
+            await upload_file(row, self._store, self._homeserver)
+        except AiAgentChatError as error:
+            if isinstance(error, StoreError) and not error.retryable:
+                raise
+            await self._upload_failed(row, error, left=left, log=log)
+        else:
+            self._answered(row)
+            log.bind(action="outbox.upload").debug("a file was uploaded")
+
+    async def _upload_failed(
+        self, row: OutboxRow, error: AiAgentChatError, *, left: float, log: Logger
+    ) -> None:
+        failures = self._failures.get(row.room_id, 0) + 1
+        match upload_verdict(error, failures, is_outage=self._outage.is_on):
+            case RequestRefusedError() as refusal:
+                self._answered(row)
+                await self._give_up(row, refusal, log=log)
+            case float() as wait_s:
+                self._outage.answered()
+                self._failures[row.room_id] = failures
+                log.bind(action="outbox.upload_limited", retry_s=wait_s).info("it uploads later")
+                await self._store.mark_retry(row.seq, not_before=self._clock() + wait_s)
+            case None if error.retryable:
+                await self._postpone(row, error, left=left, log=log)
+            case None:
+                raise error
+
+    async def _deliver(self, row: OutboxRow) -> EventId:
+        found = await _bounded(self._find(row))
+        if found is not None:
+            return found
+        reach(FaultPoint.OUTBOX_TAKEN)
+        # However long the disk takes: that says nothing of the homeserver.
+        await self._store.mark_attempt(row.seq, now=self._clock())
+        reach(FaultPoint.OUTBOX_ATTEMPT)
+        return await _bounded(
+            self._homeserver.send_event(row.room_id, row.event_type, row.content, row.txn_id)
+        )
 
     async def _find(self, row: OutboxRow) -> EventId | None:
         """The row's event, if an attempt may have made it so long ago that its id is forgotten."""
-        is_old = self._clock() - row.created_at > TXN_REMEMBERED_S
+        # A row of the future is from before the clock was set back: nobody knows its age.
+        is_old = not 0 <= self._clock() - row.created_at <= TXN_REMEMBERED_S
         if self._find_sent is None or row.attempts == 0 or not is_old:
             return None
         return await self._find_sent(row)
@@ -318,3 +335,12 @@ class OutboxSender:
             action="outbox.retry", error=type(error).__name__, retry_s=round(not_before - now, 1)
         ).warning("an event could not be sent yet")
         await self._store.mark_retry(row.seq, not_before=not_before)
+
+
+async def _bounded(work: Awaitable[T]) -> T:
+    """Raises HomeserverUnreachableError when it takes longer than SEND_TIMEOUT_S."""
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            return await work
+    except TimeoutError as error:
+        raise HomeserverUnreachableError from error

@@ -22,11 +22,13 @@ from orchestrator.errors import (
     HomeserverUnreachableError,
     MatrixError,
     RequestRefusedError,
+    StoreFullError,
     UndecryptableError,
 )
 from orchestrator.matrix.encryption import Encryption, open_encryption
 from orchestrator.matrix.http import MatrixHttp, api_path
 from orchestrator.matrix.login import Login
+from orchestrator.matrix.media import Media
 from orchestrator.matrix.rawjson import dump_json, parse_object
 from orchestrator.matrix.response import event_id_of
 from orchestrator.matrix.sync import RawSync
@@ -108,6 +110,7 @@ class MatrixClient:
     def __init__(self, http: MatrixHttp, login: Login, encryption: Encryption) -> None:
         self._http = http
         self._login = login
+        self._media = Media(http, encryption)
         self.encryption = encryption
         self.user_id = login.session.user_id
 
@@ -142,6 +145,10 @@ class MatrixClient:
             return _Sent.model_validate(answer).event_id
         except ValidationError:
             raise unreadable(what) from None
+
+    async def upload_file(self, room_id: RoomId, data: bytes, *, mimetype: str) -> JsonObject:
+        """Upload a file for a room; see `ports.Homeserver`. At most two minutes."""
+        return await self._media.upload(room_id, data, mimetype=mimetype)
 
     async def set_typing(self, room_id: RoomId, *, typing: bool) -> None:
         """Show or hide the typing notice (for 30 s). Failures are swallowed."""
@@ -214,7 +221,7 @@ class MatrixClient:
         try:
             async with asyncio.timeout(_KEYS_TIMEOUT_S):
                 await self.encryption.after_sync(body)
-        except (MatrixError, TimeoutError) as e:
+        except (MatrixError, StoreFullError, TimeoutError) as e:
             logger.bind(action="matrix.keys_failed", error=type(e).__name__).warning(
                 "the device's keys could not be looked after; the next sync tries again"
             )

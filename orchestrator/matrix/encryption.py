@@ -6,6 +6,7 @@ what others sent is hostile, and its failure stays with it; once encrypted, a ro
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -16,7 +17,12 @@ from typing import Literal
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.errors import LoginRefusedError, RequestRefusedError, UndecryptableError
+from orchestrator.errors import (
+    LoginRefusedError,
+    RequestRefusedError,
+    StoreFullError,
+    UndecryptableError,
+)
 from orchestrator.matrix import olm
 from orchestrator.matrix.http import MatrixHttp, api_path
 from orchestrator.matrix.keys import KeyExchange, Rotation
@@ -30,6 +36,8 @@ Mode = Literal["required", "supported", "off"]
 
 # A room that was not encrypted is believed to be so for this long; asking takes some milliseconds.
 PLAIN_FOR_S = 60.0
+# While there is no room for a key: how often that is looked at.
+_ROOM_LOOK_S = 2.0
 # Replays are known for this many messages; 14 MB at most.
 _REPLAY_ENTRIES = 100_000
 _MAX_ROTATION_MESSAGES = 10_000
@@ -87,7 +95,9 @@ async def open_encryption(
         if mode != "off":
             machine = stack.enter_context(await _open_device(login, state_dir))
             login.note_keys_made()
-        encryption = Encryption(mode, machine, http)
+        encryption = Encryption(
+            mode, machine, http, directory=None if machine is None else state_dir / olm.STORE_DIR
+        )
         if encryption.keys is not None:
             await encryption.keys.publish(None, ())
         yield encryption
@@ -126,10 +136,14 @@ class Encryption:
         machine: Machine | None,
         http: MatrixHttp,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        directory: Path | None = None,
     ) -> None:
+        """`directory`: where the keys are stored; None: nobody minds its disk."""
         self._mode = mode
         self._machine = machine
         self._http = http
+        self._directory = directory
         self._clock = clock
         self.keys = None if machine is None else KeyExchange(machine, http)
         self._encrypted: set[RoomId] = set()
@@ -145,9 +159,13 @@ class Encryption:
         return f"<Encryption {self._mode} encrypted_rooms={len(self._encrypted)}>"
 
     async def handle_to_device(self, raw: str) -> Sequence[RoomId]:
-        """Take in one to-device event; the rooms for which a key arrived. Never raises for it."""
+        """Take in one to-device event; the rooms for which a key arrived. Never raises for it.
+
+        Waits while the disk has no room for a key.
+        """
         if self._machine is None:
             return ()
+        await self._wait_for_room()
         opened: list[RoomId] = []
         with olm.contained("to-device event"):
             room_id = olm.take_to_device(self._machine, parse_object(raw.encode()))
@@ -202,35 +220,38 @@ class Encryption:
         self._plain_until[room_id] = self._clock() + PLAIN_FOR_S
         return False
 
+    async def seals(self, room_id: RoomId) -> bool:
+        """Whether what goes out to the room is encrypted.
+
+        Raises:
+            RequestRefusedError: ENCRYPTION_OFF or ENCRYPTION_REQUIRED, as the configuration says:
+                nothing may go out.
+            MatrixError: the homeserver does not say whether the room is encrypted.
+        """
+        return await self._sealer(room_id) is not None
+
     async def seal(
         self, room_id: RoomId, event_type: str, content: Mapping[str, JsonValue]
     ) -> tuple[str, Mapping[str, JsonValue]]:
         """The type and the content to send: encrypted where the room is.
 
         Raises:
-            RequestRefusedError: ENCRYPTION_OFF or ENCRYPTION_REQUIRED, as the configuration
-                says, or from the homeserver.
+            RequestRefusedError: as `seals`, or from the homeserver.
             HomeserverUnreachableError, RateLimitedError: keys could not be exchanged.
+            StoreFullError: keys could not be stored.
         """
-        if not await self.is_encrypted(room_id):
-            if self._mode == "required":
-                raise _refusal(
-                    "ENCRYPTION_REQUIRED",
-                    "The room is not encrypted, and matrix.encryption is 'required'. Switch "
-                    "encryption on in the room, or set it to 'supported'.",
-                )
+        sealer = await self._sealer(room_id)
+        if sealer is None:
             return event_type, content
-        if self._machine is None or self.keys is None:
-            raise _refusal(
-                "ENCRYPTION_OFF",
-                "The room is encrypted, and matrix.encryption is 'off'. Set it to 'supported'.",
-            )
+        machine, keys = sealer
         rotation = await self._rotation_of(room_id)
-        async with self.keys.room_lock(room_id):
+        async with keys.room_lock(room_id):
+            self._require_room()
             while (members := self._members.get(room_id)) is None:
                 await self._fetch_members(room_id)
-            await self.keys.share_room_key(room_id, sorted(members), rotation)
-            return "m.room.encrypted", _encrypt(self._machine, room_id, event_type, content)
+            with olm.stored():
+                await keys.share_room_key(room_id, sorted(members), rotation)
+            return "m.room.encrypted", _encrypt(machine, room_id, event_type, content)
 
     async def decrypt(self, raw: str, room_id: RoomId) -> str:
         """The event in clear as JSON: event_id, sender, origin_server_ts, room_id, type, content.
@@ -252,17 +273,53 @@ class Encryption:
             raise UndecryptableError(msg) from None
 
     async def after_sync(self, body: JsonObject) -> None:
-        """Publish keys as a /sync answer asks for, repair broken sessions. Raises MatrixError."""
+        """Publish keys as a /sync answer asks for, repair broken sessions.
+
+        Raises MatrixError, or StoreFullError: nothing is published that can't be stored.
+        """
         if self.keys is None:
             return
+        self._require_room()
         counts = body.get("device_one_time_keys_count")
         unused = body.get("device_unused_fallback_key_types")
-        await self.keys.publish(
-            counts if isinstance(counts, dict) else None,
-            # A homeserver that does not speak of fallback keys is not given one at each answer.
-            unused if isinstance(unused, list) else ("signed_curve25519",),
+        with olm.stored():
+            await self.keys.publish(
+                counts if isinstance(counts, dict) else None,
+                # A homeserver that does not speak of fallback keys gets none at each answer.
+                unused if isinstance(unused, list) else ("signed_curve25519",),
+            )
+            await self.keys.unwedge()
+
+    def _require_room(self) -> None:
+        if self._directory is not None and not olm.has_room(self._directory):
+            raise StoreFullError
+
+    async def _wait_for_room(self) -> None:
+        if self._directory is None or olm.has_room(self._directory):
+            return
+        logger.bind(action="matrix.keys_wait", directory=str(self._directory)).error(
+            "no room for encryption keys on the disk; what needs them waits"
         )
-        await self.keys.unwedge()
+        while not olm.has_room(self._directory):  # noqa: ASYNC110 - a disk tells nobody
+            await asyncio.sleep(_ROOM_LOOK_S)
+        logger.bind(action="matrix.keys_go_on").warning("there is room for encryption keys again")
+
+    async def _sealer(self, room_id: RoomId) -> tuple[Machine, KeyExchange] | None:
+        """What seals for the room; None where it is not encrypted."""
+        if not await self.is_encrypted(room_id):
+            if self._mode == "required":
+                raise _refusal(
+                    "ENCRYPTION_REQUIRED",
+                    "The room is not encrypted, and matrix.encryption is 'required'. Switch "
+                    "encryption on in the room, or set it to 'supported'.",
+                )
+            return None
+        if self._machine is None or self.keys is None:
+            raise _refusal(
+                "ENCRYPTION_OFF",
+                "The room is encrypted, and matrix.encryption is 'off'. Set it to 'supported'.",
+            )
+        return self._machine, self.keys
 
     def _decrypt(self, machine: Machine, raw: str, room_id: RoomId) -> str:
         source = parse_object(raw.encode())

@@ -22,6 +22,7 @@ REQUEST_TIMEOUT_S = 30.0
 # The largest ordinary answer is a page of 100 events of 64 KiB each, or a big room's members.
 MAX_ANSWER_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 16
+_JSON = "application/json"
 
 Renew = Callable[[str | None, Answer], Awaitable[bool]]
 """Called with the token that was refused and the answer; True once there is a new one."""
@@ -68,10 +69,13 @@ class MatrixHttp:
         *,
         what: str,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, JsonValue] | None = None,
+        body: Mapping[str, JsonValue] | bytes | None = None,
+        content_type: str = _JSON,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> JsonObject:
         """One request, one attempt; an expired token is renewed once. `what` names it in errors.
+
+        A body is sent as JSON; bytes are sent as they are, as `content_type`.
 
         Raises:
             HomeserverUnreachableError: no answer in time, a cut one, a 5xx, or not a Matrix answer.
@@ -80,9 +84,10 @@ class MatrixHttp:
             RequestRefusedError: for good.
         """
         token = self.token
-        answer = await self.exchange(method, path, what, query, body, timeout_s)
+        args = (method, path, what, query, body, timeout_s, content_type)
+        answer = await self.exchange(*args)
         if answer.is_token_refused() and self.renew is not None and await self.renew(token, answer):
-            answer = await self.exchange(method, path, what, query, body, timeout_s)
+            answer = await self.exchange(*args)
         if not answer.is_ok:
             raise error_from(answer, what=what, now=self._clock())
         result = answer.json()
@@ -96,15 +101,16 @@ class MatrixHttp:
         path: str,
         what: str,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, JsonValue] | None = None,
+        body: Mapping[str, JsonValue] | bytes | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        content_type: str = _JSON,
     ) -> Answer:
         """The bare exchange: whatever the status. Raises HomeserverUnreachableError alone."""
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": content_type}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         target = f"{path}?{urlencode(query)}" if query else path
-        data = None if body is None else _encode(body)
+        data = body if body is None or isinstance(body, bytes) else _encode(body)
         with transport_errors(what):
             response = await self._nio.send(
                 method,

@@ -19,6 +19,7 @@ from orchestrator.errors import (
     HomeserverUnreachableError,
     LoginRefusedError,
     RateLimitedError,
+    StoreFullError,
 )
 from orchestrator.log import register_secret
 from orchestrator.matrix.http import MatrixHttp, api_path
@@ -236,7 +237,11 @@ class Login:
                 return False
             if not answer.is_soft_logout():
                 return False
-            await self._log_in_again(self.session, answer)
+            try:
+                await self._log_in_again(self.session, answer)
+            except StoreFullError as e:
+                # It is tried again with the request; a device that is not kept is not made.
+                raise HomeserverUnreachableError(str(e)) from e
             return True
 
 

@@ -8,6 +8,7 @@ on disk before anything is sent that depends on it.
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,10 +23,13 @@ from nio.responses import KeysClaimResponse, KeysQueryResponse
 from nio.store import SqliteStore
 from peewee import PeeweeException  # type: ignore[import-untyped]  # it has no stubs
 
-from orchestrator.errors import StoreCorruptError
+from orchestrator.errors import StoreCorruptError, StoreFullError
 from orchestrator.model import JsonObject, JsonValue, RoomId, UserId
 
 STORE_DIR = "crypto"
+# The store of an account in many rooms has some megabytes; a change of it, and the journal that
+# makes the change whole, some hundred KiB.
+RESERVE_BYTES = 2 << 20
 # More than any honest account has; past it the rest of a user's devices get no keys.
 MAX_DEVICES_PER_USER = 200
 OLM_ALGORITHM = "m.olm.v1.curve25519-aes-sha2"
@@ -46,6 +50,7 @@ def open_machine(
 
     Raises:
         StoreCorruptError: the store is there and can't be read, or another key encrypted it.
+        StoreFullError: there is no room for it.
     """
     path.parent.mkdir(mode=0o700, exist_ok=True)
     store: SqliteStore | None = None
@@ -54,6 +59,9 @@ def open_machine(
             store = SqliteStore(user_id, device_id, str(path.parent), pickle_key, path.name)
             machine = Machine(user_id, device_id, store)
         except (PeeweeException, sqlite3.Error, ValueError) as e:
+            if is_disk_full(e):
+                msg = f"The disk of {path} is full. Free some space, then start again."
+                raise StoreFullError(msg) from None
             # vodozemac's errors are ValueErrors.
             msg = (
                 f"The encryption keys in {path} cannot be read ({type(e).__name__}). Restore "
@@ -108,6 +116,43 @@ class Machine(Olm):
         self._by_id: dict[str, list[InboundGroupSession]] = {}
         for session in self.inbound_group_store:
             self._by_id.setdefault(session.id, []).append(session)
+
+
+def has_room(directory: Path) -> bool:
+    """Whether what is changed of the keys can be stored.
+
+    A key that was used and could not be stored is lost, or worse, used again after a crash: so none
+    is touched on a disk that is nearly full.
+    """
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize >= RESERVE_BYTES
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the store's disk is full, or takes no writes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        code = getattr(cause, "sqlite_errorname", "")
+        if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+@contextmanager
+def stored() -> Iterator[None]:
+    """Something that has to be stored before it is of use: a full disk is an error of its own.
+
+    Raises:
+        StoreFullError: it could not be stored.
+    """
+    try:
+        yield
+    except (PeeweeException, sqlite3.Error) as e:
+        if not is_disk_full(e):
+            raise
+        msg = "The disk of the encryption keys is full. Free some space; it is tried again."
+        raise StoreFullError(msg) from e
 
 
 @contextmanager

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 
 from orchestrator.matrix.rawjson import dump_json
 from orchestrator.model import EventId, JsonObject, JsonValue, RoomId, UserId
-from orchestrator.store.api import InboxKind, NewInboxRow
+from orchestrator.store.api import InboxKind, NewInboxRow, Restored
 
 # The limit of the specification for ids.
 _MAX_ID_BYTES = 255
+# How far a homeserver's clock may be ahead of ours, so that nothing that the lost database knew is
+# run again. What was sent within these minutes after a restore is told with the rest.
+RESTORE_MARGIN_S = 300.0
+_MESSAGES = ("m.room.message", "m.room.encrypted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,36 @@ class _Parser:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """After a restore: events of the first answer that the lost database may have known.
+
+    Of that answer alone: what comes later is new, however old it says it is. Times are the senders'
+    homeservers', so that some minutes after the restore count as before it.
+    """
+
+    restored: Restored
+    me: UserId
+
+    def covers(self, event: JsonObject) -> bool:
+        """Whether the event may have been run already."""
+        at_ms = event.get("origin_server_ts")
+        until_ms = (self.restored.restored_at + RESTORE_MARGIN_S) * 1000
+        return not isinstance(at_ms, int) or at_ms < until_ms
+
+    def is_others_message(self, event: JsonObject) -> bool:
+        """Whether somebody may wait for an answer to it."""
+        return event.get("type") in _MESSAGES and event.get("sender") != self.me
+
+    @property
+    def payload(self) -> JsonObject:
+        """What the row that has a room told holds."""
+        return {
+            "copied_at": self.restored.copied_at,
+            "restored_at": self.restored.restored_at,
+        }
+
+
 def parse_sync(body: JsonObject) -> SyncUpdate:
     """Take an answer apart; whatever it holds, this returns."""
     parser = _Parser()
@@ -107,6 +141,7 @@ def build_rows(
     *,
     missed: Mapping[RoomId, Sequence[JsonObject]],
     live_from: Mapping[RoomId, int],
+    unknown: Unknown | None = None,
 ) -> list[NewInboxRow]:
     """The rows of one answer in the order in which they are to be handled.
 
@@ -114,13 +149,21 @@ def build_rows(
         update: the answer.
         missed: per room, what a limited timeline left out, oldest first.
         live_from: per room, how many of its events (missed ones first) are history.
+        unknown: what is not to be run, for it may have been; its rooms are to be told.
     """
     rows = [_row(InboxKind.TO_DEVICE, None, event) for event in update.to_device]
     if update.device_lists is not None:
         rows.append(_row(InboxKind.DEVICE_LISTS, None, update.device_lists))
     rows += [_row(InboxKind.INVITE, room_id, item) for room_id, item in update.invites]
     for room in update.rooms:
-        rows += _room_rows(room, missed.get(room.room_id, ()), live_from.get(room.room_id, 0))
+        timeline = [*missed.get(room.room_id, ()), *room.timeline]
+        past = {i for i in range(len(timeline)) if i < live_from.get(room.room_id, 0)}
+        if unknown is not None:
+            since = {i for i, event in enumerate(timeline) if unknown.covers(event)} - past
+            if any(unknown.is_others_message(timeline[i]) for i in since):
+                rows.append(_row(InboxKind.RESTORED, room.room_id, unknown.payload))
+            past |= since
+        rows += _room_rows(room, missed.get(room.room_id, ()), past)
     rows += [_row(InboxKind.LEAVE, room_id, item) for room_id, item in update.leaves]
     return [row for row in rows if row is not None]
 
@@ -159,13 +202,13 @@ def is_storable_id(text: str) -> bool:
 
 
 def _room_rows(
-    room: RoomUpdate, missed: Sequence[JsonObject], history: int
+    room: RoomUpdate, missed: Sequence[JsonObject], history: set[int]
 ) -> Iterator[NewInboxRow | None]:
     events = [*missed, *room.timeline]
     for index, event in enumerate(events):
         if index == len(missed):
             yield from _background(room)
-        past = index < history
+        past = index in history
         # Past state still says how the room is now (encrypted, its name): it informs.
         kind = InboxKind.STATE if past and "state_key" in event else InboxKind.TIMELINE
         yield _row(kind, room.room_id, event, history=past and kind is InboxKind.TIMELINE)

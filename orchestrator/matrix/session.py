@@ -6,6 +6,7 @@ limit logins: so there is one login, and its session is used until the homeserve
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
-from orchestrator.errors import LoginRefusedError
+from orchestrator.errors import LoginRefusedError, StoreError, StoreFullError
 from orchestrator.model import UserId
 
 SESSION_NAME = "matrix-session.json"
@@ -74,7 +75,22 @@ def load_session(state_dir: Path) -> KeptSession | None:
 
 
 def save_session(state_dir: Path, session: KeptSession) -> None:
-    """Replace the file: whole or not at all, for this user alone, on disk when it returns."""
+    """Replace the file: whole or not at all, for this user alone, on disk when it returns.
+
+    Raises:
+        StoreFullError: there is no room for it; the file is as it was.
+        StoreError: it can't be written otherwise.
+    """
+    try:
+        _replace(state_dir, session)
+    except OSError as e:
+        msg = f"{state_dir / SESSION_NAME} can't be written: {e.strerror}."
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFullError(f"{msg} Free some space, then start again.") from e
+        raise StoreError(msg) from e
+
+
+def _replace(state_dir: Path, session: KeptSession) -> None:
     path = state_dir / SESSION_NAME
     new = path.with_name(f".{SESSION_NAME}.new")
     new.unlink(missing_ok=True)

@@ -22,19 +22,20 @@ from orchestrator.errors import (
     MatrixError,
     RateLimitedError,
     RequestRefusedError,
-    StoreFullError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.matrix.backoff import Backoff
 from orchestrator.matrix.http import TooLargeAnswerError
 from orchestrator.matrix.response import (
     RoomUpdate,
     SyncUpdate,
+    Unknown,
     build_rows,
     find_live_start,
     parse_sync,
 )
 from orchestrator.model import JsonObject, RoomId, UserId
-from orchestrator.store.api import NewInboxRow
+from orchestrator.store.api import NewInboxRow, Restored
 
 # Long enough to be cheap, short enough for proxies that cut idle connections after a minute.
 POLL_MS = 30_000
@@ -82,6 +83,10 @@ class SyncStore(Protocol):
         """Store rows and token in one transaction, skip known event ids; how many rows were new."""
         ...
 
+    async def restored(self) -> Restored | None:
+        """Set until the first answer after a restore is committed."""
+        ...
+
     async def known_rooms(self) -> Mapping[RoomId, bool]:
         """Rooms seen so far, and whether the account is joined there."""
         ...
@@ -116,7 +121,7 @@ async def run_sync(
     on_commit: Callable[[], None],
     on_typing: Callable[[RoomId, frozenset[UserId]], None],
     on_status: Callable[[SyncStatus], None],
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> NoReturn:
@@ -128,13 +133,13 @@ async def run_sync(
         on_commit: called after each commit that stored something new.
         on_typing: called with a room and who types there, when that changes. Never stored.
         on_status: called after each answer, and after each failure.
-        clock: Unix time.
+        clock: Unix time that does not jump.
         sleep: waits a number of seconds.
         jitter: draws a number between two.
 
     Raises:
         LoginRefusedError: the session ended for good.
-        StoreError: the database failed (but a full disk is waited out).
+        StoreError: the database failed.
     """
     loop = _SyncLoop(client, store, on_commit, on_typing, on_status, clock)
     backoff = Backoff(jitter)
@@ -145,7 +150,7 @@ async def run_sync(
             backoff.reset()
         except (LoginRefusedError, asyncio.CancelledError):
             raise
-        except (MatrixError, StoreFullError) as e:
+        except MatrixError as e:
             pause_s = backoff.next_wait_s()
             if isinstance(e, RateLimitedError) and e.retry_after_s is not None:
                 pause_s = max(pause_s, min(e.retry_after_s, MAX_RETRY_AFTER_S))
@@ -173,6 +178,7 @@ class _SyncLoop:
         self._on_status = on_status
         self._clock = clock
         self._since: str | None = None
+        self._unknown: Unknown | None = None
         self._joined: set[RoomId] = set()
         self._timeline_limit = TIMELINE_LIMIT
         self._connected = False
@@ -183,6 +189,9 @@ class _SyncLoop:
     async def load(self) -> None:
         """Start from where the store is."""
         self._since = await self._store.sync_token()
+        restored = await self._store.restored()
+        if restored is not None:
+            self._unknown = Unknown(restored=restored, me=self._client.user_id)
         known = await self._store.known_rooms()
         self._joined = {room_id for room_id, joined in known.items() if joined}
 
@@ -190,9 +199,11 @@ class _SyncLoop:
         """One answer: receive, complete, commit. Returns the seconds to pause (0 as a rule)."""
         started = time.monotonic()
         raw = await self._receive(failures)
+        reach(FaultPoint.SYNC_RECEIVED)
         update = parse_sync(raw.body)
         rows = await self._build_rows(update)
         new = await self._store.commit_sync(rows, raw.next_batch, now=self._clock())
+        reach(FaultPoint.SYNC_COMMITTED)
         stuck = new == 0 and raw.next_batch == self._since
         self._committed(raw, update)
         if new:
@@ -200,6 +211,7 @@ class _SyncLoop:
         for room in update.rooms:
             if room.typing is not None:
                 self._on_typing(room.room_id, room.typing)
+        reach(FaultPoint.SYNC_FOLLOWED)
         await self._client.after_sync(raw.body)
         return _SPIN_PAUSE_S if stuck and time.monotonic() - started < _SPIN_S else 0.0
 
@@ -252,6 +264,7 @@ class _SyncLoop:
         if not self._connected:
             logger.bind(action="matrix.connected").info("in step with the homeserver")
         self._since = raw.next_batch
+        self._unknown = None
         self._connected = True
         self._timeline_limit = TIMELINE_LIMIT
         self._joined |= {room.room_id for room in update.rooms}
@@ -270,7 +283,7 @@ class _SyncLoop:
             if room.room_id not in self._joined:
                 events = [*missed.get(room.room_id, ()), *room.timeline]
                 history[room.room_id] = find_live_start(events, self._client.user_id) or 0
-        return build_rows(update, missed=missed, live_from=history)
+        return build_rows(update, missed=missed, live_from=history, unknown=self._unknown)
 
     async def _fetch_missed(self, room: RoomUpdate, prev_batch: str) -> Sequence[JsonObject]:
         log = logger.bind(room=room.room_id)

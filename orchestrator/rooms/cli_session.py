@@ -12,6 +12,7 @@ from loguru import logger
 from orchestrator.config import RoomProfile
 from orchestrator.core.cli_command import build_cli_argv, build_cli_env
 from orchestrator.errors import RunnerGoneError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, SessionId
 from orchestrator.rooms.connection import LinkLost
 from orchestrator.rooms.idle import IdleEar
@@ -50,6 +51,7 @@ class CliSessions:
         if row is not None and row.resumable:
             row = replace(row, command=self._command())
             await self._kit.store.turns.store_session(row)
+            reach(FaultPoint.SESSION_STORED)
             await self._open(link, row, resume=True)
             return row
         return await self.begin(link)
@@ -64,6 +66,7 @@ class CliSessions:
             command=self._command(),
         )
         await self._kit.store.turns.store_session(row)
+        reach(FaultPoint.SESSION_STORED)
         await self._open(link, row, resume=False)
         return row
 
@@ -153,3 +156,4 @@ class CliSessions:
             ),
             cwd="/workspace",
         )
+        reach(FaultPoint.SESSION_OPENED)

@@ -1,8 +1,11 @@
 """From stored inbox rows to turns, commands and changes of rooms.
 
+Rooms take turns, a few rows at a time, each in the order of arrival: one that floods delays its own
+rows and no other's. What belongs to no room (keys, mostly) goes before.
+
 Each row is handled under a guard of its own: one that can't be handled is marked FAILED with the
-kind of error, and its neighbours go on. A row stays NEW until what follows from it is stored, so
-that a crash at any point only means that it is looked at again.
+kind of error, its room is told (`rooms.mishap`), and its neighbours go on. A row stays NEW until
+what follows from it is stored, so that a crash at any point only means that it is looked at again.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
-from orchestrator.core.command import parse_command
+from orchestrator.core.command import Command, CommandName, parse_command
 from orchestrator.core.policy import (
     Circumstances,
     Message,
@@ -25,19 +28,30 @@ from orchestrator.core.policy import (
     RoomEvent,
     Verdict,
     decide,
+    read_tolerantly,
 )
+from orchestrator.core.rotation import Rotation
+from orchestrator.core.sender_limit import SenderLimits
 from orchestrator.errors import StoreError, UndecryptableError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
 from orchestrator.rooms.invitation import Invitations
+from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, RoomRow
-from orchestrator.store.store import Store
+from orchestrator.store.store import Once, Store
 
 # A key that has not come by then probably never will; the sender is told to send again.
 KEY_PATIENCE_S = 300.0
+# Rows of a room that are looked at before another room has its turn; each takes some milliseconds.
+_ROOM_SHARE = 4
+# Rows that are looked at before looking for newer ones: their texts are in memory meanwhile (64 KiB
+# each at most). And how many are known by their number alone, some 200 bytes each.
+_ROUND_ROWS = 100
+_MAX_KNOWN_ROWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +65,14 @@ class Heard:
 class Rooms(Protocol):
     """What the intake asks of the rooms."""
 
-    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+    async def execute(
+        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
+    ) -> None:
         """Execute a room command and store its answer."""
+        ...
+
+    async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """Refuse a message of a sender who is over the limit."""
         ...
 
     async def retire(self, room_id: RoomId) -> None:
@@ -68,8 +88,13 @@ class _Summary(_Outside):
     joined: int | None = Field(default=None, alias="m.joined_member_count")
 
 
+class _Restored(_Outside):
+    copied_at: float
+    restored_at: float
+
+
 class Intake:
-    """Reads the inbox in order of arrival. Invariant: rows up to `cursor` have been looked at."""
+    """Reads the inbox. Invariant: rows up to `cursor` have been looked at, or wait for it here."""
 
     def __init__(
         self,
@@ -95,7 +120,12 @@ class Intake:
         self._courtesies = courtesies
         self._clock = clock
         self._notify_outbox = notify_outbox
+        self._limits = SenderLimits(
+            burst=config.gateway.sender_burst, per_minute=config.gateway.sender_per_minute
+        )
         self._cursor = 0
+        self._roomless: Rotation[None, int] = Rotation(share=_ROUND_ROWS)
+        self._waiting: Rotation[RoomId, int] = Rotation(share=_ROOM_SHARE)
         self._wake = asyncio.Event()
         self._wake.set()
         self._invitations = Invitations(
@@ -107,7 +137,7 @@ class Intake:
         )
 
     def __repr__(self) -> str:
-        return f"<Intake cursor={self._cursor}>"
+        return f"<Intake cursor={self._cursor} waiting={self._waiting!r}>"
 
     def notify(self) -> None:
         """There may be new rows."""
@@ -121,11 +151,23 @@ class Intake:
                 await self._handle_guarded(row)
             while True:
                 await self._wait()
-                while rows := await self._store.inbox.new_rows(after=self._cursor):
-                    for row in rows:
+                while seqs := await self._next_round():
+                    for row in await self._store.inbox.still_new(seqs):
+                        reach(FaultPoint.INBOX_TAKEN)
                         await self._handle_guarded(row)
-                        self._cursor = row.seq
+                        reach(FaultPoint.INBOX_HANDLED)
                 await self._give_up_late_keys()
+
+    async def _next_round(self) -> list[int]:
+        """The rows to look at next; what came meanwhile has its place among them."""
+        space = _MAX_KNOWN_ROWS - len(self._waiting) - len(self._roomless)
+        for seq, room_id in await self._store.inbox.new_seqs(after=self._cursor, limit=space):
+            if room_id is None:
+                self._roomless.add(None, seq)
+            else:
+                self._waiting.add(room_id, seq)
+            self._cursor = seq
+        return self._roomless.take_round(_ROUND_ROWS) + self._waiting.take_round(_ROUND_ROWS)
 
     async def _wait(self) -> None:
         try:
@@ -146,7 +188,13 @@ class Intake:
             await self._store.inbox.mark(row.seq, InboxState.PENDING_KEYS, reason="no key")
         except Exception as e:  # noqa: BLE001 - one poisoned event must not take its neighbours along
             log.bind(action="intake.failed", error=type(e).__name__).error("event not handled")
-            await self._store.inbox.mark(row.seq, InboxState.FAILED, reason=type(e).__name__)
+            await self._fail(row, e)
+
+    async def _fail(self, row: InboxRow, error: Exception) -> None:
+        """Its room is told, where it was a message of somebody who may speak to the agent."""
+        rows, reason = build_mishap(row, error, config=self._config, me=self._me)
+        await self._store.fail(row.seq, rows, reason=reason, now=self._clock())
+        self._notify_outbox()
 
     async def _handle(self, row: InboxRow) -> None:
         match row.kind:
@@ -164,10 +212,13 @@ class Intake:
                 await self._leave(row)
             case InboxKind.SUMMARY:
                 await self._summary(row)
+            case InboxKind.RESTORED:
+                await self._restored(row)
             case InboxKind.STATE | InboxKind.TIMELINE:
                 await self._event(row, RoomEvent.model_validate_json(row.raw), row.raw)
 
     async def _done(self, row: InboxRow, reason: str) -> None:
+        reach(FaultPoint.INBOX_MARK)
         await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
 
     async def _event(self, row: InboxRow, event: RoomEvent, raw: str) -> None:
@@ -212,13 +263,47 @@ class Intake:
         try:
             content = MessageContent.model_validate(event.content)
         except ValidationError:
-            # A redacted message has no content; anything else malformed can't be shown either.
-            await self._done(row, "malformed message")
+            await self._malformed(room, row, event)
             return
         message = Message(
             event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
         )
-        verdict, reason = decide(
+        verdict, reason = self._decide(room, event, content)
+        if verdict in _UNLIMITED or self._is_within_limit(row, event):
+            await self._follow(verdict, reason, room, row, message)
+        elif verdict is Verdict.COMMAND and _is_cancel(content.body):
+            # Who floods by mistake must be able to stop it; what it stops says so.
+            await self._gate.close_room(room.room_id)
+            await self._rooms.execute(room, row, message, answers=False)
+        else:
+            await self._rooms.refuse_too_fast(room, row, message)
+
+    def _is_within_limit(self, row: InboxRow, event: RoomEvent) -> bool:
+        """By the message's own time, where it is our own homeserver that says it."""
+        at = row.received_at
+        if _server(event.sender) == _server(self._me) and event.sent_at is not None:
+            at = min(at, event.sent_at)
+        return self._limits.take((row.room_id, event.sender), at=at)
+
+    async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """What is readable of it decides whether it was for the agent; then its sender is told."""
+        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
+        if not event.content or verdict is Verdict.IGNORE:  # empty: it was redacted
+            await self._done(row, "malformed message")
+        elif verdict is Verdict.TELL_NOT_ALLOWED:
+            await self._tell_stranger(row, UserId(event.sender), reason)
+        elif not self._is_within_limit(row, event):
+            message = Message(
+                event_id=EventId(event.event_id), sender=UserId(event.sender), text=""
+            )
+            await self._rooms.refuse_too_fast(room, row, message)
+        else:
+            await self._tell(row, texts.MALFORMED, reason="malformed message")
+
+    def _decide(
+        self, room: RoomRow, event: RoomEvent, content: MessageContent
+    ) -> tuple[Verdict, str]:
+        return decide(
             event,
             content,
             Circumstances(
@@ -229,7 +314,6 @@ class Intake:
                 looks_like_command=parse_command(content.body) is not None,
             ),
         )
-        await self._follow(verdict, reason, room, row, message)
 
     async def _follow(
         self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
@@ -249,15 +333,19 @@ class Intake:
                 await self._gate.close_room(room.room_id)
                 await self._rooms.execute(room, row, message)
             case Verdict.TELL_NOT_ALLOWED:
-                first = await self._store.rooms.tell_once(room.room_id, message.sender, reason)
-                text = texts.NOT_ALLOWED if first else None
-                await self._tell(row, text, reason=reason)
+                await self._tell_stranger(row, message.sender, reason)
             case Verdict.TELL_NO_FILES:
                 await self._tell(row, texts.CANNOT_READ_FILES, reason=reason)
             case Verdict.TELL_EMPTY:
                 await self._tell(row, texts.EMPTY_MESSAGE, reason=reason)
 
-    async def _tell(self, row: InboxRow, text: str | None, *, reason: str) -> None:
+    async def _tell_stranger(self, row: InboxRow, sender: UserId, reason: str) -> None:
+        once = Once(room_id=_room_id(row), user_id=sender, what=reason)
+        await self._tell(row, texts.NOT_ALLOWED, reason=reason, once=once)
+
+    async def _tell(
+        self, row: InboxRow, text: str | None, *, reason: str, once: Once | None = None
+    ) -> None:
         rows = (
             build_notice_rows(
                 _room_id(row),
@@ -269,7 +357,7 @@ class Intake:
             if text
             else []
         )
-        await self._store.answer(row.seq, rows, reason=reason, now=self._clock())
+        await self._store.answer(row.seq, rows, reason=reason, now=self._clock(), once=once)
         self._notify_outbox()
 
     async def _summary(self, row: InboxRow) -> None:
@@ -277,6 +365,19 @@ class Intake:
         await self._store.rooms.ensure(_room_id(row), joined=True)
         await self._store.rooms.update(_room_id(row), joined_members=summary.joined)
         await self._done(row, "summary")
+
+    async def _restored(self, row: InboxRow) -> None:
+        """Once a room and restore, however many rows say it: the texts' ids are the same."""
+        restored, room_id = _Restored.model_validate_json(row.raw), _room_id(row)
+        rows = build_notice_rows(
+            room_id,
+            f"{room_id}:restored:{restored.restored_at}",
+            texts.restored(texts.utc_time(restored.copied_at)),
+            max_event_bytes=self._config.gateway.max_event_bytes,
+        )
+        await self._store.rooms.ensure(room_id, joined=True)
+        await self._store.answer(row.seq, rows, reason="restored", now=self._clock())
+        self._notify_outbox()
 
     async def _leave(self, row: InboxRow) -> None:
         room_id = _room_id(row)
@@ -314,6 +415,19 @@ class Intake:
         except ValidationError:
             return False
         return sender != self._me and self._config.access.is_allowed(sender)
+
+
+# What nothing is said about, or only once ever.
+_UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
+
+
+def _is_cancel(text: str) -> bool:
+    command = parse_command(text)
+    return isinstance(command, Command) and command.name is CommandName.CANCEL
+
+
+def _server(user_id: str) -> str:
+    return user_id.partition(":")[2]
 
 
 def _room_id(row: InboxRow) -> RoomId:

@@ -17,6 +17,7 @@ from orchestrator.errors import (
     RateLimitedError,
     RequestRefusedError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, UserId
 from orchestrator.ports import Homeserver
 from orchestrator.store.api import InboxRow, InboxState
@@ -85,6 +86,7 @@ class Invitations:
         try:
             welcome = self._is_welcome(_Invite.model_validate_json(row.raw))
             await self._answer(room_id, welcome=welcome)
+            reach(FaultPoint.INVITE_ANSWERED)
         except (RequestRefusedError, ValidationError) as e:
             log.bind(action="intake.invite_failed", error=type(e).__name__).warning(
                 "invitation not accepted"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,9 +48,13 @@ class Kit:
     housing: Housing
     courtesies: Courtesies
     notify_outbox: Callable[[], None]
+    may_show_progress: Callable[[RoomId], Awaitable[bool]]
+    """Whether the account can spare a message for what a running turn has said so far."""
     wall_clock: Callable[[], float]
     """Unix time, for what is stored."""
     version: str
+    send_rate_per_s: Callable[[], float | None] = lambda: None
+    """What the account may send, as far as is known; None: no limit met yet."""
 
     async def event_limit(self, room_id: RoomId) -> int:
         """The most bytes that a message's content may have in this room.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NoReturn
 
 from loguru import logger
@@ -15,15 +15,18 @@ from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message, build_prompt
 from orchestrator.errors import RequestRefusedError, StoreError
-from orchestrator.model import Priority, RoomId, RoomSlug, TurnOutcome, UserId
+from orchestrator.faultpoint import FaultPoint, reach
+from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.mishap import build_mishap_notice
 from orchestrator.rooms.outgoing import (
-    TURN_KEY,
-    Final,
-    build_notice_rows,
+    MESSAGE,
+    build_refusal_row,
+    build_rows_instead_of_file,
     build_turn_notice_rows,
 )
+from orchestrator.rooms.refusal import Refusals
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.worker import MAIN, RoomWorker
@@ -50,6 +53,7 @@ class RoomManager:
         self._tasks: dict[RoomId, asyncio.Task[None]] = {}
         self._retiring: dict[RoomId, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._refusals = Refusals(kit)
 
     def __repr__(self) -> str:
         busy = sum(worker.current is not None for worker in self._workers.values())
@@ -64,6 +68,7 @@ class RoomManager:
         """Serve the rooms until cancelled; runners and their turns are left running."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            group.create_task(self._refusals.run(), name="refusals")
             for turn in await self._kit.store.turns.open_turns():
                 await self._take_up(turn.room_id)
             await self._adopt_runners()
@@ -83,7 +88,7 @@ class RoomManager:
         failures = 0
         while True:
             try:
-                known = {info.slug for info in await self._kit.backend.list()}
+                known = {info.slug: info.name for info in await self._kit.backend.list()}
                 break
             except TROUBLE as e:
                 failures += 1
@@ -92,11 +97,45 @@ class RoomManager:
                 )
                 await asyncio.sleep(restart_delay_s(failures))
         for room in await self._kit.store.rooms.all():
-            if room.slug in known:
+            if known.pop(room.slug, None) is not None:
                 await self._take_up(room.room_id)
+        for slug, name in known.items():
+            await self._remove_unknown(slug, name)
+
+    async def _remove_unknown(self, slug: RoomSlug, name: str) -> None:
+        """A runner of a room that the store does not know: of before a restore. Its files stay."""
+        log = logger.bind(action="rooms.unknown_runner", room=slug)
+        try:
+            await self._kit.backend.remove(name)
+            log.warning("a runner of a room that nobody knows was removed")
+        except TROUBLE as e:
+            log.bind(error=type(e).__name__).error("a runner that nobody knows can't be removed")
 
     async def close_window(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
-        """A sender's burst is over: it becomes a turn. Idempotent by the first message."""
+        """A sender's burst is over: it becomes a turn, or its sender is told why not. Idempotent.
+
+        What the store can't do now is asked again; any other failure would be the same again.
+        """
+        try:
+            await self._admit(room_id, sender, items)
+        except StoreError:
+            raise
+        except Exception as e:  # noqa: BLE001 - contains one room's bugs in that room
+            # The error's text may hold a message's; its kind and place don't.
+            where = "".join(traceback.format_tb(e.__traceback__))
+            logger.bind(
+                action="turn.not_admitted", room=room_id, error=type(e).__name__, trace=where
+            ).error("messages could not be made a turn")
+            for item in items:
+                notice = build_mishap_notice(
+                    room_id, item.message.event_id, e, config=self._kit.config
+                )
+                await self._kit.store.fail(
+                    item.seq, notice, reason=type(e).__name__, now=self._kit.wall_clock()
+                )
+            self._kit.notify_outbox()
+
+    async def _admit(self, room_id: RoomId, sender: UserId, items: tuple[Heard, ...]) -> None:
         room = await self._kit.store.rooms.get(room_id)
         if room is None or not room.joined:
             for item in items:
@@ -116,10 +155,17 @@ class RoomManager:
             asked=tuple(item.message.event_id for item in items),
             inbox=tuple(item.seq for item in items),
         )
-        limit = self._kit.config.gateway.max_queued_turns
+        reach(FaultPoint.WINDOW_CLOSING)
         row = await self._kit.store.turns.admit(
-            turn, max_queued=limit, notices=self._admission_notices, now=self._kit.wall_clock()
+            turn,
+            max_queued=self._kit.config.gateway.max_queued_turns,
+            refusal=self._refusals.queue_full(room_id),
+            notices=self._queue_notices,
+            now=self._kit.wall_clock(),
         )
+        if row.outcome is TurnOutcome.REFUSED:
+            self._refusals.note_queue_full(room_id)
+        reach(FaultPoint.WINDOW_CLOSED)
         self._kit.notify_outbox()
         logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
             "messages became a turn"
@@ -128,29 +174,36 @@ class RoomManager:
         if worker is not None:
             worker.wake()
 
-    def _admission_notices(self, turn: TurnRow, ahead: int) -> list[NewOutboxRow]:
-        max_event_bytes = self._kit.config.gateway.max_event_bytes
-        if turn.outcome is TurnOutcome.REFUSED:
-            text = texts.queue_full(self._kit.config.gateway.max_queued_turns)
-            final = Final(outcome=TurnOutcome.REFUSED)
-            return build_turn_notice_rows(
-                turn, "refused", text, max_event_bytes=max_event_bytes, final=final
-            )
+    def _queue_notices(self, turn: TurnRow, ahead: int) -> list[NewOutboxRow]:
         if ahead == 0:
             return []
+        max_event_bytes = self._kit.config.gateway.max_event_bytes
         worker = self._workers.get(turn.room_id)
         text = texts.queued(ahead, waits_until=worker.waits_until if worker else None)
         return build_turn_notice_rows(turn, "queued", text, max_event_bytes=max_event_bytes)
 
-    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
-        """Execute a room command, and store its answer with the mark on its inbox row."""
+    async def refuse_too_fast(self, room: RoomRow, row: InboxRow, message: Message) -> None:
+        """A message of a sender who is over the limit; the room is told once in a flood."""
+        await self._refusals.refuse_too_fast(room.room_id, row.seq, message)
+
+    async def execute(
+        self, room: RoomRow, row: InboxRow, message: Message, *, answers: bool = True
+    ) -> None:
+        """Execute a room command, and store its answer with the mark on its inbox row.
+
+        Without `answers` it only has its effect: what it does shows elsewhere.
+        """
         command = parse_command(message.text)
         worker = await self._ensure_worker(room.room_id)
         if worker is None:
             await self._kit.store.inbox.mark(row.seq, InboxState.IGNORED, reason="left the room")
             return
-        doing = RoomCommand(kit=self._kit, worker=worker, seq=row.seq, event_id=message.event_id)
+        doing = RoomCommand(
+            kit=self._kit, worker=worker, seq=row.seq, event_id=message.event_id, answers=answers
+        )
+        reach(FaultPoint.COMMAND_READ)
         await doing.execute(command)
+        reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
 
     async def retire(self, room_id: RoomId) -> None:
@@ -168,7 +221,9 @@ class RoomManager:
         if room is None or self._group is None:
             return
         worker = worker or RoomWorker(room, self._kit)
+        reach(FaultPoint.RETIRE_BEGUN)
         await worker.refuse_all("the agent left the room")
+        reach(FaultPoint.RETIRE_ENDED)
         before = self._retiring.get(room_id)
         self._retiring[room_id] = self._group.create_task(
             self._stop_runner(worker, before), name=f"retire {room.slug}"
@@ -188,23 +243,32 @@ class RoomManager:
                 del self._retiring[worker.room_id]
 
     async def tell_refused(self, row: OutboxRow, error: RequestRefusedError) -> None:
-        """A message will never be accepted: say so in its room, where that can help. Idempotent."""
-        source = f"{row.txn_id}:refused"
+        """A message will never be accepted: its room is told so in its place. Idempotent.
+
+        That may be accepted where the message was not (for its size, its type, its content). Where
+        the agent may not send messages at all, nothing can be said.
+        """
         logger.bind(action="outbox.refused", room=row.room_id, errcode=error.errcode).error(
             "the homeserver refused a message for good"
         )
-        if error.errcode == "M_TOO_LARGE" and row.priority is not Priority.NOTICE:
-            rows = build_notice_rows(
-                row.room_id,
-                source,
-                texts.MESSAGE_TOO_LARGE,
-                max_event_bytes=self._kit.config.gateway.max_event_bytes,
-            )
-            mark = row.content.get(TURN_KEY)
-            if mark is not None:
-                # Whoever waits for the turn's end waits for this mark.
-                rows = [replace(r, content={**r.content, TURN_KEY: mark}) for r in rows]
-            await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
+        if row.has_file:
+            await self._send_instead_of_file(row)
+            return
+        may_not_speak = error.errcode == "M_FORBIDDEN" and row.event_type == MESSAGE
+        if may_not_speak or texts.is_message_refused(row.content.get("body")):
+            return
+        notice = build_refusal_row(
+            row, error.errcode, max_event_bytes=self._kit.config.gateway.max_event_bytes
+        )
+        await self._kit.store.outbox.add([notice], now=self._kit.wall_clock())
+
+    async def _send_instead_of_file(self, row: OutboxRow) -> None:
+        file = await self._kit.store.outbox.file(row.seq)
+        if file is None:
+            return  # the room was left, and all that waited for it dropped
+        limit = await self._kit.event_limit(row.room_id)
+        rows = await asyncio.to_thread(build_rows_instead_of_file, row, file, max_event_bytes=limit)
+        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
 
     def note_out_of_memory(self, slug: RoomSlug) -> None:
         """The kernel ended a process of this room's runner for its memory."""

@@ -3,21 +3,40 @@
 Every message that belongs to a turn carries `org.aiagentchat.turn`, so that a program that asked
 can find its answer: the turn's id, the events that asked, the part's number, whether it is the
 last one, and then the outcome.
+
+A text that would take more messages than the installation allows is its beginning and a file.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
-from orchestrator.core.chunking import RESERVE_BYTES, split_for_event
-from orchestrator.core.naming import txn_id
+from orchestrator.core import texts
+from orchestrator.core.chunking import (
+    LEAST_BYTES,
+    RESERVE_BYTES,
+    split_for_event,
+    split_markdown,
+)
+from orchestrator.core.naming import refused_txn_id, txn_id
+from orchestrator.core.render import build_text_content
+from orchestrator.core.sanitise import sanitise
+from orchestrator.core.turn_mark import TURN_KEY as TURN_KEY
+from orchestrator.core.turn_mark import parse_reply
 from orchestrator.model import EventId, JsonObject, Priority, RoomId, TurnId, TurnOutcome
-from orchestrator.store.api import NewOutboxRow, TurnRow
+from orchestrator.store.api import NewOutboxRow, OutboxRow, TurnRow
 
-TURN_KEY = "org.aiagentchat.turn"
 MESSAGE = "m.room.message"
+# Enough to see what the answer is about: a screen or two.
+_PREVIEW_BYTES = 6144
+# The sentence behind a preview, as Markdown and as HTML.
+_SENTENCE_BYTES = 600
+# A file's text as messages, where the homeserver takes no file: four minutes at Synapse's stock
+# pace, and some 1 MB of prose.
+_MOST_INSTEAD_OF_FILE = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,27 +66,93 @@ def build_notice_rows(
 
 
 def build_turn_notice_rows(
-    turn: TurnRow, topic: str, text: str, *, max_event_bytes: int, final: Final | None = None
+    turn: TurnRow,
+    topic: str,
+    text: str,
+    *,
+    max_event_bytes: int,
+    final: Final | None = None,
+    replies: bool = False,
 ) -> list[NewOutboxRow]:
-    """What is said about a turn besides its answer; `topic` makes the transaction ids."""
+    """What is said about a turn besides its answer; `topic` makes the transaction ids.
+
+    With `replies` it shows as a reply to the first message of the turn.
+    """
     contents = split_for_event(
         text, max_event_bytes=max_event_bytes, notice=True, reserve_bytes=_reserve_bytes(turn)
     )
     _mark(contents, turn, first_part=turn.parts, final=final)
+    for content in contents if replies else ():
+        content["m.relates_to"] = {"m.in_reply_to": {"event_id": turn.asked[0]}}
     priority = Priority.FINAL if final else Priority.NOTICE
     return _rows(turn.room_id, f"{turn.turn_id}:{topic}", contents, first_part=0, priority=priority)
 
 
 def build_turn_text_rows(
-    turn: TurnRow, text: str, *, max_event_bytes: int, final: Final | None
+    turn: TurnRow, text: str, *, max_event_bytes: int, max_messages: int, final: Final | None
 ) -> list[NewOutboxRow]:
-    """A piece of a turn's answer, numbered from `turn.parts` on."""
-    contents = split_for_event(
-        text, max_event_bytes=max_event_bytes, reserve_bytes=_reserve_bytes(turn)
-    )
+    """A piece of a turn's answer, numbered from `turn.parts` on.
+
+    In more than `max_messages` messages it is two: its beginning, and a file with all of it.
+    """
+    max_bytes = max(LEAST_BYTES, max_event_bytes - _reserve_bytes(turn))
+    pieces = islice(split_markdown(text, max_bytes=max_bytes), max_messages + 1)
+    contents = [piece.content for piece in pieces]
+    file = None
+    if len(contents) > max_messages:
+        file = sanitise(text).encode()
+        contents = [
+            _preview(text, len(file), max_bytes=max_bytes, is_rest=turn.parts > 0),
+            _file_content(len(file), part=turn.parts),
+        ]
     _mark(contents, turn, first_part=turn.parts, final=final)
     priority = Priority.FINAL if final else Priority.TEXT
-    return _rows(turn.room_id, turn.turn_id, contents, first_part=turn.parts, priority=priority)
+    rows = _rows(turn.room_id, turn.turn_id, contents, first_part=turn.parts, priority=priority)
+    return rows if file is None else [*rows[:-1], replace(rows[-1], file=file)]
+
+
+def build_rows_instead_of_file(
+    row: OutboxRow, file: bytes, *, max_event_bytes: int
+) -> list[NewOutboxRow]:
+    """The text of a file that the homeserver does not take, as messages; its mark on the last."""
+    mark = row.content.get(TURN_KEY)
+    mark = mark if isinstance(mark, dict) else {}
+    reserve_bytes = RESERVE_BYTES + len(json.dumps({TURN_KEY: mark}).encode())
+    max_bytes = max(LEAST_BYTES, max_event_bytes - reserve_bytes)
+    pieces = split_markdown(file.decode(), max_bytes=max_bytes)
+    shown = list(islice(pieces, _MOST_INSTEAD_OF_FILE))
+    left_bytes = len(file) - sum(len(piece.source.encode()) for piece in shown)
+    contents = [build_text_content(texts.FILE_NOT_TAKEN, notice=True)]
+    contents += [piece.content for piece in shown]
+    if next(pieces, None) is not None:
+        contents.append(build_text_content(texts.file_left_out(left_bytes), notice=True))
+    for content in contents[:-1]:
+        content[TURN_KEY] = {k: v for k, v in mark.items() if k != "outcome"} | {"final": False}
+    contents[-1][TURN_KEY] = mark
+    source = f"{row.txn_id}:instead"
+    first, *others = _rows(row.room_id, source, contents, first_part=0, priority=row.priority)
+    # By its id an audit finds what stands in place of a refused message.
+    return [replace(first, txn_id=refused_txn_id(row.txn_id)), *others]
+
+
+def build_refusal_row(row: OutboxRow, errcode: str, *, max_event_bytes: int) -> NewOutboxRow:
+    """What stands in place of a refused message: with its mark, for whoever waits for that.
+
+    A reply where it was one, so that whoever asked knows what it is about.
+    """
+    text = texts.message_refused(errcode)
+    (content,) = split_for_event(text, max_event_bytes=max_event_bytes, notice=True)
+    if (reply_to := parse_reply(row.content)) is not None:
+        content["m.relates_to"] = {"m.in_reply_to": {"event_id": reply_to}}
+    if (mark := row.content.get(TURN_KEY)) is not None:
+        content[TURN_KEY] = mark
+    return NewOutboxRow(
+        room_id=row.room_id,
+        txn_id=refused_txn_id(row.txn_id),
+        event_type=MESSAGE,
+        content=content,
+        priority=Priority.NOTICE,
+    )
 
 
 def build_end_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
@@ -80,6 +165,31 @@ def build_end_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
         content=content,
         priority=Priority.FINAL,
     )
+
+
+def _preview(text: str, size_bytes: int, *, max_bytes: int, is_rest: bool) -> JsonObject:
+    """The beginning, up to a paragraph's end where there is one, and where the rest is."""
+    room_bytes = max(LEAST_BYTES, min(_PREVIEW_BYTES, max_bytes - _SENTENCE_BYTES))
+    beginning = next(split_markdown(text, max_bytes=room_bytes)).markdown.strip("\n")
+    sentence = texts.in_file(size_bytes, is_rest=is_rest)
+    return build_text_content(f"{beginning}\n\n…\n\n{sentence}")
+
+
+def _file_content(size_bytes: int, *, part: int) -> JsonObject:
+    """An `m.file` without its address. A second file of a turn has a name of its own."""
+    name = "answer.md" if part == 0 else f"answer-{part}.md"
+    return {
+        "msgtype": "m.file",
+        "body": name,
+        "filename": name,
+        "info": {"mimetype": "text/markdown", "size": size_bytes},
+        "m.mentions": {},
+    }
+
+
+def build_refusal_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
+    """The end of refused messages that the room was told of already; no answer waits for it."""
+    return replace(build_end_mark_row(turn, final), priority=Priority.TEXT)
 
 
 def _turn_mark(

@@ -28,6 +28,8 @@ class RoomCommand:
     worker: RoomWorker
     seq: int
     event_id: EventId
+    answers: bool = True
+    """Without it the command only has its effect: what it does shows elsewhere."""
 
     async def execute(self, command: Command | UnknownCommand | None) -> None:
         """Do it and answer it. Only the store's errors come out."""
@@ -80,7 +82,7 @@ class RoomCommand:
             self.worker.wake()
 
     def _retry_rows(self, retry: Retry) -> Sequence[NewOutboxRow]:
-        if retry.turn is not None:
+        if retry.turn is not None and self.answers:
             # Marked as the turn's and not a reply: whoever sent the command waits for the answer.
             text = texts.retrying(retry.turn.prompt, retry.ahead)
             limit = self.kit.config.gateway.max_event_bytes
@@ -98,6 +100,8 @@ class RoomCommand:
                 return self._rows(texts.RETRY_NOTHING)
 
     def _rows(self, text: str) -> list[NewOutboxRow]:
+        if not self.answers:
+            return []
         return build_notice_rows(
             self.worker.room_id,
             f"{self.event_id}:command",

@@ -3,7 +3,8 @@
 Rules: a running container that speaks our protocol is adopted, whatever version made it, while a
 turn is in it; one that doesn't match today's specification is replaced as soon as no turn is; a
 dead one is replaced, not revived (its workspace and home are directories of the host and stay). One
-that may still be working on a turn that has ended is condemned: it gets no other turn.
+that may still be working on a turn that has ended is condemned: it gets no other turn. One of
+another generation than the store has is of before a restore, and is replaced.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from orchestrator.errors import (
     WireProtocolError,
     WireVersionError,
 )
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RunnerState
 from orchestrator.ports import RunnerInfo
 from orchestrator.rooms.connection import Connection
@@ -52,6 +54,7 @@ class RoomRunner:
         self._kit = kit
         self._group = group
         self._is_current = False
+        self._generation = 0
         self._is_condemned = False
         self._log = logger.bind(room=room.room_id)
 
@@ -100,7 +103,11 @@ class RoomRunner:
             return
         try:
             info, quarters = await self.inspect(), await self._prepare()
-            if info is not None and info.state is RunnerState.RUNNING:
+            if info is not None and info.generation != quarters.spec.generation:
+                # Of a life that our memory does not have: whatever it works on, nobody asked for.
+                self._log.bind(action="runner.replace", why="unknown").warning("not ours any more")
+                await self.replace()
+            elif info is not None and info.state is RunnerState.RUNNING:
                 self._is_current = info.spec_hash == quarters.spec_hash
                 if self._is_current:
                     await self._attach()
@@ -135,6 +142,7 @@ class RoomRunner:
         room_id = self._room.room_id
         self._room = await self._kit.store.rooms.get(room_id) or self._room
         row = await self._kit.store.turns.runner(room_id)
+        self._generation = row.generation
         self.quarters = await self._kit.housing.prepare(self._room, generation=row.generation)
         return self.quarters
 
@@ -143,7 +151,11 @@ class RoomRunner:
         quarters = await self._prepare()
         for _ in range(_MAX_STEPS):
             info = await self.inspect()
-            self._is_current = info is not None and info.spec_hash == quarters.spec_hash
+            self._is_current = (
+                info is not None
+                and info.spec_hash == quarters.spec_hash
+                and (busy or info.generation == self._generation)
+            )
             sight = runner_sight(
                 info.state if info else None, is_current=self._is_current, has_work=busy
             )
@@ -160,10 +172,15 @@ class RoomRunner:
     async def _step(self, action: RunnerAction, quarters: Quarters) -> None:
         match action:
             case RunnerAction.CREATE:
-                generation = await self._kit.store.turns.new_generation(self._room.room_id)
-                await self._kit.backend.ensure(replace(quarters.spec, generation=generation))
+                room_id = self._room.room_id
+                self._generation = await self._kit.store.turns.new_generation(room_id)
+                reach(FaultPoint.RUNNER_COUNTED)
+                spec = replace(quarters.spec, generation=self._generation)
+                await self._kit.backend.ensure(spec)
+                reach(FaultPoint.RUNNER_CREATED)
             case RunnerAction.START:
                 await self._kit.backend.start(self.name)
+                reach(FaultPoint.RUNNER_STARTED)
             case RunnerAction.REMOVE:
                 await self._kit.backend.remove(self.name)
             case RunnerAction.STOP:
@@ -180,5 +197,6 @@ class RoomRunner:
         except BaseException:
             connection.close()
             raise
+        reach(FaultPoint.RUNNER_ATTACHED)
         self.connection = connection
         return link

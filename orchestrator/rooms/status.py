@@ -21,6 +21,7 @@ async def render_status(worker: RoomWorker, kit: Kit) -> str:
     profile = worker.profile
     limits = profile.limits
     waiting = sum(turn.state is TurnState.QUEUED for turn in turns)
+    unsent = await kit.store.outbox.waiting()
     running = next((turn for turn in turns if turn.state is not TurnState.QUEUED), None)
     lines = [
         f"- Runner: {await _runner_line(worker, kit)}",
@@ -31,6 +32,7 @@ async def render_status(worker: RoomWorker, kit: Kit) -> str:
         f"{limits.pids} processes, {texts.size(limits.tmp)} in /tmp; "
         f"{profile.timeout_s:g} s without progress, {profile.ceiling_s:g} s in all",
         f"- Permissions: {profile.permissions}; network: the API only",
+        f"- Account: {texts.account_limit(kit.send_rate_per_s(), unsent)}",
         f"- Version: {kit.version}",
     ]
     return "\n".join(lines)
@@ -62,7 +64,7 @@ def _session_word(worker: RoomWorker, *, resumable: bool) -> str:
 
 
 def _until(waits_until: float | None) -> str:
-    return f", until {texts.moment(waits_until)} for a usage limit" if waits_until else ""
+    return f", until {texts.utc_time(waits_until)} for a usage limit" if waits_until else ""
 
 
 def _turn_line(started_at: float | None, kit: Kit) -> str:

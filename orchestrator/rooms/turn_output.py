@@ -1,17 +1,23 @@
 """What a running turn has said and the room has not been sent; how far frames are done with.
 
-Rule: a frame is acknowledged only when nothing that it brought lives in this memory alone. After a
-crash the runner replays the rest, and the same rows with the same transaction ids come of it.
+Rules:
+- a frame is acknowledged only when nothing that it brought lives in this memory alone. After a
+  crash the runner replays the rest, and the same rows with the same transaction ids come of it;
+- text waits for the window in memory (`pending`); when the account can't spare a message then, it
+  is kept with the turn (its draft), and leaves with the next message that the account can spare, or
+  with the turn's last one. What is kept is never in `pending`.
 """
 
 from __future__ import annotations
 
-import asyncio
+from asyncio import to_thread
 from collections.abc import Sequence
 from functools import partial
 
 from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent
+from orchestrator.core.sanitise import sanitise
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
@@ -30,10 +36,13 @@ from orchestrator.store.turn_table import Acked
 _ACK_FRAMES = 256
 _ACK_EVERY_S = 1.0
 _ACK_BYTES = SPOOL_BYTES // 4
-# Text that waits for the window is in memory: more than this goes out at once.
+# Text that waits for the window is in memory: more than this is kept on disk at once.
 _MAX_PENDING_CHARS = 256 * 1024
-# Rendering and cutting takes about 3 ms per 1,000 characters: longer than 50 ms is not done in
-# the event loop.
+# Each addition to a draft writes it anew, once in a window: 1 MiB is what a disk takes in its
+# stride. A longer one leaves as a file, whatever the account can spare.
+MAX_DRAFT_CHARS = 1 << 20
+# Rendering and cutting takes about 3 ms per 1,000 characters, cleaning 0.2: longer than 50 ms is
+# not done in the event loop.
 _LONG_TEXT_CHARS = 16_384
 
 
@@ -45,7 +54,8 @@ class TurnOutput:
         self._kit = kit
         self._epoch = epoch
         self._pending: list[str] = []
-        self._pending_since: float | None = None
+        self._keep_at: float | None = None
+        self._show_at: float | None = 0.0 if turn.draft_chars else None
         self._held_from: Seq | None = None
         self._pending_chars = 0
         self._seen = acked
@@ -59,7 +69,7 @@ class TurnOutput:
     @property
     def has_shown_text(self) -> bool:
         """Whether any text of the answer was sent or waits to be."""
-        return bool(self._pending) or self.turn.parts > 0
+        return bool(self._pending) or self.turn.draft_chars > 0 or self.turn.parts > 0
 
     @property
     def last_seen(self) -> Seq:
@@ -83,37 +93,72 @@ class TurnOutput:
         return is_new
 
     def add_text(self, text: str, seq: Seq, now: float) -> None:
-        """Text for the room; it goes out at the end of the outbound window."""
+        """Text for the room; at the end of the outbound window it is shown or kept."""
         self._pending.append(text)
         self._pending_chars += len(text)
         if self._held_from is None:
             self._held_from = seq
-            self._pending_since = now
+        window_ends = now + self._kit.config.gateway.outbound_window_s
+        self._keep_at = self._keep_at or window_ends
+        self._show_at = self._show_at or window_ends
+        if self._pending_chars > _MAX_PENDING_CHARS:
+            self._keep_at = now
 
     def due_at(self) -> float | None:
-        """When pending text goes out, if there is any (loop time)."""
-        if self._pending_since is None:
-            return None
-        if self._pending_chars > _MAX_PENDING_CHARS:
-            return self._pending_since
-        return self._pending_since + self._kit.config.gateway.outbound_window_s
+        """When text is to be shown or kept, if there is any (loop time)."""
+        times = (self._keep_at, self._show_at)
+        return min((t for t in times if t is not None), default=None)
 
     async def flush(self, link: RunnerLink, now: float, *, needed_from: Seq | None) -> None:
-        """Store the pending text as messages, then acknowledge the frames that it came from."""
-        if not self._pending:
+        """Store the text, as messages or as it is; then acknowledge the frames it came from."""
+        room_id, window_s = self.turn.room_id, self._kit.config.gateway.outbound_window_s
+        if self.turn.draft_chars + self._pending_chars > MAX_DRAFT_CHARS or (
+            self._show_at is not None
+            and self._show_at <= now
+            and await self._kit.may_show_progress(room_id)
+        ):
+            await self._show(link, now, needed_from)
             return
+        if self._show_at is not None and self._show_at <= now:
+            self._show_at = now + window_s
+        if self._pending:
+            await self._keep(link, now, needed_from)
+
+    async def _show(self, link: RunnerLink, now: float, needed_from: Seq | None) -> None:
         done = _before(needed_from, self._seen)
         rows = await self._text_rows(final=None)
+        reach(FaultPoint.OUTPUT_FLUSHING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             None,
             rows=rows,
             acked=self._acked_row(done),
+            drop_draft=True,
+            now=self._kit.wall_clock(),
+        )
+        reach(FaultPoint.OUTPUT_FLUSHED)
+        self._clear()
+        self._show_at = None
+        self._kit.notify_outbox()
+        await self._acknowledged(link, done, now)
+        reach(FaultPoint.OUTPUT_ACKED)
+
+    async def _keep(self, link: RunnerLink, now: float, needed_from: Seq | None) -> None:
+        done = _before(needed_from, self._seen)
+        self.turn = await self._kit.store.turns.advance(
+            self.turn.turn_id,
+            None,
+            keep=await self._clean_pending(),
+            acked=self._acked_row(done),
             now=self._kit.wall_clock(),
         )
         self._clear()
-        self._kit.notify_outbox()
         await self._acknowledged(link, done, now)
+
+    async def _clean_pending(self) -> str:
+        """As it will be shown: a lone surrogate can't be stored. Doing it twice changes nothing."""
+        text = "\n\n".join(self._pending)
+        return sanitise(text) if len(text) < _LONG_TEXT_CHARS else await to_thread(sanitise, text)
 
     async def notice(self, topic: str, text: str) -> None:
         """Tell the room something about the turn, at once. Once per topic and turn."""
@@ -151,6 +196,7 @@ class TurnOutput:
         if done > self._acked and is_due:
             await self._kit.store.turns.store_acked(self._acked_row(done))
             await self._acknowledged(link, done, now)
+            reach(FaultPoint.OUTPUT_ACKED)
 
     async def end(
         self,
@@ -167,17 +213,21 @@ class TurnOutput:
         another turn takes the message up: it bears the final mark, and `sentence` is just told.
         """
         rows = await self._last_rows(None if go_on else Final(outcome=outcome), sentence)
+        reach(FaultPoint.END_STORING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
             TurnEvent.ENDED,
             rows=rows,
             acked=self._acked_row(self._seen) if store_acked else None,
+            drop_draft=True,
             outcome=outcome,
             reason=reason,
             go_on=go_on,
             now=self._kit.wall_clock(),
         )
+        reach(FaultPoint.END_STORED)
         self._clear()
+        self._show_at = None
         self._kit.notify_outbox()
         return self.turn
 
@@ -187,7 +237,7 @@ class TurnOutput:
 
     async def _last_rows(self, final: Final | None, sentence: str | None) -> Sequence[NewOutboxRow]:
         rows: list[NewOutboxRow] = []
-        if self._pending:
+        if self._pending or self.turn.draft_chars:
             rows += await self._text_rows(final=final if sentence is None else None)
         if sentence is not None:
             rows += build_turn_notice_rows(
@@ -200,13 +250,21 @@ class TurnOutput:
         return rows or ([build_end_mark_row(self.turn, final)] if final else [])
 
     async def _text_rows(self, *, final: Final | None) -> list[NewOutboxRow]:
-        """The pending text as messages; cutting a long one takes its time in a thread."""
+        """What is kept and pending as messages; cutting a long text takes its time in a thread."""
         limit = await self._kit.event_limit(self.turn.room_id)
-        text = "\n\n".join(self._pending)
-        build = partial(build_turn_text_rows, self.turn, text, max_event_bytes=limit, final=final)
+        draft = await self._kit.store.turns.draft(self.turn.turn_id)
+        text = "\n\n".join([draft, *self._pending] if draft else self._pending)
+        build = partial(
+            build_turn_text_rows,
+            self.turn,
+            text,
+            max_event_bytes=limit,
+            max_messages=self._kit.config.gateway.max_answer_messages,
+            final=final,
+        )
         if len(text) < _LONG_TEXT_CHARS:
             return build()
-        return await asyncio.to_thread(build)
+        return await to_thread(build)
 
     async def _acknowledged(self, link: RunnerLink, seq: Seq, now: float) -> None:
         self._acked, self._acked_at = seq, now
@@ -223,7 +281,7 @@ class TurnOutput:
     def _clear(self) -> None:
         self._pending.clear()
         self._pending_chars = 0
-        self._pending_since = None
+        self._keep_at = None
         self._held_from = None
 
 

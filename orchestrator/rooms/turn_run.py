@@ -33,6 +33,7 @@ from orchestrator.core.turn_view import (
     TurnView,
 )
 from orchestrator.errors import RunnerError
+from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Seq, TurnOutcome, TurnState
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.cut_line import CutKind, parse_cut
@@ -57,6 +58,8 @@ from orchestrator.store.api import SessionRow, TurnRow
 # What the runner kept while nobody listened (8 MiB) is here within a second or two. Until it is,
 # or this time is over, silence says nothing of the turn.
 _REPLAY_S = 30.0
+# A wait ends within milliseconds of its time. So much later: the machine or we were suspended.
+_DEAF_S = 2.0
 # The engine tells of an out-of-memory kill within milliseconds, but not in order with the wire.
 _OOM_NEWS_S = 1.0
 # A stop takes 15 s with all of its steps (core.ladder); without a connection it is given no more.
@@ -90,12 +93,16 @@ class TurnRun:
         )
         self._loop = asyncio.get_running_loop()
         now, wall = self._loop.time(), kit.wall_clock()
-        self._view = self._new_view(text_shown=turn.parts > 0)
-        ran_for_s = max(0.0, wall - (turn.started_at or wall))
+        self._view = self._new_view(text_shown=self._output.has_shown_text)
+        # Between two lives the clock may have been set ahead by hours: what is taken up again has
+        # the time of one silence left at least.
+        most_s = max(0.0, profile.ceiling_s - profile.timeout_s)
+        ran_for_s = min(max(0.0, wall - (turn.started_at or wall)), most_s)
         self._clock = TurnClock(
             timeout_s=profile.timeout_s, ceiling_s=profile.ceiling_s, now=now - ran_for_s
         )
         self._clock.progress(now)
+        self._disk_waited_s = kit.store.database.waited_s
         self._attached_at = now
         self._stop = TurnStop(turn.turn_id)
         self._stderr = LastWords()
@@ -156,16 +163,19 @@ class TurnRun:
         """
         turn = self._output.turn
         if turn.state is TurnState.QUEUED:
+            reach(FaultPoint.OFFER_STORING)
             turn = self._output.turn = await self._kit.store.turns.advance(
                 turn.turn_id,
                 TurnEvent.OFFERED,
                 epoch=self._link.welcome.epoch,
                 now=self._kit.wall_clock(),
             )
+            reach(FaultPoint.OFFER_STORED)
         if not self._is_applied:
             prompt = build_prompt_again(turn.prompt) if turn.continues else turn.prompt
             line = build_user_message(prompt, message_uuid=message_uuid(turn.turn_id))
             await self._link.send_line(self._offer_id, self._session.session_id, line)
+            reach(FaultPoint.OFFER_WRITTEN)
         await self._replies.send_again(self._link, self._session.session_id)
 
     def use_session(self, session: SessionRow, *, start_over: bool = False) -> None:
@@ -203,10 +213,13 @@ class TurnRun:
             RunnerError: the connection is lost; the turn goes on in the runner.
         """
         while True:
+            self._note_deaf(None)
             await self._act_on_time()
             if self.ended is not None:
                 return self.ended
-            item = await connection.receive(self._next_deadline())
+            deadline = self._next_deadline()
+            item = await connection.receive(deadline)
+            self._note_deaf(deadline)
             if isinstance(item, LinkLost):
                 raise item.error
             if item is not None and self._output.receive(item.q):
@@ -242,6 +255,22 @@ class TurnRun:
         return TurnView(message_uuid=uuid, now=now, text_shown=text_shown)
 
     # What time brings...
+
+    def _note_deaf(self, deadline: float | None) -> None:
+        """Nobody listened to the turn for a while, which says nothing of it.
+
+        We waited for the disk; or a wait until `deadline` (loop time) ended much later than asked
+        for, so that we were frozen.
+        """
+        waited_s, self._disk_waited_s = self._disk_waited_s, self._kit.store.database.waited_s
+        late_s = 0.0 if deadline is None else self._loop.time() - deadline
+        deaf_s = max(self._disk_waited_s - waited_s, late_s if late_s > _DEAF_S else 0.0)
+        if deaf_s <= 0:
+            return
+        self._log.bind(action="turn.deaf", seconds=round(deaf_s, 1)).warning(
+            "frozen, or held up by the disk; it does not count for the turn"
+        )
+        self._clock.deaf(deaf_s, self._loop.time())
 
     def _next_deadline(self) -> float | None:
         now = self._loop.time()
@@ -305,7 +334,9 @@ class TurnRun:
                 raise NotTakenError(self._why_not_taken(event.why))
             await self._end(TurnOutcome.CANCELLED, None)
         elif is_offer and not self._is_applied:
+            reach(FaultPoint.APPLIED_RECEIVED)
             await self._output.applied(self._session.session_id)
+            reach(FaultPoint.APPLIED_STORED)
             self._is_applied = True
         else:
             self._replies.settle(event.command_id, self._view)
@@ -333,6 +364,7 @@ class TurnRun:
         match show:
             case TextReady() if not self._is_over_limit:
                 self._output.add_text(show.text, event.q, now)
+                reach(FaultPoint.OUTPUT_TAKEN)
             case PermissionAsked():
                 await self._deny(show, event.q)
             case ReplyToCli():
@@ -435,6 +467,7 @@ class TurnRun:
         if not lost:
             try:
                 await self._output.acknowledge_all(self._link, self._loop.time())
+                reach(FaultPoint.END_ACKED)
             except RunnerError as e:
                 # Stored already; the next hello says it.
                 self._log.bind(action="turn.ack", error=type(e).__name__).debug("not told")

@@ -51,12 +51,17 @@ async def open_memory_backend(
     installation: InstallationId, engine: MemoryEngine
 ) -> AsyncIterator[MemoryBackend]:
     """A backend on `engine` whose runners live until this context is left."""
+    failure: Exception | None = None
     async with asyncio.TaskGroup() as group:
         backend = MemoryBackend(installation, engine, group)
         try:
             yield backend
+        except Exception as e:  # noqa: BLE001 (raised below: a group would wrap the caller's error)
+            failure = e
         finally:
             backend.kill_all()
+    if failure is not None:
+        raise failure
 
 
 class MemoryBackend:

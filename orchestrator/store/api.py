@@ -38,6 +38,8 @@ class InboxKind(StrEnum):
     """We are no longer in the room; payload as `rooms.leave` has it."""
     SUMMARY = "summary"
     """The room's `summary` object (joined and invited member counts)."""
+    RESTORED = "restored"
+    """What was said here since the copy that was restored was not run: the room is to be told."""
 
 
 class InboxState(StrEnum):
@@ -52,6 +54,14 @@ class InboxState(StrEnum):
     """Looked at; `reason` says why nothing follows."""
     FAILED = "failed"
     """Handling it raised; `reason` has the kind of error. Its neighbours were handled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The database was restored from a copy, and what came since has not been received yet."""
+
+    copied_at: float
+    restored_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +131,8 @@ class TurnRow:
     """Unix time before which it isn't started."""
     cancelled_by: EventId | None = None
     """The command that cancels it; it may not have ended yet."""
+    draft_chars: int = 0
+    """How much text is kept with it that no message has been made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +166,8 @@ class NewOutboxRow:
     event_type: str
     content: JsonObject
     priority: Priority
+    file: bytes | None = None
+    """To be uploaded before the event is sent; what names it is added to the content then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,3 +184,5 @@ class OutboxRow:
     not_before: float
     """Unix time before which it isn't tried again."""
     created_at: float
+    has_file: bool = False
+    """Its file is still to be uploaded (`OutboxTable.file`); the content doesn't name it yet."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 
 from orchestrator.model import EventId, RoomId
-from orchestrator.store.api import InboxKind, InboxRow, InboxState, NewInboxRow
+from orchestrator.store.api import InboxKind, InboxRow, InboxState, NewInboxRow, Restored
 from orchestrator.store.database import Database
 
 _COLUMNS = "seq, kind, room_id, event_id, raw, state, received_at"
 # Rows of these kinds are of no use once they have been looked at; the timeline's stay, for their
 # ids.
 _KEPT_KINDS = (InboxKind.TIMELINE,)
+_RESTORED_KEY = "restored"
 
 
 class InboxTable:
@@ -38,6 +40,10 @@ class InboxTable:
             return {RoomId(room_id): bool(joined) for room_id, joined in rows}
 
         return await self._database.run(work)
+
+    async def restored(self) -> Restored | None:
+        """That the database was restored, until the first answer after that is committed."""
+        return await self._database.run(_read_restored)
 
     async def commit_sync(self, rows: Sequence[NewInboxRow], next_batch: str, *, now: float) -> int:
         """Store one answer's items and its token in one transaction; returns how many were new.
@@ -69,21 +75,42 @@ class InboxTable:
                 "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 (next_batch,),
             )
+            db.execute("DELETE FROM meta WHERE key = ?", (_RESTORED_KEY,))
             return new
+
+        return await self._database.run(work)
+
+    async def new_seqs(self, *, after: int, limit: int) -> Sequence[tuple[int, RoomId | None]]:
+        """Number and room of rows in state NEW past the number `after`, in order of arrival."""
+
+        def work(db: sqlite3.Connection) -> list[tuple[int, RoomId | None]]:
+            query = "SELECT seq, room_id FROM inbox WHERE state = 'new' AND seq > ? "
+            rows = db.execute(f"{query} ORDER BY seq LIMIT ?", (after, limit)).fetchall()
+            return [(seq, None if room is None else RoomId(room)) for seq, room in rows]
 
         return await self._database.run(work)
 
     async def new_rows(self, *, after: int, limit: int = 200) -> Sequence[InboxRow]:
         """Rows in state NEW past the number `after`, in order of arrival."""
+        seqs = await self.new_seqs(after=after, limit=limit)
+        return await self.still_new([seq for seq, _ in seqs])
+
+    async def still_new(self, seqs: Sequence[int]) -> Sequence[InboxRow]:
+        """Those of these rows that are still NEW, in the order asked for."""
 
         def work(db: sqlite3.Connection) -> list[InboxRow]:
-            return _rows(
-                db.execute(
-                    f"SELECT {_COLUMNS} FROM inbox WHERE state = 'new' AND seq > ? "  # noqa: S608 - constants
-                    "ORDER BY seq LIMIT ?",
-                    (after, limit),
-                )
-            )
+            query = f"SELECT {_COLUMNS} FROM inbox WHERE seq = ? AND state = 'new'"  # noqa: S608 - constants
+            return [row for seq in seqs for row in _rows(db.execute(query, (seq,)))]
+
+        return await self._database.run(work)
+
+    async def new_count(self) -> int:
+        """How many rows nobody has looked at, or wait for what follows from them."""
+
+        def work(db: sqlite3.Connection) -> int:
+            query = "SELECT count(*) FROM inbox WHERE state = 'new'"
+            count: int = db.execute(query).fetchone()[0]
+            return count
 
         return await self._database.run(work)
 
@@ -121,6 +148,20 @@ class InboxTable:
                 )
 
         await self._database.run(work)
+
+
+def write_restored(db: sqlite3.Connection, restored: Restored) -> None:
+    """Remember that this database was restored, within the caller's transaction."""
+    text = json.dumps([restored.copied_at, restored.restored_at])
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_RESTORED_KEY, text))
+
+
+def _read_restored(db: sqlite3.Connection) -> Restored | None:
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (_RESTORED_KEY,)).fetchone()
+    if row is None:
+        return None
+    copied_at, restored_at = json.loads(row[0])
+    return Restored(copied_at=copied_at, restored_at=restored_at)
 
 
 def _rows(cursor: sqlite3.Cursor) -> list[InboxRow]:

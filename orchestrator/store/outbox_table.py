@@ -1,4 +1,8 @@
-"""The table `outbox`: events to be sent, each with a payload frozen at its making."""
+"""The table `outbox`: events to be sent, each with a payload frozen at its making.
+
+A row with a file is frozen in two steps: its content names the file from the transaction on that
+forgets the file's bytes, which is before its event is sent.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,34 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from orchestrator.model import EventId, Priority, RoomId, TxnId
+from orchestrator.model import EventId, JsonObject, Priority, RoomId, TxnId
 from orchestrator.store.api import NewOutboxRow, OutboxRow
 from orchestrator.store.database import Database
 
-_COLUMNS = "seq, room_id, txn_id, event_type, content, priority, attempts, not_before, created_at"
-# A head counts as much as the best row behind it: what waits for it is what the room waits for.
+_COLUMNS = (
+    "seq, room_id, txn_id, event_type, content, priority, attempts, not_before, created_at, "
+    "file IS NOT NULL"
+)
+# After a minute a message counts as an answer, whatever it is, and is older than most of them:
+# nothing waits for ever behind rooms that never stop answering.
+_AGED_S = 60.0
+# A head counts as much as the best row behind it: what waits for it is what the room waits for. Of
+# equals, those go first that were ready first, which for answers is the order in which their turns
+# ended. Rank and time are compared as one number: Unix time needs ten digits before the point, and
+# the rest of a float's 53 bits tells times apart that differ by less than a millisecond.
 _RANK = (
-    "(SELECT min(CASE priority WHEN 'final' THEN 0 WHEN 'notice' THEN 1 ELSE 2 END) "
+    "(SELECT min(created_at + 1e11 * CASE WHEN created_at < :aged OR priority = 'final' THEN 0 "
+    "WHEN priority = 'notice' THEN 1 ELSE 2 END) "
     "FROM outbox AS behind WHERE behind.state = 'queued' AND behind.room_id = outbox.room_id)"
 )
 # The first unsent row of each room; the others wait behind it.
 _HEADS = (
     f"SELECT {_COLUMNS} FROM outbox WHERE seq IN "  # noqa: S608 - constants
     "(SELECT min(seq) FROM outbox WHERE state = 'queued' GROUP BY room_id)"
+)
+_WAITING_NOW = (
+    "SELECT count(*) FROM outbox WHERE state = 'queued' AND (room_id = ? OR room_id IN "  # noqa: S608 - constants
+    f"(SELECT room_id FROM ({_HEADS} AND not_before <= ?)))"
 )
 
 
@@ -28,8 +46,8 @@ def insert_outbox(db: sqlite3.Connection, rows: Sequence[NewOutboxRow], *, now: 
     for row in rows:
         db.execute(
             "INSERT OR IGNORE INTO outbox "
-            "(room_id, txn_id, event_type, content, priority, state, not_before, created_at) "
-            "VALUES (?, ?, ?, ?, ?, 'queued', ?, ?)",
+            "(room_id, txn_id, event_type, content, priority, state, not_before, created_at, file) "
+            "VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?)",
             (
                 row.room_id,
                 row.txn_id,
@@ -38,6 +56,7 @@ def insert_outbox(db: sqlite3.Connection, rows: Sequence[NewOutboxRow], *, now: 
                 row.priority,
                 now,
                 now,
+                row.file,
             ),
         )
 
@@ -53,12 +72,12 @@ class OutboxTable:
         await self._database.run(lambda db: insert_outbox(db, rows, now=now))
 
     async def outbox_heads(self, *, now: float, limit: int) -> Sequence[OutboxRow]:
-        """For each room its first unsent row, if it is due; by priority, then age."""
+        """For each room its first unsent row, if it is due; the most urgent room first."""
 
         def work(db: sqlite3.Connection) -> list[OutboxRow]:
             cursor = db.execute(
-                f"{_HEADS} AND not_before <= ? ORDER BY {_RANK}, created_at, seq LIMIT ?",
-                (now, limit),
+                f"{_HEADS} AND not_before <= :now ORDER BY {_RANK}, seq LIMIT :limit",
+                {"now": now, "aged": now - _AGED_S, "limit": limit},
             )
             return [_row(values) for values in cursor.fetchall()]
 
@@ -74,6 +93,21 @@ class OutboxTable:
 
         return await self._database.run(work)
 
+    async def file(self, seq: int) -> bytes | None:
+        """The file that is still to be uploaded for a row, or None."""
+
+        def work(db: sqlite3.Connection) -> bytes | None:
+            row: tuple[bytes | None] | None = db.execute(
+                "SELECT file FROM outbox WHERE seq = ? AND state = 'queued'", (seq,)
+            ).fetchone()
+            return None if row is None else row[0]
+
+        return await self._database.run(work)
+
+    async def store_uploaded(self, seq: int, content: JsonObject) -> None:
+        """The file is uploaded: from here on the payload is `content`, and the file forgotten."""
+        await self._update(seq, "content = ?, file = NULL", json.dumps(content))
+
     async def mark_attempt(self, seq: int, *, now: float) -> None:
         """Count an attempt, before the request leaves."""
         await self._update(seq, "attempts = attempts + 1, not_before = ?", now)
@@ -88,14 +122,16 @@ class OutboxTable:
 
     async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:
         """It will never be accepted; the rows behind it go on."""
-        await self._update(seq, "state = 'refused', reason = ?, ended_at = ?", reason, now)
+        await self._update(
+            seq, "state = 'refused', reason = ?, ended_at = ?, file = NULL", reason, now
+        )
 
     async def drop_room(self, room_id: RoomId, *, reason: str, now: float) -> None:
         """Give up all that waits for a room that the agent is no longer in."""
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(
-                "UPDATE outbox SET state = 'refused', reason = ?, ended_at = ? "
+                "UPDATE outbox SET state = 'refused', reason = ?, ended_at = ?, file = NULL "
                 "WHERE room_id = ? AND state = 'queued'",
                 (reason, now, room_id),
             )
@@ -113,6 +149,28 @@ class OutboxTable:
 
         return await self._database.run(work)
 
+    async def waiting_now(self, room_id: RoomId, *, now: float) -> int:
+        """How many rows would leave now if they could, and all of this room's.
+
+        Those of other rooms whose head is put off are not among them.
+        """
+
+        def work(db: sqlite3.Connection) -> int:
+            count: int = db.execute(_WAITING_NOW, (room_id, now)).fetchone()[0]
+            return count
+
+        return await self._database.run(work)
+
+    async def oldest_waiting_at(self) -> float | None:
+        """When the oldest of them was stored (Unix time), or None when nothing waits."""
+
+        def work(db: sqlite3.Connection) -> float | None:
+            query = "SELECT min(created_at) FROM outbox WHERE state = 'queued'"
+            value: float | None = db.execute(query).fetchone()[0]
+            return value
+
+        return await self._database.run(work)
+
     async def _update(self, seq: int, assignments: str, *values: object) -> None:
         def work(db: sqlite3.Connection) -> None:
             db.execute(
@@ -124,7 +182,8 @@ class OutboxTable:
 
 
 def _row(values: tuple[object, ...]) -> OutboxRow:
-    seq, room_id, txn_id, event_type, content, priority, attempts, not_before, created_at = values
+    (seq, room_id, txn_id, event_type, content, priority) = values[:6]
+    attempts, not_before, created_at, has_file = values[6:]
     return OutboxRow(
         seq=int(str(seq)),
         room_id=RoomId(str(room_id)),
@@ -135,4 +194,5 @@ def _row(values: tuple[object, ...]) -> OutboxRow:
         attempts=int(str(attempts)),
         not_before=float(str(not_before)),
         created_at=float(str(created_at)),
+        has_file=bool(has_file),
     )

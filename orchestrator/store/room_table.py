@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_slug
 from orchestrator.errors import TooManyRoomsError
@@ -12,6 +13,7 @@ from orchestrator.model import InstallationId, RoomId, RoomSlug, UserId
 from orchestrator.store.api import RoomRow
 from orchestrator.store.database import Database
 
+_RESERVED_KEY = "reserved_indexes"
 _COLUMNS = "room_id, slug, idx, joined, encrypted, name, alias, joined_members"
 
 
@@ -41,14 +43,13 @@ class RoomTable:
         """
 
         def work(db: sqlite3.Connection) -> RoomRow:
-            (count,) = db.execute("SELECT count(*) FROM rooms").fetchone()
-            known = db.execute("SELECT 1 FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
-            if known is None and count >= ROOMS_PER_INSTALLATION:
-                raise TooManyRoomsError
+            slug = room_slug(room_id)
+            known = db.execute("SELECT idx FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
+            index = known[0] if known else _free_index(db, slug)
             db.execute(
                 "INSERT INTO rooms (room_id, slug, idx, joined) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (room_id) DO UPDATE SET joined = excluded.joined",
-                (room_id, room_slug(room_id), count, joined),
+                (room_id, slug, index, joined),
             )
             return _select(db, "WHERE room_id = ?", room_id)[0]
 
@@ -94,6 +95,22 @@ class RoomTable:
             return cursor.rowcount == 1
 
         return await self._database.run(work)
+
+
+def reserve_indexes(db: sqlite3.Connection, indexes: Mapping[str, int]) -> None:
+    """After a restore: rooms (by slug) that the copy does not know keep the uid of their files."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_RESERVED_KEY, json.dumps(indexes)))
+
+
+def _free_index(db: sqlite3.Connection, slug: RoomSlug) -> int:
+    """The new room's number: the one that its files are of, or one past all that are in use."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (_RESERVED_KEY,)).fetchone()
+    reserved: dict[str, int] = json.loads(row[0]) if row else {}
+    (last,) = db.execute("SELECT coalesce(max(idx), -1) FROM rooms").fetchone()
+    index = reserved.get(slug, max([int(last), *reserved.values()]) + 1)
+    if index >= ROOMS_PER_INSTALLATION:
+        raise TooManyRoomsError
+    return index
 
 
 def _select(db: sqlite3.Connection, where: str, *values: str) -> list[RoomRow]:

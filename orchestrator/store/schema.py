@@ -109,5 +109,9 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE rooms ADD COLUMN replaced_by TEXT;
     ALTER TABLE rooms ADD COLUMN replaces TEXT;
     ALTER TABLE rooms ADD COLUMN replaced_at REAL;
+
+    -- Refused turns whose end no message of the room names yet. Until now each had its own.
+    UPDATE turns SET parts = 1 WHERE outcome = 'refused' AND parts = 0;
+    CREATE INDEX turns_unmarked ON turns (room_id) WHERE outcome = 'refused' AND parts = 0;
     """,
 )

@@ -9,16 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.model import EventId, RoomId
+from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.store.api import InboxState, NewOutboxRow, TurnRow
 from orchestrator.store.command_effect import Retry, cancel_first, drop_session, retry_last
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.inbox_table import InboxTable
+from orchestrator.store.meta_table import MetaTable
+from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.turn_table import TurnTable
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """What somebody is told a single time in a room."""
+
+    room_id: RoomId
+    user_id: UserId
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +41,44 @@ class Store:
     inbox: InboxTable
     turns: TurnTable
     outbox: OutboxTable
+    meta: MetaTable
+
+    async def begin_life(self, *, now: float) -> None:
+        """What an earlier life put off is due again, whatever the clock was then. Idempotent.
+
+        Times of its future (the clock was set back since) become now.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE outbox SET not_before = ? WHERE state = 'queued'", (now,))
+            db.execute(
+                "UPDATE inbox SET received_at = ?1 WHERE state = 'pending_keys' "
+                "AND received_at > ?1",
+                (now,),
+            )
+
+        await self.database.run(work)
 
     async def answer(
-        self, seq: int, rows: Sequence[NewOutboxRow], *, reason: str, now: float
+        self,
+        seq: int,
+        rows: Sequence[NewOutboxRow],
+        *,
+        reason: str,
+        now: float,
+        once: Once | None = None,
     ) -> None:
-        """Mark an inbox row used and store the answer to it, in one transaction. Idempotent."""
-        await self._answer_with(seq, lambda _: None, lambda _: rows, reason=reason, now=now)
+        """Mark an inbox row used and store the answer to it, in one transaction. Idempotent.
+
+        With `once` the answer is stored the first time alone that this was to be told.
+        """
+
+        def is_told(db: sqlite3.Connection) -> bool:
+            return once is None or _is_first(db, once)
+
+        await self._answer_with(
+            seq, is_told, lambda told: rows if told else (), reason=reason, now=now
+        )
 
     async def cancel(
         self,
@@ -108,6 +151,44 @@ class Store:
 
         return await self.database.run(work)
 
+    async def fail(
+        self, seq: int, rows: Sequence[NewOutboxRow], *, reason: str, now: float
+    ) -> None:
+        """Mark an inbox row failed and store what is said about it, in one transaction. Idempotent.
+
+        Of a row that something came of meanwhile (an answer, a turn) nothing is said any more.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            cursor = db.execute(
+                "UPDATE inbox SET state = ?, reason = ? "
+                "WHERE seq = ? AND state IN ('new', 'pending_keys')",
+                (InboxState.FAILED, reason, seq),
+            )
+            if cursor.rowcount:
+                insert_outbox(db, rows, now=now)
+
+        await self.database.run(work)
+
+
+def _is_first(db: sqlite3.Connection, once: Once) -> bool:
+    cursor = db.execute(
+        "INSERT OR IGNORE INTO told VALUES (?, ?, ?)", (once.room_id, once.user_id, once.what)
+    )
+    return cursor.rowcount == 1
+
+
+def build_store(database: Database) -> Store:
+    """The tables of an open database."""
+    return Store(
+        database=database,
+        rooms=RoomTable(database),
+        inbox=InboxTable(database),
+        turns=TurnTable(database),
+        outbox=OutboxTable(database),
+        meta=MetaTable(database),
+    )
+
 
 @asynccontextmanager
 async def open_store(state_dir: Path) -> AsyncIterator[Store]:
@@ -116,11 +197,5 @@ async def open_store(state_dir: Path) -> AsyncIterator[Store]:
     Raises:
         StoreError: and its children, as `open_database` says.
     """
-    async with open_database(state_dir / "state.sqlite3") as database:
-        yield Store(
-            database=database,
-            rooms=RoomTable(database),
-            inbox=InboxTable(database),
-            turns=TurnTable(database),
-            outbox=OutboxTable(database),
-        )
+    async with open_database(state_dir / DATABASE_NAME) as database:
+        yield build_store(database)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent, next_turn_state
@@ -34,7 +37,8 @@ OPEN_ORDER = "ORDER BY state = 'queued', position"
 """What is worked on, then what is next."""
 _COLUMNS = (
     "turn_id, room_id, session, state, prompt, sender, asked, epoch, parts, created_at, "
-    "started_at, ended_at, outcome, reason, continues, resumes, not_before, cancelled_by"
+    "started_at, ended_at, outcome, reason, length(draft), continues, resumes, not_before, "
+    "cancelled_by"
 )
 
 
@@ -51,6 +55,25 @@ class NewTurn:
     inbox: tuple[int, ...]
 
 
+class Notices(Protocol):
+    """What a room is told of a turn that was stored with so many before it."""
+
+    def __call__(self, turn: TurnRow, /, ahead: int) -> Sequence[NewOutboxRow]:
+        """Rows of the outbox, none where there is nothing to be said."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a turn is not taken, and what the room is told of it now."""
+
+    reason: str
+    notices: Callable[[TurnRow], Sequence[NewOutboxRow]] | None
+    """None: nothing is said; the turn is collected with others of the same reason in its room."""
+    max_asked_chars: int = 20_000
+    """A collecting turn takes no more once the events that it names (as JSON) are longer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acked:
     """Frames up to `seq` of this epoch need not be replayed once the transaction is on disk."""
@@ -65,31 +88,76 @@ class TurnTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.ended: Counter[TurnOutcome] = Counter()
+        """Turns that ended since this was made, by outcome; a cancelled caller's may be missing."""
 
     async def admit(
         self,
         turn: NewTurn,
         *,
         max_queued: int,
-        notices: Callable[[TurnRow, int], Sequence[NewOutboxRow]],
+        refusal: Refusal | None = None,
+        notices: Notices,
         now: float,
     ) -> TurnRow:
-        """Store the turn and mark its inbox rows used, in one transaction. Idempotent by turn id.
+        """Store the turn and mark its inbox rows used, in one transaction. Idempotent.
 
-        With `max_queued` turns waiting already it is stored as ended, REFUSED. `notices` gets the
-        stored row and how many turns are before it, and gives what the room is told about that.
+        `notices` gets the stored row and how many turns are before it, and gives what the room is
+        told about that. With `max_queued` turns waiting already it is refused, as `refuse` says;
+        without a `refusal` it is `notices` that tells the room of it.
         """
 
-        def work(db: sqlite3.Connection) -> TurnRow:
-            known = select_turns(db, "WHERE turn_id = ?", turn.turn_id)
-            if known:
-                return known[0]
+        def work(db: sqlite3.Connection) -> tuple[TurnRow, bool]:
+            known = _find(db, turn)
+            if known is not None:
+                return known, False
             ahead = count_open_turns(db, turn.room_id)
-            refused = ahead > max_queued
-            _insert_turn(db, turn, refused=refused, now=now)
+            if ahead > max_queued:
+                default = Refusal(reason="the queue is full", notices=partial(notices, ahead=ahead))
+                return _refuse(db, turn, refusal or default, now=now)
+            _insert_turn(db, turn, refused_for=None, now=now)
             row = select_turns(db, "WHERE turn_id = ?", turn.turn_id)[0]
-            insert_outbox(db, notices(row, ahead), now=now)
-            return row
+            insert_outbox(db, notices(row, ahead=ahead), now=now)
+            return row, False
+
+        return self._counted(await self._database.run(work))
+
+    async def refuse(self, turn: NewTurn, refusal: Refusal, *, now: float) -> TurnRow:
+        """Store the turn as ended, REFUSED, and mark its inbox rows used. Idempotent.
+
+        What is refused without a notice is collected: one turn takes all of them, so that one mark
+        can say of all that they have ended. It is that turn's row that is returned.
+        """
+
+        def work(db: sqlite3.Connection) -> tuple[TurnRow, bool]:
+            known = _find(db, turn)
+            return (known, False) if known is not None else _refuse(db, turn, refusal, now=now)
+
+        return self._counted(await self._database.run(work))
+
+    def _counted(self, stored: tuple[TurnRow, bool]) -> TurnRow:
+        row, is_new_end = stored
+        if is_new_end and row.outcome is not None:
+            self.ended[row.outcome] += 1
+        return row
+
+    async def unmarked(self, *, until: float) -> Sequence[TurnRow]:
+        """Collected refusals that no mark names yet, of before `until`: one a room, the oldest.
+
+        Only of rooms for which nothing waits to be sent, so that marks never outgrow what the
+        account may send.
+        """
+
+        def work(db: sqlite3.Connection) -> list[TurnRow]:
+            oldest = (
+                "SELECT min(rowid) FROM turns WHERE outcome = 'refused' AND parts = 0 "
+                "AND created_at <= ? GROUP BY room_id"
+            )
+            idle = (
+                "NOT EXISTS (SELECT 1 FROM outbox "
+                "WHERE outbox.state = 'queued' AND outbox.room_id = turns.room_id)"
+            )
+            return select_turns(db, f"WHERE rowid IN ({oldest}) AND {idle}", until)
 
         return await self._database.run(work)
 
@@ -105,10 +173,14 @@ class TurnTable:
         reason: str | None = None,
         seen_by: SessionId | None = None,
         go_on: GoOn | None = None,
+        keep: str = "",
+        drop_draft: bool = False,
         now: float,
     ) -> TurnRow:
         """Move a turn, and store what comes with the move; `event` None only stores.
 
+        `keep` is text that no row is made of yet: it is added to the turn's draft, as a paragraph.
+        `drop_draft`: `rows` have what was kept.
         `seen_by` is the session that has the turn's message: it can be resumed from now on, if it
         still is the conversation's session. `go_on` goes with an end: the turn that takes the
         message up again is queued in the same transaction, in the ended one's place.
@@ -118,12 +190,20 @@ class TurnTable:
             StoreError: an outcome without the end, or the end without one; nothing is stored.
         """
 
-        def work(db: sqlite3.Connection) -> TurnRow:
+        def work(db: sqlite3.Connection) -> tuple[TurnRow, bool]:
             turn = select_turns(db, "WHERE turn_id = ?", turn_id)[0]
             if event is not None:
                 _move(db, turn, event, epoch=epoch, outcome=outcome, reason=reason, now=now)
             if go_on is not None:
                 _insert_continuation(db, turn_id, go_on, now=now)
+            if drop_draft:
+                db.execute("UPDATE turns SET draft = '' WHERE turn_id = ?", (turn_id,))
+            if keep:
+                db.execute(
+                    "UPDATE turns SET draft = CASE draft WHEN '' THEN ?1 "
+                    "ELSE draft || char(10, 10) || ?1 END WHERE turn_id = ?2",
+                    (keep, turn_id),
+                )
             if rows:
                 insert_outbox(db, rows, now=now)
                 db.execute(
@@ -136,9 +216,9 @@ class TurnTable:
                     "UPDATE sessions SET resumable = 1 WHERE room_id = ? AND session_id = ?",
                     (turn.room_id, seen_by),
                 )
-            return select_turns(db, "WHERE turn_id = ?", turn_id)[0]
+            return select_turns(db, "WHERE turn_id = ?", turn_id)[0], event is TurnEvent.ENDED
 
-        return await self._database.run(work)
+        return self._counted(await self._database.run(work))
 
     async def open_turns(self, room_id: RoomId | None = None) -> Sequence[TurnRow]:
         """Turns that have not ended, of one room or of all, in the order of their first message.
@@ -158,6 +238,15 @@ class TurnTable:
         """One turn, or None."""
         rows = await self._database.run(lambda db: select_turns(db, "WHERE turn_id = ?", turn_id))
         return rows[0] if rows else None
+
+    async def draft(self, turn_id: TurnId) -> str:
+        """The text that is kept with a turn; empty where there is none."""
+
+        def work(db: sqlite3.Connection) -> str:
+            row = db.execute("SELECT draft FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+            return row[0] if row else ""
+
+        return await self._database.run(work)
 
     async def session(self, room_id: RoomId, session: str) -> SessionRow | None:
         """The CLI's session behind a conversation of a room, or None before its first turn."""
@@ -220,7 +309,48 @@ class TurnTable:
         await self._database.run(lambda db: _store_acked(db, acked))
 
 
-def select_turns(db: sqlite3.Connection, where: str, *values: str | int) -> list[TurnRow]:
+def _find(db: sqlite3.Connection, turn: NewTurn) -> TurnRow | None:
+    """The turn that these messages are part of already, under this id or collected by another."""
+    return next(
+        iter(
+            select_turns(db, "WHERE turn_id = ?", turn.turn_id)
+            or select_turns(
+                db,
+                "WHERE turn_id = (SELECT turn_id FROM inbox WHERE seq = ?)",
+                min(turn.inbox),
+            )
+        ),
+        None,
+    )
+
+
+def _refuse(
+    db: sqlite3.Connection, turn: NewTurn, refusal: Refusal, *, now: float
+) -> tuple[TurnRow, bool]:
+    """The row that stands for the refusal, and whether it is a new one."""
+    if refusal.notices is not None:
+        _insert_turn(db, turn, refused_for=refusal.reason, now=now)
+        row = select_turns(db, "WHERE turn_id = ?", turn.turn_id)[0]
+        rows = refusal.notices(row)
+        insert_outbox(db, rows, now=now)
+        db.execute("UPDATE turns SET parts = ? WHERE turn_id = ?", (len(rows), turn.turn_id))
+        return row, True
+    collecting = db.execute(
+        "SELECT turn_id, asked FROM turns WHERE outcome = 'refused' AND parts = 0 "
+        "AND room_id = ? AND reason = ? AND length(asked) <= ? ORDER BY rowid DESC LIMIT 1",
+        (turn.room_id, refusal.reason, refusal.max_asked_chars),
+    ).fetchone()
+    turn_id = collecting[0] if collecting else turn.turn_id
+    if collecting:
+        asked = [*json.loads(collecting[1]), *turn.asked]
+        db.execute("UPDATE turns SET asked = ? WHERE turn_id = ?", (json.dumps(asked), turn_id))
+        _use_inbox(db, turn, turn_id, reason=refusal.reason)
+    else:
+        _insert_turn(db, replace(turn, prompt=""), refused_for=refusal.reason, now=now)
+    return select_turns(db, "WHERE turn_id = ?", turn_id)[0], collecting is None
+
+
+def select_turns(db: sqlite3.Connection, where: str, *values: str | float) -> list[TurnRow]:
     """The turns that the condition finds, in the caller's transaction."""
     cursor = db.execute(f"SELECT {_COLUMNS} FROM turns {where}", values)  # noqa: S608 - constants
     return [_row(values) for values in cursor.fetchall()]
@@ -228,8 +358,8 @@ def select_turns(db: sqlite3.Connection, where: str, *values: str | int) -> list
 
 def _row(values: tuple[object, ...]) -> TurnRow:
     (turn_id, room_id, session, state, prompt, sender, asked, epoch) = map(_text, values[:8])
-    parts, created_at, started_at, ended_at, outcome, reason = values[8:14]
-    continues, resumes, not_before, cancelled_by = values[14:]
+    parts, created_at, started_at, ended_at, outcome, reason, draft_chars = values[8:15]
+    continues, resumes, not_before, cancelled_by = values[15:]
     return TurnRow(
         turn_id=TurnId(turn_id),
         room_id=RoomId(room_id),
@@ -249,6 +379,7 @@ def _row(values: tuple[object, ...]) -> TurnRow:
         resumes=int(_text(resumes)),
         not_before=float(_text(not_before)),
         cancelled_by=None if cancelled_by is None else EventId(_text(cancelled_by)),
+        draft_chars=int(_text(draft_chars)),
     )
 
 
@@ -275,7 +406,10 @@ def _insert_continuation(db: sqlite3.Connection, ended: TurnId, go_on: GoOn, *, 
     )
 
 
-def _insert_turn(db: sqlite3.Connection, turn: NewTurn, *, refused: bool, now: float) -> None:
+def _insert_turn(
+    db: sqlite3.Connection, turn: NewTurn, *, refused_for: str | None, now: float
+) -> None:
+    refused = refused_for is not None
     db.execute(
         "INSERT INTO turns (turn_id, room_id, session, position, state, prompt, sender, asked, "
         "created_at, ended_at, outcome, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -291,12 +425,18 @@ def _insert_turn(db: sqlite3.Connection, turn: NewTurn, *, refused: bool, now: f
             now,
             now if refused else None,
             TurnOutcome.REFUSED if refused else None,
-            "the queue is full" if refused else None,
+            refused_for,
         ),
     )
+    _use_inbox(db, turn, turn.turn_id, reason=refused_for)
+
+
+def _use_inbox(
+    db: sqlite3.Connection, turn: NewTurn, turn_id: TurnId, *, reason: str | None
+) -> None:
     db.executemany(
-        "UPDATE inbox SET state = 'used', turn_id = ?, raw = '' WHERE seq = ?",
-        [(turn.turn_id, seq) for seq in turn.inbox],
+        "UPDATE inbox SET state = 'used', turn_id = ?, reason = ?, raw = '' WHERE seq = ?",
+        [(turn_id, reason, seq) for seq in turn.inbox],
     )
 
 

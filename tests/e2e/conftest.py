@@ -32,6 +32,7 @@ class Installation:
         self.api = api
         self.agent = agent
         self._stack = stack
+        self.config_path = directory / "config.yaml"
         self.orchestrator: Orchestrator
 
     async def configure(
@@ -39,7 +40,7 @@ class Installation:
     ) -> Orchestrator:
         """Write the configuration; permissions are `bypass` unless said otherwise."""
         config = write_config(
-            self.directory / "config.yaml",
+            self.config_path,
             homeserver=self.server.base_url,
             user_id=self.agent.user_id,
             upstream=self.api.base_url,

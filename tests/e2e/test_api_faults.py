@@ -7,7 +7,7 @@ import time
 import pytest
 
 from orchestrator.core.going_on import WAIT_MARGIN_S
-from orchestrator.core.texts import moment
+from orchestrator.core.texts import utc_time
 from orchestrator.embedded.messages_model import (
     CutStream,
     HttpError,
@@ -126,7 +126,7 @@ async def test_a_usage_limit_is_shown_with_its_reset_waited_for_and_can_be_cance
 
     said = await ask(alice, room, "work", "Waiting:", agent=agent)
     assert "a usage limit was met: You've hit your 5-hour limit" in said
-    assert f"Going on with `work` at {moment(resets_at + WAIT_MARGIN_S)} (1 of 3)" in said
+    assert f"Going on with `work` at {utc_time(resets_at + WAIT_MARGIN_S)} (1 of 3)" in said
     await orchestrator.kill()
     await orchestrator.start()
     await ask(alice, room, "and me?", "All of them wait until", agent=agent)

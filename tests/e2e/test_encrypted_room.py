@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import nio
 import pytest
 
 from tests.e2e.conftest import Installation
+from tests.support.encrypted_user import create_encrypted_room, open_encrypted_user, say, sync
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
 
@@ -18,40 +18,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.m
 @pytest.fixture
 async def person(installation: Installation, tmp_path: Path) -> AsyncIterator[nio.AsyncClient]:
     """A logged-in client with encryption."""
-    account = installation.server.register(f"alice-{secrets.token_hex(4)}")
-    store = tmp_path / "nio"
-    store.mkdir()
-    client = nio.AsyncClient(
-        installation.server.base_url,
-        account.user_id,
-        store_path=str(store),
-        config=nio.AsyncClientConfig(encryption_enabled=True),
-    )
-    try:
-        assert isinstance(await client.login(account.password), nio.LoginResponse)
-        await sync(client)
+    async with open_encrypted_user(installation.server, tmp_path) as client:
         yield client
-    finally:
-        await client.close()
-        if client.store is not None:
-            client.store.database.close()
-
-
-async def sync(client: nio.AsyncClient) -> None:
-    await client.sync(timeout=500)
-    if client.should_upload_keys:
-        await client.keys_upload()
-    if client.should_query_keys:
-        await client.keys_query()
-    await client.send_to_device_messages()
-
-
-async def say(client: nio.AsyncClient, room_id: str, text: str) -> None:
-    content = {"msgtype": "m.text", "body": text}
-    sent = await client.room_send(
-        room_id, "m.room.message", content, ignore_unverified_devices=True
-    )
-    assert isinstance(sent, nio.RoomSendResponse), sent
 
 
 async def read_until(client: nio.AsyncClient, room_id: str, text: str, sender: str) -> None:
@@ -74,15 +42,7 @@ async def test_an_encrypted_room_is_answered_encrypted_also_after_a_kill(
     orchestrator = await installation.configure()
     await orchestrator.start()
     agent = installation.agent.user_id
-    created = await person.room_create(
-        invite=[agent],
-        initial_state=[nio.EnableEncryptionBuilder().as_dict()],
-    )
-    assert isinstance(created, nio.RoomCreateResponse), created
-    room = created.room_id
-    async with asyncio.timeout(60):
-        while agent not in getattr(person.rooms.get(room), "users", {}):
-            await sync(person)
+    room = await create_encrypted_room(person, agent)
 
     await say(person, room, "is this private?")
     await read_until(person, room, "is this private?", agent)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from orchestrator.errors import (
     RequestRefusedError,
 )
 from orchestrator.log import redact
-from orchestrator.matrix import login
+from orchestrator.matrix import login, media
 from orchestrator.matrix.client import MatrixClient, open_matrix
+from orchestrator.matrix.media import UPLOAD_PATH
 from orchestrator.matrix.sync import SyncStatus, run_sync
-from orchestrator.model import RoomId, TxnId
+from orchestrator.model import EventId, RoomId, TxnId
 from orchestrator.store.api import InboxKind
 from tests.support.matrix_server import eventually
 from tests.support.memory_sync_store import MemorySyncStore
@@ -39,6 +42,33 @@ ROOM = RoomId("!room:scripted.example")
 TEXT = {"msgtype": "m.text", "body": "hello"}
 SECRETS = Secrets(matrix_password=SecretStr("pw"))
 STALL = Reply(end="stall")
+MEDIA_CONFIG = "GET /_matrix/client/v1/media/config"
+EDIT = {
+    **TEXT,
+    "m.new_content": TEXT,
+    "m.relates_to": {"rel_type": "m.replace", "event_id": "$before"},
+}
+# What a homeserver can limit: the endpoint, and the call that asks it.
+CALLS: dict[str, tuple[str, Callable[[MatrixClient], Coroutine[Any, Any, Any]]]] = {
+    "send": (
+        "PUT /rooms/*",
+        lambda client: client.send_event(ROOM, "m.room.message", TEXT, TxnId("t")),
+    ),
+    "edit": (
+        "PUT /rooms/*",
+        lambda client: client.send_event(ROOM, "m.room.message", EDIT, TxnId("t")),
+    ),
+    "upload": (
+        f"POST {UPLOAD_PATH}",
+        lambda client: client.upload_file(ROOM, b"data", mimetype="text/markdown"),
+    ),
+    "join": ("POST /rooms/*", lambda client: client.join(ROOM)),
+    "sync": ("GET /sync", lambda client: client.sync("s0", timeout_ms=0)),
+    "history": (
+        f"GET /rooms/{ROOM}/messages",
+        lambda client: client.backfill(ROOM, start="p", end="s0"),
+    ),
+}
 
 
 @pytest.fixture
@@ -78,6 +108,7 @@ async def syncing(
                 on_commit=lambda: None,
                 on_typing=lambda _room, _users: None,
                 on_status=statuses.append,
+                clock=time.time,
                 sleep=waits,
                 jitter=lambda low, _high: low,
             )
@@ -153,17 +184,145 @@ async def test_a_faulty_answer_is_waited_out_and_asked_again_from_the_same_place
         ({}, {"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": True}, None),
     ],
 )
+@pytest.mark.parametrize("call", CALLS)
 async def test_a_limit_is_told_with_its_wait_and_the_call_never_sleeps(
-    server: ScriptedHomeserver, tmp_path: Path, headers: Any, body: Any, wait_s: float | None
+    server: ScriptedHomeserver,
+    tmp_path: Path,
+    call: str,
+    headers: Any,
+    body: Any,
+    wait_s: float | None,
 ) -> None:
-    server.script("PUT /rooms/*", Reply(status=429, headers=headers, body=body))
+    endpoint, ask = CALLS[call]
+    server.script(endpoint, Reply(status=429, headers=headers, body=body))
     async with open_client(server, tmp_path) as client:
         started = time.monotonic()
         with pytest.raises(RateLimitedError) as limited:
-            await client.send_event(ROOM, "m.room.message", TEXT, TxnId("t"))
-        assert time.monotonic() - started < 2
+            await ask(client)
+        assert time.monotonic() - started < 10
     assert limited.value.retry_after_s == wait_s
+    assert len(server.asked(endpoint)) == 1
+
+
+async def test_a_limit_until_a_date_is_told_as_seconds(
+    server: ScriptedHomeserver, tmp_path: Path
+) -> None:
+    until = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    for endpoint, ask in CALLS.values():
+        server.script(endpoint, Reply(status=429, headers={"Retry-After": until}, body=b""))
+        async with open_client(server, tmp_path) as client:
+            with pytest.raises(RateLimitedError) as limited:
+                await ask(client)
+        assert limited.value.retry_after_s == pytest.approx(3600, abs=60)
+
+
+async def test_a_limited_courtesy_is_given_up_without_a_word(
+    server: ScriptedHomeserver, tmp_path: Path
+) -> None:
+    limited = Reply(status=429, headers={"Retry-After": "3600"}, body=b"")
+    server.script("PUT /rooms/*", limited)
+    server.script("POST /rooms/*", limited)
+    async with open_client(server, tmp_path) as client:
+        await client.set_typing(ROOM, typing=True)
+        await client.mark_read(ROOM, EventId("$e"))
     assert len(server.asked("PUT /rooms/*")) == 1
+    assert len(server.asked("POST /rooms/*")) == 1
+
+
+async def test_a_file_is_uploaded_as_it_is_and_a_size_that_is_too_large_is_not_tried(
+    server: ScriptedHomeserver, tmp_path: Path
+) -> None:
+    server.script(f"POST {UPLOAD_PATH}", Reply(body={"content_uri": "mxc://x/y"}))
+    server.script(MEDIA_CONFIG, Reply(body={"m.upload.size": 10}))
+    async with open_client(server, tmp_path) as client:
+        named = await client.upload_file(ROOM, b"0123456789", mimetype="text/markdown")
+        assert named == {"url": "mxc://x/y"}
+        with pytest.raises(RequestRefusedError) as refused:
+            await client.upload_file(ROOM, b"0123456789x", mimetype="text/markdown")
+    assert refused.value.errcode == "M_TOO_LARGE"
+    (asked,) = server.asked(f"POST {UPLOAD_PATH}")
+    assert asked.body == b"0123456789"
+    assert asked.headers["content-type"] == "text/markdown"
+    assert len(server.asked(MEDIA_CONFIG)) == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Reply(status=404, body={"errcode": "M_UNRECOGNIZED"}),
+        Reply(status=500, body=b""),
+        Reply(body={"m.upload.size": "many"}),
+        Reply(body={"m.upload.size": True}),
+        Reply(body={}),
+    ],
+    ids=lambda reply: f"{reply.status}-{str(reply.body)[:30]}",
+)
+async def test_where_no_size_is_told_an_upload_is_tried_and_a_proxys_refusal_counts(
+    server: ScriptedHomeserver, tmp_path: Path, config: Reply
+) -> None:
+    server.script(MEDIA_CONFIG, config)
+    page = Reply(status=413, body=b"<html>Request Entity Too Large</html>")
+    server.script(f"POST {UPLOAD_PATH}", page)
+    async with open_client(server, tmp_path) as client:
+        with pytest.raises(RequestRefusedError) as refused:
+            await client.upload_file(ROOM, b"data", mimetype="text/markdown")
+    assert refused.value.errcode == "M_TOO_LARGE"
+    assert len(server.asked(f"POST {UPLOAD_PATH}")) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=500, body={"errcode": "M_UNKNOWN"}),
+        Reply(status=404, body=b"<html>no media here</html>"),
+        Reply(body={"content_uri": 5}),
+        Reply(body={"content_uri": "https://elsewhere/x"}),
+        Reply(body={"content_uri": "mxc://x/y"}, end="truncated"),
+        Reply(body={"content_uri": "mxc://x/y"}, end="reset"),
+    ],
+    ids=lambda reply: f"{reply.status}-{reply.end}-{str(reply.body)[:30]}",
+)
+async def test_an_upload_that_may_succeed_later_is_told_so(
+    server: ScriptedHomeserver, tmp_path: Path, reply: Reply
+) -> None:
+    server.script(f"POST {UPLOAD_PATH}", reply)
+    async with open_client(server, tmp_path) as client:
+        with pytest.raises(HomeserverUnreachableError):
+            await client.upload_file(ROOM, b"data", mimetype="text/markdown")
+
+
+async def test_an_upload_that_stalls_is_given_up(
+    server: ScriptedHomeserver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "UPLOAD_TIMEOUT_S", 0.5)
+    server.script(f"POST {UPLOAD_PATH}", STALL)
+    async with open_client(server, tmp_path) as client:
+        with pytest.raises(HomeserverUnreachableError):
+            await client.upload_file(ROOM, b"data", mimetype="text/markdown")
+
+
+@pytest.mark.parametrize("state", [Reply(status=500, body=b""), Reply(body={"algorithm": 5})])
+async def test_when_it_is_not_known_whether_a_room_is_encrypted_no_file_leaves(
+    server: ScriptedHomeserver, tmp_path: Path, state: Reply
+) -> None:
+    server.script(f"GET /rooms/{ROOM}/state/*", state)
+    async with open_client(server, tmp_path) as client:
+        with pytest.raises((HomeserverUnreachableError, RequestRefusedError)):
+            await client.upload_file(ROOM, b"secret", mimetype="text/markdown")
+    assert not server.asked(f"POST {UPLOAD_PATH}")
+
+
+async def test_where_encryption_is_required_no_file_leaves_for_a_plain_room(
+    server: ScriptedHomeserver, tmp_path: Path
+) -> None:
+    server.script(f"POST {UPLOAD_PATH}", Reply(body={"content_uri": "mxc://x/y"}))
+    server.script("POST /keys/query", Reply(body={"device_keys": {}}))
+    config = MatrixConfig(homeserver=server.base_url, user_id=USER_ID, encryption="required")
+    async with open_matrix(config, SECRETS, tmp_path) as client:
+        with pytest.raises(RequestRefusedError) as refused:
+            await client.upload_file(ROOM, b"secret", mimetype="text/markdown")
+    assert refused.value.errcode == "ENCRYPTION_REQUIRED"
+    assert not server.asked(f"POST {UPLOAD_PATH}")
 
 
 async def test_a_limited_sync_waits_as_long_as_it_was_told(

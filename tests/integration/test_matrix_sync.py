@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,6 +60,7 @@ class Syncing:
             on_commit=self.count_commit,
             on_typing=lambda room, users: self.typing.append((room, users)),
             on_status=self.statuses.append,
+            clock=time.time,
         )
 
 

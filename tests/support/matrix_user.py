@@ -134,6 +134,29 @@ class MatrixUser:
         answer = await self.request("GET", f"{_room(room_id)}/messages?dir=b&limit={limit}")
         return list(reversed(answer["chunk"]))
 
+    async def get_state(self, room_id: str, kind: str) -> Json:
+        """A room's state of a kind, with an empty key."""
+        return await self.request("GET", f"{_room(room_id)}/state/{quote(kind, safe='')}")
+
+    async def set_state(self, room_id: str, kind: str, content: Json) -> None:
+        """Change a room's state of a kind, with an empty key."""
+        await self.request("PUT", f"{_room(room_id)}/state/{quote(kind, safe='')}", content)
+
+    async def messages_page(self, room_id: str, place: str = "") -> Json:
+        """One page of the room's events, newest first; `end` in it is the place of the next."""
+        after = f"&from={quote(place, safe='')}" if place else ""
+        return await self.request("GET", f"{_room(room_id)}/messages?dir=b&limit=500{after}")
+
+    async def download(self, uri: str) -> bytes:
+        """A file of the homeserver's media repository."""
+        path = f"/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"
+        headers = {"Authorization": f"Bearer {self._token}"}
+        async with self._http.get(path, headers=headers) as answer:
+            data = await answer.read()
+            if answer.status >= 400:
+                raise MatrixRefusalError(answer.status, {"error": repr(data[:200])})
+            return data
+
     async def set_display_name(self, name: str) -> None:
         """Change the profile's name."""
         path = f"{_CLIENT}/profile/{quote(self.user_id, safe='')}/displayname"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from orchestrator.model import RoomId
-from orchestrator.store.api import InboxKind, NewInboxRow
+from orchestrator.store.api import InboxKind, NewInboxRow, Restored
 
 
 class MemorySyncStore:
@@ -26,6 +26,10 @@ class MemorySyncStore:
     async def sync_token(self) -> str | None:
         """The token of the last commit."""
         return self.token
+
+    async def restored(self) -> Restored | None:
+        """Never."""
+        return None
 
     async def commit_sync(self, rows: Sequence[NewInboxRow], next_batch: str, *, now: float) -> int:
         """Keep rows and token; rows with a known event id are skipped."""

@@ -34,7 +34,7 @@ class Orchestrator:
         self.state_dir = directory / "state"
         self.log_path = directory / "orchestrator.log"
         self._arguments = arguments
-        self._env = {**_clean_environment(), "ANTHROPIC_API_KEY": API_KEY, **env}
+        self._env = {**clean_environment(), "ANTHROPIC_API_KEY": API_KEY, **env}
         self._process: asyncio.subprocess.Process | None = None
         self._log_start = 0
 
@@ -60,6 +60,11 @@ class Orchestrator:
 
     async def start(self) -> None:
         """Start it and wait until it is in step with the homeserver and has said so."""
+        await self.spawn()
+        await self.wait_ready()
+
+    async def spawn(self, env: Mapping[str, str] | None = None) -> None:
+        """Start it, with these variables beside its own, and don't wait for it."""
         self._log_start = len(self.log)
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -68,18 +73,31 @@ class Orchestrator:
                 "--state-dir",
                 str(self.state_dir),
                 *self._arguments,
-                env=self._env,
+                env={**self._env, **(env or {})},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    async def wait_ready(self) -> None:
+        """Wait until it is in step with the homeserver and has said so.
+
+        Raises:
+            AssertionError: it ended instead.
+        """
+        assert self._process is not None, "not started"
         async with asyncio.timeout(_READY_S):
             while not await self._is_ready():
                 if self._process.returncode is not None:
                     msg = f"it ended with {self._process.returncode}:\n{self.log[-4000:]}"
                     raise AssertionError(msg)
                 await asyncio.sleep(_POLL_S)
+
+    async def wait_dead(self) -> int:
+        """Wait until it ends by itself, however long that takes; the exit code. Cancel-safe."""
+        assert self._process is not None, "not started"
+        return await self._process.wait()
 
     async def kill(self) -> None:
         """SIGKILL, at once."""
@@ -101,14 +119,23 @@ class Orchestrator:
             return in_step and said
         return False
 
-    async def _end(self, by: signal.Signals) -> int:
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal, and wait for nothing."""
         assert self._process is not None, "not started"
         if self._process.returncode is None:
-            self._process.send_signal(by)
+            self._process.send_signal(number)
+
+    async def wait_ended(self) -> int:
+        """Wait for the end; the exit code."""
+        assert self._process is not None, "not started"
         async with asyncio.timeout(_STOP_S):
             code = await self._process.wait()
         self._process = None
         return code
+
+    async def _end(self, by: signal.Signals) -> int:
+        self.send_signal(by)
+        return await self.wait_ended()
 
     async def close(self) -> None:
         """End it, whatever state it is in."""
@@ -151,7 +178,7 @@ def write_config(
     return path
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The caller's environment without what would change what is tested."""
     ours = ("ANTHROPIC_", "CLAUDE_", "MATRIX_", "AIAGENTCHAT_", "CCHAT_")
     return {k: v for k, v in os.environ.items() if not k.startswith(ours)}

@@ -13,9 +13,8 @@ from orchestrator.errors import (
     HomeserverUnreachableError,
     RateLimitedError,
     RequestRefusedError,
-    StoreFullError,
 )
-from orchestrator.model import EventId, JsonValue, Priority, RoomId, TxnId
+from orchestrator.model import EventId, JsonObject, JsonValue, Priority, RoomId, TxnId
 from orchestrator.store.api import OutboxRow
 from tests.support.rate_limit import LeakyBucket
 from tests.support.virtual_time import loop_clock
@@ -25,18 +24,25 @@ _RANK = {priority: rank for rank, priority in enumerate(Priority)}
 
 @dataclass(slots=True)
 class MemoryOutbox:
-    """The table, with what was done to it. A full disk refuses every write."""
+    """The table, with what was done to it. On a full disk every write waits."""
 
     rows: dict[int, OutboxRow] = field(default_factory=dict)
     sent: dict[int, EventId] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    files: dict[int, bytes] = field(default_factory=dict)
     is_full: bool = False
     delay_s: float = 0.0
     look_delay_s: float = 0.0
     looks: int = 0
 
     def add(
-        self, room: str, text: str, *, priority: Priority = Priority.TEXT, attempts: int = 0
+        self,
+        room: str,
+        text: str,
+        *,
+        priority: Priority = Priority.TEXT,
+        attempts: int = 0,
+        file: bytes | None = None,
     ) -> OutboxRow:
         """Add a row with a transaction id of its own."""
         now = loop_clock()
@@ -51,8 +57,11 @@ class MemoryOutbox:
             attempts=attempts,
             not_before=now,
             created_at=now,
+            has_file=file is not None,
         )
         self.rows[seq] = row
+        if file is not None:
+            self.files[seq] = file
         return row
 
     def heads(self) -> list[OutboxRow]:
@@ -66,8 +75,29 @@ class MemoryOutbox:
         """As the table orders them; the rows are read before the delay, as a thread would."""
         self.looks += 1
         due = [row for row in self.heads() if row.not_before <= now]
+        ordered = sorted(due, key=lambda r: (self._urgency(r.room_id, now), r.seq))[:limit]
         await asyncio.sleep(self.delay_s + self.look_delay_s)
-        return sorted(due, key=lambda r: (_RANK[r.priority], r.created_at, r.seq))[:limit]
+        return ordered
+
+    def _urgency(self, room_id: RoomId, now: float) -> tuple[int, float]:
+        rows = [row for row in self.rows.values() if row.room_id == room_id]
+        aged = now - 60
+        return min((0 if r.created_at < aged else _RANK[r.priority], r.created_at) for r in rows)
+
+    async def waiting_now(self, room_id: RoomId, *, now: float) -> int:
+        """As the table counts them."""
+        due = {row.room_id for row in self.heads() if row.not_before <= now} | {room_id}
+        return sum(row.room_id in due for row in self.rows.values())
+
+    async def file(self, seq: int) -> bytes | None:
+        """What was added with the row."""
+        return self.files.get(seq)
+
+    async def store_uploaded(self, seq: int, content: JsonObject) -> None:
+        """The payload names the file now."""
+        await self._write()
+        del self.files[seq]
+        self.rows[seq] = replace(self.rows[seq], content=content, has_file=False)
 
     async def next_outbox_at(self) -> float | None:
         """The earliest of the heads' times."""
@@ -77,31 +107,31 @@ class MemoryOutbox:
 
     async def mark_attempt(self, seq: int, *, now: float) -> None:
         """Count it."""
-        self._write()
+        await self._write()
         self.rows[seq] = replace(self.rows[seq], attempts=self.rows[seq].attempts + 1)
         await asyncio.sleep(self.delay_s)
 
     async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
         """Move it to the sent ones."""
-        self._write()
+        await self._write()
         self.sent[seq] = event_id
         del self.rows[seq]
         await asyncio.sleep(self.delay_s)
 
     async def mark_retry(self, seq: int, *, not_before: float) -> None:
         """Put it off."""
-        self._write()
+        await self._write()
         self.rows[seq] = replace(self.rows[seq], not_before=not_before)
 
     async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:
         """Move it to the refused ones."""
-        self._write()
+        await self._write()
         self.refused[seq] = reason
         del self.rows[seq]
 
-    def _write(self) -> None:
-        if self.is_full:
-            raise StoreFullError
+    async def _write(self) -> None:
+        while self.is_full:  # noqa: ASYNC110 - as the database does
+            await asyncio.sleep(1)
 
 
 @dataclass(slots=True)
@@ -112,6 +142,8 @@ class MemoryHomeserver:
     requests: list[tuple[float, RoomId, TxnId]] = field(default_factory=list)
     timeline: list[tuple[RoomId, JsonValue]] = field(default_factory=list)
     known: dict[TxnId, EventId] = field(default_factory=dict)
+    uploads: list[tuple[float, RoomId, bytes]] = field(default_factory=list)
+    contents: list[Mapping[str, JsonValue]] = field(default_factory=list)
     open_requests: int = 0
     most_open: int = 0
 
@@ -134,11 +166,18 @@ class MemoryHomeserver:
         """What faulty ones override."""
         return self.accept(room_id, content, txn_id)
 
+    async def upload_file(self, room_id: RoomId, data: bytes, *, mimetype: str) -> JsonObject:
+        """Each upload makes a file of its own."""
+        self.uploads.append((loop_clock(), room_id, data))
+        await asyncio.sleep(self.latency_s)
+        return {"url": f"mxc://memory/{len(self.uploads)}"}
+
     def accept(self, room_id: RoomId, content: Mapping[str, JsonValue], txn_id: TxnId) -> EventId:
         """Put the event into the timeline, unless the id is known."""
         if txn_id not in self.known:
             self.known[txn_id] = EventId(f"${len(self.timeline)}")
-            self.timeline.append((room_id, content["body"]))
+            self.timeline.append((room_id, content.get("body")))
+            self.contents.append(content)
         return self.known[txn_id]
 
     def bodies(self, room: str) -> list[JsonValue]:

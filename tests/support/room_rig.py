@@ -8,34 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from orchestrator.config import Config, parse_config
 from orchestrator.core.naming import room_slug, room_uid, runner_name
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
-from orchestrator.errors import EngineUnavailableError, UndecryptableError
+from orchestrator.errors import (
+    EngineUnavailableError,
+    RequestRefusedError,
+    UndecryptableError,
+)
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
+from orchestrator.gateway.outbound import OutboxSender
 from orchestrator.model import EventId, InstallationId, JsonObject, JsonValue, RoomId, TxnId
 from orchestrator.ports import ByteStream, RunnerBackend, RunnerInfo
 from orchestrator.rooms.intake import Heard, Intake
 from orchestrator.rooms.kit import Kit, Quarters
 from orchestrator.rooms.manager import RoomManager
 from orchestrator.runners.memory_backend import MemoryBackend, MemoryEngine, open_memory_backend
-from orchestrator.store.api import InboxKind, NewInboxRow, RoomRow, TurnRow
+from orchestrator.store.api import InboxKind, NewInboxRow, OutboxRow, RoomRow, TurnRow
 from orchestrator.store.database import Database
 from orchestrator.store.inbox_table import InboxTable
+from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.outbox_table import OutboxTable
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.turn_table import TurnTable
 from tests.support.memory_claude import MemoryClaude
 from tests.support.memory_shim import MemoryShim, shim_program
+from tests.support.outbox import MemoryHomeserver
 from tests.support.virtual_time import VirtualTimeLoop, loop_clock
 
 T = TypeVar("T")
@@ -107,14 +116,30 @@ class CrashingDatabase:
         self._database = database
         self._points = points
         self.fail: Callable[[], BaseException | None] = lambda: None
+        self.is_full = False
+
+    @property
+    def waited_s(self) -> float:
+        """As `Database.waited_s`."""
+        return self._database.waited_s
 
     async def run(self, work: Callable[..., T]) -> T:
         """As `Database.run`, with a place to die before and after."""
         await self._points.pass_by()
         if (error := self.fail()) is not None:
             raise error
-        result = await self._database.run(work)
+        result = await self._database.run(partial(self._write, work))
         await self._points.pass_by()
+        return result
+
+    def _write(self, work: Callable[..., T], db: sqlite3.Connection) -> T:
+        """On a full disk what only reads works, and what writes fails as SQLite says it."""
+        before = db.total_changes
+        result = work(db)
+        if self.is_full and db.total_changes > before:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
         return result
 
 
@@ -273,6 +298,10 @@ class MemoryCourtesyServer:
         """Rooms send by the outbox only."""
         raise AssertionError
 
+    async def upload_file(self, room_id: RoomId, data: bytes, *, mimetype: str) -> JsonObject:
+        """Rooms send by the outbox only."""
+        raise AssertionError
+
     async def set_typing(self, room_id: RoomId, *, typing: bool) -> None:
         """As the port says."""
         await self._delay()
@@ -349,6 +378,10 @@ class Rig:
     housing: MemoryHousing
     config: Config
     events: int = 0
+    may_show: Callable[[RoomId], bool] = lambda _: True
+    """Whether the account can spare a message, where no `account` says it."""
+    account: MemoryHomeserver | None = None
+    """Where a life sends its outbox; None: it stays where it is."""
 
     @asynccontextmanager
     async def life(
@@ -405,6 +438,25 @@ class Rig:
             return [json.loads(row[0]) for row in rows.fetchall()]
 
         return await self.store.database.run(work)
+
+    async def read(self, room: RoomId = ROOM) -> str:
+        """All that the room can read, in order, files in place of their previews; in one line.
+
+        Where long text is cut into messages and files depends on what waited together.
+        """
+
+        def work(db: Any) -> list[tuple[str, bytes | None]]:
+            query = "SELECT content, file FROM outbox WHERE room_id = ? ORDER BY seq"
+            return list(db.execute(query, (room,)).fetchall())
+
+        found: list[str] = []
+        for raw, file in await self.store.database.run(work):
+            body = json.loads(raw).get("body")
+            if file is not None:
+                found[-1] = file.decode()
+            elif body is not None:
+                found.append(body)
+        return " ".join(" ".join(found).split())
 
     async def bodies(self, room: RoomId = ROOM) -> list[str]:
         """What the room reads, in order."""
@@ -478,10 +530,13 @@ class Life:
     backend: CrashingBackend
     database: CrashingDatabase
     points: CrashPoints
+    sender: OutboxSender | None
 
     async def run(self) -> None:
         """All of its tasks, until cancelled."""
         async with asyncio.TaskGroup() as group:
+            if self.sender is not None:
+                group.create_task(self.sender.run(), name="outbox")
             group.create_task(self.manager.run(), name="rooms")
             group.create_task(self.courtesies.run(), name="courtesies")
             group.create_task(self.gate.run(), name="gate")
@@ -502,16 +557,31 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         inbox=InboxTable(own),
         turns=TurnTable(own),
         outbox=OutboxTable(own),
+        meta=MetaTable(own),
     )
     backend = CrashingBackend(rig.backend, points)
     courtesies = Courtesies(rig.homeserver, clock=loop_clock)
+    sender = None
+    if rig.account is not None:
+
+        async def on_refused(row: OutboxRow, error: RequestRefusedError) -> None:
+            await manager.tell_refused(row, error)
+
+        sender = OutboxSender(
+            store.outbox, rig.account, on_refused=on_refused, clock=loop_clock, jitter=lambda: 1.0
+        )
+
+    async def may_show(room_id: RoomId) -> bool:
+        return rig.may_show(room_id)
+
     kit = Kit(
         config=rig.config,
         store=store,
         backend=cast("RunnerBackend", backend),
         housing=rig.housing,
         courtesies=courtesies,
-        notify_outbox=lambda: None,
+        notify_outbox=lambda: None if sender is None else sender.notify(),
+        may_show_progress=may_show if sender is None else sender.may_show_progress,
         wall_clock=loop_clock,
         version="test",
     )
@@ -531,7 +601,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         clock=loop_clock,
         notify_outbox=lambda: None,
     )
-    return Life(manager, intake, gate, courtesies, backend, database, points)
+    return Life(manager, intake, gate, courtesies, backend, database, points, sender)
 
 
 @asynccontextmanager

@@ -105,41 +105,40 @@ def ensure_runner_image() -> str:
 def ensure_program_image(program: str) -> str:
     """The id of the runner image with a Python program in the shim's place."""
 
-    async def ensure() -> str:
-        async with open_engine() as engine:
-            return await _build_program(engine, await ensure_image(engine), program)
-
-    return asyncio.run(ensure())
+    entry = json.dumps(["/usr/bin/python3", "-I", "-S", "-c", program])
+    return _ensure_changed_image(f"ENTRYPOINT {entry}", {})
 
 
 def ensure_cli_image(program: str) -> str:
-    """A tag of the runner image with a program in the CLI's place, which is `claude-real` there."""
+    """The id of the runner image with a program (with its `#!`) in the CLI's place.
 
+    The real one is `/usr/local/bin/claude-real` there.
+    """
+    line = (
+        "USER 0:0\nRUN mv /usr/local/bin/claude /usr/local/bin/claude-real\n"
+        "COPY claude /usr/local/bin/claude"
+    )
+    return _ensure_changed_image(line, {"claude": program})
+
+
+def _ensure_changed_image(line: str, files: Mapping[str, str]) -> str:
     async def ensure() -> str:
         async with open_engine() as engine:
-            base = await ensure_image(engine)
-            dockerfile = (
-                f"FROM {base}\nUSER 0:0\nRUN mv /usr/local/bin/claude /usr/local/bin/claude-real\n"
-                "COPY claude /usr/local/bin/claude\n"
-            )
-            return await _build(engine, {"Dockerfile": dockerfile, "claude": program})
+            return await _build_changed(engine, await ensure_image(engine), line, files)
 
     return asyncio.run(ensure())
 
 
-async def _build_program(engine: Engine, base: str, program: str) -> str:
-    entry = json.dumps(["/usr/bin/python3", "-I", "-S", "-c", program])
-    return await _build(engine, {"Dockerfile": f"FROM {base}\nENTRYPOINT {entry}\n"})
-
-
-async def _build(engine: Engine, files: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+async def _build_changed(engine: Engine, base: str, line: str, files: Mapping[str, str]) -> str:
+    """The image with one line more; the files are there for it, and can be executed."""
+    context = {"Dockerfile": f"FROM {base}\n{line}\n", **files}
+    digest = hashlib.sha256(repr(context).encode()).hexdigest()[:12]
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, text in files.items():
-            entry_info = tarfile.TarInfo(name)
-            entry_info.size, entry_info.mode = len(text.encode()), 0o755
-            archive.addfile(entry_info, io.BytesIO(text.encode()))
+        for name, text in context.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(text.encode()), 0o755
+            archive.addfile(info, io.BytesIO(text.encode()))
     tag = f"aiagentchat/test-program:{digest}"
     log = BuildLog(print, now=0)
     await log.follow(engine, "/build", {"t": tag}, body=stream.getvalue(), limit_s=300)

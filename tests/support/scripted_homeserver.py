@@ -45,6 +45,7 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: Any
+    """What JSON says; bytes where it is something else."""
     at: float
 
 
@@ -144,13 +145,14 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
         name, _, value = header.partition(":")
         headers[name.lower()] = value.strip()
     body = await reader.readexactly(int(headers.get("content-length", "0")))
+    is_json = headers.get("content-type", "").startswith("application/json")
     parts = urlsplit(target)
     return Request(
         method=method,
         path=unquote(parts.path).removeprefix("/_matrix/client/v3"),
         query={k: v[0] for k, v in parse_qs(parts.query).items()},
         headers=headers,
-        body=json.loads(body) if body else None,
+        body=json.loads(body) if body and is_json else body or None,
         at=time.monotonic(),
     )
 

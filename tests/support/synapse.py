@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import docker
 import yaml
@@ -64,6 +65,19 @@ class SynapseServer:
         body = {"nonce": nonce, "username": local, "password": chosen, "admin": admin}
         self.request("POST", path, {**body, "mac": mac, "inhibit_login": True})
         return Account(user_id=f"@{local}:{self.server_name}", password=chosen)
+
+    def unlimit(self, user_id: str) -> None:
+        """Lift the limit of messages for one account, as an administrator can."""
+        admin = self.register(admin=True)
+        login = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": admin.user_id},
+            "password": admin.password,
+        }
+        token = self.request("POST", "/_matrix/client/v3/login", login)["access_token"]
+        path = f"/_synapse/admin/v1/users/{quote(user_id)}/override_ratelimit"
+        body = {"messages_per_second": 0, "burst_count": 0}
+        self.request("POST", path, body, token=token)
 
     def request(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, token: str = ""
@@ -118,12 +132,17 @@ class SynapseServer:
 
 
 @contextmanager
-def run_synapse(*, stock_limits: bool) -> Iterator[SynapseServer]:
+def run_synapse(
+    *, stock_limits: bool, only_messages: bool = False, **settings: Any
+) -> Iterator[SynapseServer]:
     """A Synapse for as long as the context lasts.
 
     Args:
         stock_limits: keep Synapse's own rate limits (0.2 messages/s, burst 10), as a stock
             homeserver has them; otherwise they are raised out of the way.
+        only_messages: with `stock_limits`, keep those of messages alone: a test that makes many
+            rooms would wait for minutes to make them.
+        settings: more keys of the configuration file.
     """
     client = docker.from_env()
     try:
@@ -132,7 +151,10 @@ def run_synapse(*, stock_limits: bool) -> Iterator[SynapseServer]:
         client.close()
     port = _free_port()
     shared_secret = secrets.token_hex(16)
-    config = _render_config(port, shared_secret, stock_limits=stock_limits)
+    limits = {} if stock_limits and not only_messages else _raised_limits()
+    if stock_limits:
+        limits.pop("rc_message", None)
+    config = _render_config(port, shared_secret, {**limits, **settings})
     seed = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
     container = DockerContainer(image)
     # The type names an int; what is given here goes to the engine, which takes an address, too.
@@ -150,7 +172,7 @@ def run_synapse(*, stock_limits: bool) -> Iterator[SynapseServer]:
         container.get_docker_client().client.close()
 
 
-def _render_config(port: int, shared_secret: str, *, stock_limits: bool) -> str:
+def _render_config(port: int, shared_secret: str, settings: dict[str, Any]) -> str:
     config: dict[str, Any] = {
         "server_name": SERVER_NAME,
         "public_baseurl": f"http://127.0.0.1:{port}/",
@@ -174,9 +196,7 @@ def _render_config(port: int, shared_secret: str, *, stock_limits: bool) -> str:
         "macaroon_secret_key": secrets.token_hex(16),
         "form_secret": secrets.token_hex(16),
     }
-    if not stock_limits:
-        config |= _raised_limits()
-    return yaml.safe_dump(config)
+    return yaml.safe_dump(config | settings)
 
 
 def _raised_limits() -> dict[str, Any]:

@@ -60,6 +60,33 @@ def test_progress_during_a_pause_gives_the_whole_timeout_after_it() -> None:
     assert turn.next_deadline() == 1600.0
 
 
+def test_time_in_which_nobody_listened_does_not_count_for_the_ceiling() -> None:
+    turn = clock()
+    turn.deaf(7200.0, 9000.0)
+    for now in range(9000, 10_000, 100):
+        turn.progress(float(now))
+    assert turn.expired(9999.9) is None
+    assert turn.expired(10_000.0) is Expiry.CEILING
+
+
+def test_silence_begins_anew_after_a_time_in_which_nobody_listened() -> None:
+    turn = clock()
+    turn.deaf(100.0, 1500.0)
+    assert turn.next_deadline() == 1800.0
+    turn.deaf(3600.0, 5400.0)
+    assert turn.expired(5699.9) is None
+    assert turn.expired(5700.0) is Expiry.STALLED
+
+
+def test_a_pause_is_not_counted_twice_when_nobody_listened_in_it() -> None:
+    turn = clock()
+    turn.pause(1000.0)
+    turn.deaf(5000.0, 6000.0)
+    turn.resume(6000.0)
+    turn.progress(7799.0)
+    assert turn.expired(7800.0) is Expiry.CEILING
+
+
 def test_a_resume_without_a_pause_is_refused() -> None:
     with pytest.raises(ValueError, match="resume without pause"):
         clock().resume(1001.0)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.pacing import STOCK_BURST, BudgetState, SendBudget
+from orchestrator.core.progress import count_spare
 from tests.support.rate_limit import LeakyBucket
 
 STOCK_RATE = 0.2
@@ -69,6 +70,37 @@ def test_a_refusal_of_a_request_from_the_same_volley_prolongs_the_wait_but_teach
     budget.limited(0.9, 9.0, sent_at=0.3)
     assert budget.rate_per_s() == learnt
     assert budget.next_send_at(0.9) > 9.9
+
+
+def send_sparingly(
+    budget: SendBudget, limiter: LeakyBucket, *, until: float, answer_every_s: float
+) -> None:
+    """Progress every two seconds where it can be spared, and an answer now and then."""
+    next_answer, now = answer_every_s, 0.0
+    while now < until:
+        now += 0.1
+        is_answer = now >= next_answer and budget.next_send_at(now) <= now
+        is_progress = (
+            round(now * 10) % 20 == 0 and count_spare(budget.tokens(now), budget.state) > 0
+        )
+        if not is_answer and not is_progress:
+            continue
+        next_answer += answer_every_s if is_answer else 0
+        budget.sent(now)
+        if (wait_s := limiter.offer(now + 0.05)) is not None:
+            budget.limited(now + 0.55, wait_s, sent_at=now)
+
+
+@pytest.mark.parametrize("answer_every_s", [13.0, 17.0, 30.0, 61.0])
+def test_a_rate_that_one_refusal_taught_is_corrected_and_not_the_burst(
+    answer_every_s: float,
+) -> None:
+    """With messages held back, the second refusal comes while many are believed to be at hand."""
+    budget, limiter = SendBudget(), stock_limiter()
+    send_sparingly(budget, limiter, until=1200.0, answer_every_s=answer_every_s)
+    assert len(limiter.refused) <= 3
+    assert budget.rate_per_s() == pytest.approx(STOCK_RATE, rel=0.1)
+    assert budget.state.burst > 9
 
 
 def test_two_refusals_teach_the_stock_rate() -> None:
@@ -135,6 +167,23 @@ def test_a_lifted_limit_is_noticed() -> None:
     send_always(budget, free, until=now + 1500.0, start=now)
     assert budget.rate_per_s() is None
     assert free.refused == []
+
+
+def time_until_free(budget: SendBudget, *, start: float) -> float:
+    """Seconds of pressure until a limit that was lifted is held no longer."""
+    now = start
+    while budget.rate_per_s() is not None:
+        now = budget.next_send_at(now)
+        budget.sent(now)
+    return now - start
+
+
+def test_a_lifted_limit_is_held_for_a_quarter_of_an_hour_or_minutes_after_a_start() -> None:
+    budget, limiter = SendBudget(), stock_limiter()
+    now = send_always(budget, limiter, until=3 * HOUR_S)
+    revived = SendBudget(budget.state)
+    assert time_until_free(budget, start=now) < 17 * 60
+    assert time_until_free(revived, start=now) < 2.5 * 60
 
 
 def test_a_limit_that_falls_is_learnt_in_three_refusals() -> None:

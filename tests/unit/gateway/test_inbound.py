@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import StoreCorruptError, StoreFullError
+from orchestrator.errors import StoreCorruptError
 from orchestrator.gateway.clock import SteadyClock
 from orchestrator.gateway.inbound import CLOSE_TIMEOUT_S, MAX_WINDOWS_PER_ROOM, InboundGate
 from orchestrator.model import RoomId, UserId
@@ -199,7 +199,7 @@ async def test_a_close_that_hangs_is_cut_off_and_tried_again() -> None:
 
 @virtual
 async def test_messages_that_arrive_while_their_window_is_closing_make_the_next_turn() -> None:
-    turns = Turns(failing={A: StoreFullError()})
+    turns = Turns(failing={A: RuntimeError()})
     gate = make_gate(turns)
     async with running(gate):
         gate.add(A, ALICE, "1")
@@ -222,7 +222,7 @@ async def test_a_damaged_database_ends_the_gate() -> None:
 
 @virtual
 async def test_a_room_that_cannot_be_closed_takes_a_bounded_number_of_windows() -> None:
-    gate = make_gate(Turns(failing={A: StoreFullError()}))
+    gate = make_gate(Turns(failing={A: RuntimeError()}))
     async with running(gate):
         taken = [gate.add(A, UserId(f"@{i}:x"), "x") for i in range(MAX_WINDOWS_PER_ROOM + 3)]
         assert taken == [True] * MAX_WINDOWS_PER_ROOM + [False] * 3
@@ -258,7 +258,7 @@ async def test_a_flush_closes_every_window_at_once() -> None:
 
 @virtual
 async def test_a_flush_counts_what_it_could_not_close_and_keeps_the_order() -> None:
-    turns = Turns(failing={A: StoreFullError()})
+    turns = Turns(failing={A: RuntimeError()})
     gate = make_gate(turns)
     gate.add(A, ALICE, "1")
     gate.add(A, BOB, "2")

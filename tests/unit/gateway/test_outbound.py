@@ -296,16 +296,21 @@ async def test_a_full_disk_stops_sending_and_nothing_is_doubled_when_it_is_clear
     store, homeserver = MemoryOutbox(), MemoryHomeserver(latency_s=1.0)
     store.add("!a", "x")
     store.add("!b", "y")
-    async with running(make_sender(store, homeserver)):
+    sender = make_sender(store, homeserver)
+    async with running(sender):
         await asyncio.sleep(0.5)
         store.is_full = True
-        await asyncio.sleep(60)
+        store.add("!c", "z")
+        sender.notify()
+        await asyncio.sleep(600)
         assert len(homeserver.requests) == 2
-        assert set(store.rows) == {1, 2}
+        assert set(store.rows) == {1, 2, 3}
         store.is_full = False
-        await asyncio.sleep(10)
-    assert sorted(str(body) for _, body in homeserver.timeline) == ["x", "y"]
+        await asyncio.sleep(3)
+    # At once: a disk that took its time is no sign that the homeserver is away.
+    assert sorted(str(body) for _, body in homeserver.timeline) == ["x", "y", "z"]
     assert store.rows == {}
+    assert len(homeserver.requests) == 3
 
 
 @virtual

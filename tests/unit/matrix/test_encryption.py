@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import vodozemac
+from peewee import OperationalError
 
-from orchestrator.errors import StoreCorruptError, UndecryptableError
+from orchestrator.errors import StoreCorruptError, StoreFullError, UndecryptableError
+from orchestrator.matrix import encryption as encryption_module
 from orchestrator.matrix import olm
 from orchestrator.matrix.encryption import Encryption
 from orchestrator.matrix.http import MatrixHttp
+from orchestrator.matrix.keys import Rotation
 from orchestrator.matrix.olm import Machine
 from orchestrator.model import RoomId, UserId
 
@@ -311,3 +315,60 @@ async def test_hostile_to_device_events_and_device_lists_raise_nothing(
 def take_devices(machine: Machine, *peers: Peer) -> None:
     devices = {peer.user_id: {peer.device_id: peer.device()} for peer in peers}
     olm.take_queried_devices(machine, {"device_keys": devices})
+
+
+def fill(machine: Machine) -> None:
+    """SQLite itself says that the disk is full: the file may not grow."""
+    pages = machine.store.database.execute_sql("PRAGMA page_count").fetchone()[0]
+    machine.store.database.execute_sql(f"PRAGMA max_page_count = {pages}")
+
+
+async def test_no_key_is_touched_while_there_is_no_room_for_it(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+    took: list[int] = []
+    monkeypatch.setattr(encryption_module, "_ROOM_LOOK_S", 0.01)
+    monkeypatch.setattr(olm, "take_to_device", lambda *_: took.append(len(looks)))
+    monkeypatch.setattr(olm, "has_room", lambda _: looks.append(True) or len(looks) > 4)
+    http = MatrixHttp("http://127.0.0.1:9", user_id=ME)
+    encryption = Encryption("supported", machine, http, directory=tmp_path)
+    await encryption.handle_to_device("{}")
+    assert took == [5]
+    monkeypatch.setattr(olm, "has_room", lambda _: False)
+    encryption.note_encrypted(ROOM)
+    encryption._rotation[ROOM] = Rotation()
+    with pytest.raises(StoreFullError):
+        await encryption.seal(ROOM, "m.room.message", {"body": "x"})
+    with pytest.raises(StoreFullError):
+        await encryption.after_sync({})
+    await http.close()
+
+
+def test_keys_that_cannot_be_stored_are_an_error_that_passes(machine: Machine) -> None:
+    def take_many() -> None:
+        with olm.stored():
+            for i in range(500):
+                Peer(ALICE, f"D{i}").hand_key_to(machine)
+
+    fill(machine)
+    with pytest.raises(StoreFullError):
+        take_many()
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_store_of_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        cause = sqlite3.OperationalError("database or disk is full")
+        cause.sqlite_errorname = "SQLITE_FULL"
+        raise OperationalError("database or disk is full") from cause
+
+    with open_one(tmp_path):
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(olm, "SqliteStore", full)
+        with pytest.raises(StoreFullError, match="Free some space"), open_one(tmp_path):
+            pass
+    with open_one(tmp_path):
+        pass

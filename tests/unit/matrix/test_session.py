@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from orchestrator.errors import LoginRefusedError
+from orchestrator.errors import LoginRefusedError, StoreFullError
 from orchestrator.matrix.session import SESSION_NAME, load_session, new_session, save_session
 from orchestrator.model import UserId
 
@@ -45,3 +46,18 @@ def test_a_damaged_file_is_refused_with_what_to_do(tmp_path: Path, content: str)
     with pytest.raises(LoginRefusedError, match="delete it and set MATRIX_PASSWORD"):
         load_session(tmp_path)
     assert load_session(tmp_path / "elsewhere") is None
+
+
+def test_a_session_that_finds_no_room_leaves_the_kept_one_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = new_session("https://x", USER, before=None)
+    save_session(tmp_path, kept)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreFullError, match="Free some space"):
+        save_session(tmp_path, new_session("https://x", USER, before=kept))
+    assert load_session(tmp_path) == kept

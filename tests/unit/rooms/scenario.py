@@ -42,6 +42,18 @@ def works_for(seconds: float) -> Callable[[Turn], Coroutine[Any, Any, None]]:
     return script
 
 
+def works_in_steps(steps: int, seconds: float) -> Callable[[Turn], Coroutine[Any, Any, None]]:
+    async def script(turn: Turn) -> None:
+        turn.text("begun")
+        for number in range(steps):
+            await asyncio.sleep(seconds)
+            turn.text(f"step {number}")
+        turn.text("finished")
+        turn.result("finished")
+
+    return script
+
+
 async def tell(rig: Rig, life: Life, text: str) -> None:
     await rig.receive(text)
     life.notify()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from orchestrator.core import texts
 from orchestrator.model import TurnState
 from tests.support.memory_claude import Turn
+from tests.support.outbox import MemoryHomeserver, RateLimitedHomeserver
+from tests.support.rate_limit import LeakyBucket
 from tests.support.room_rig import Rig, open_rig, run_rooms
 from tests.unit.rooms.scenario import hang, tell
 
@@ -51,12 +54,20 @@ class Case:
     loses_session: bool = False
     stride: int = 1
     """Not each step, where most are the same as in another case."""
+    shows: int = 1
+    """The account can spare a message for each n-th that is asked for; 0: for none."""
+    max_messages: int = 100
 
 
 CASES = [
     Case("plain", None),
     Case("tools", tools),
     Case("long", long, stride=3),
+    Case("long, with no message to spare", long, stride=2, shows=0),
+    Case("long, with few messages to spare", long, stride=2, shows=3),
+    Case("long, in a file", long, stride=2, shows=0, max_messages=2),
+    Case("long, in files", long, stride=2, shows=2, max_messages=1),
+    Case("crashing, with no message to spare", crashing, outcome="failed", stride=2, shows=0),
     Case("crashing", crashing, outcome="failed", stride=2),
     Case("session lost", None, loses_session=True),
 ]
@@ -75,7 +86,10 @@ async def prepare(rig: Rig, case: Case) -> None:
 
 async def crash_and_go_on(folder: Path, case: Case, crash_at: int) -> tuple[int, str]:
     """A turn, a crash at that step, another life; the number of steps, and what the room read."""
-    async with open_rig(folder, gateway={"max_event_bytes": 8192}) as rig:
+    gateway = {"max_event_bytes": 8192, "max_answer_messages": case.max_messages}
+    async with open_rig(folder, gateway=gateway) as rig:
+        asked = itertools.count(1)
+        rig.may_show = lambda _: case.shows > 0 and next(asked) % case.shows == 0
         earlier = int(case.loses_session)
         if case.loses_session:
             await prepare(rig, case)
@@ -94,8 +108,7 @@ async def crash_and_go_on(folder: Path, case: Case, crash_at: int) -> tuple[int,
             await rig.wait_ended(earlier + 1, timeout_s=60)
             await tell(rig, life, "and now?")
             await rig.wait_ended(earlier + 2, timeout_s=60)
-        # Where long text is cut into messages depends on what waited together.
-        read = " ".join(" ".join(await rig.bodies()).split())
+        read = await rig.read()
         outcomes = await rig.outcomes()
         assert outcomes[-2:] == [case.outcome, "done"], (crash_at, outcomes, read)
         assert rig.claude.asked[-2:] == ["work", "and now?"], crash_at
@@ -111,6 +124,7 @@ def test_a_crash_at_any_step_of_a_turn_neither_loses_nor_doubles_anything(
 ) -> None:
     steps, usual = run_rooms(crash_and_go_on(tmp_path / "none", case, 0))
     assert steps > 30
+    assert case.script is not long or [w for w in usual.split() if w.isdigit()] == list("012345")
     for crash_at in range(1, steps + 1, case.stride):
         _, read = run_rooms(crash_and_go_on(tmp_path / str(crash_at), case, crash_at))
         assert read == usual, crash_at
@@ -173,3 +187,50 @@ def test_a_cancel_counts_once_whatever_step_of_it_a_crash_meets(tmp_path: Path) 
     steps = run_rooms(crash_while_stopping(tmp_path / "none", 0))
     for crash_at in range(1, steps + 1):
         run_rooms(crash_while_stopping(tmp_path / str(crash_at), crash_at))
+
+
+def read_account(account: MemoryHomeserver) -> str:
+    """All that the homeserver shows, files in place of their previews."""
+    found: list[str] = []
+    for content in account.contents:
+        if "url" in content:
+            number = int(str(content["url"]).rpartition("/")[2])
+            found[-1] = account.uploads[number - 1][2].decode()
+        elif "body" in content:
+            found.append(str(content["body"]))
+    return " ".join(" ".join(found).split())
+
+
+async def crash_while_sending(folder: Path, crash_at: int, max_messages: int) -> tuple[int, str]:
+    """A turn that streams, on a homeserver that limits messages; a crash of rooms and sender."""
+    gateway = {"max_event_bytes": 8192, "max_answer_messages": max_messages}
+    async with open_rig(folder, gateway=gateway) as rig:
+        account = rig.account = RateLimitedHomeserver(limiter=LeakyBucket(rate_per_s=0.2, burst=2))
+        rig.claude.scripts["work"] = long
+        await rig.receive("work")
+
+        async def is_sent() -> bool:
+            return not await rig.store.outbox.waiting() and bool(await rig.outcomes())
+
+        async with rig.life(crash_at=crash_at) as life:
+
+            async def is_over() -> bool:
+                return life.points.crashed.is_set() or await is_sent()
+
+            await rig.wait(is_over)
+            count = life.points.count
+        async with rig.life():
+            await rig.wait(is_sent, timeout_s=600)
+        return count, read_account(account)
+
+
+@pytest.mark.parametrize("max_messages", [1, 100])
+def test_a_crash_at_any_step_between_a_turn_and_the_homeserver_loses_and_doubles_nothing(
+    tmp_path: Path, max_messages: int
+) -> None:
+    steps, usual = run_rooms(crash_while_sending(tmp_path / "none", 0, max_messages))
+    assert [word for word in usual.split() if word.isdigit()] == list("012345")
+    for crash_at in range(1, steps + 1, 5):
+        folder = tmp_path / str(crash_at)
+        _, read = run_rooms(crash_while_sending(folder, crash_at, max_messages))
+        assert read == usual, crash_at

@@ -14,7 +14,7 @@ from orchestrator.errors import (
     HomeserverUnreachableError,
     RateLimitedError,
     RequestRefusedError,
-    StoreFullError,
+    StoreCorruptError,
 )
 from orchestrator.model import RoomId
 from orchestrator.rooms.intake import KEY_PATIENCE_S
@@ -280,16 +280,16 @@ def test_a_command_that_fails_takes_nothing_along_and_a_failing_store_ends_it(
             await rig.wait_ended(1)
         assert ("failed", "KeyError") in await rig.inbox_states()
 
-        async def until_the_disk_is_full() -> None:
+        async def until_it_is_damaged() -> None:
             async with rig.life() as life:
                 await asyncio.sleep(1)
-                life.database.fail = StoreFullError
+                life.database.fail = StoreCorruptError
                 await tell(rig, life, "hello")
                 await asyncio.sleep(1)
 
         with pytest.raises(ExceptionGroup) as caught:
-            await until_the_disk_is_full()
-        assert caught.group_contains(StoreFullError)
+            await until_it_is_damaged()
+        assert caught.group_contains(StoreCorruptError)
 
     run(tmp_path, test)
 

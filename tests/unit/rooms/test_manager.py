@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.core import texts
+from orchestrator.core.naming import refused_txn_id
 from orchestrator.errors import (
     EgressError,
     EngineRequestError,
     EngineUnavailableError,
     ImageMissingError,
     RequestRefusedError,
-    StoreFullError,
+    StoreCorruptError,
 )
 from orchestrator.model import Priority, RoomId, RunnerState, TxnId
 from orchestrator.rooms.cli_session import CliSessions
@@ -142,16 +145,16 @@ def test_a_failing_store_ends_the_rooms_with_its_error(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         rig.claude.scripts["work"] = works_for(30)
 
-        async def until_the_disk_is_full() -> None:
+        async def until_it_is_damaged() -> None:
             async with rig.life() as life:
                 await tell(rig, life, "work")
                 await rig.wait_body("begun")
-                life.database.fail = StoreFullError
+                life.database.fail = StoreCorruptError
                 await asyncio.sleep(60)
 
         with pytest.raises(ExceptionGroup) as caught:
-            await until_the_disk_is_full()
-        assert caught.group_contains(StoreFullError)
+            await until_it_is_damaged()
+        assert caught.group_contains(StoreCorruptError)
         async with rig.life():
             await rig.wait_ended(1)
         assert await rig.bodies() == ["begun", "finished"]
@@ -386,11 +389,48 @@ def test_an_answer_that_is_too_large_is_told_with_the_mark_that_it_bore(tmp_path
         async with rig.life() as life:
             await life.manager.tell_refused(row, error)
             await life.manager.tell_refused(row, error)
-            forbidden = RequestRefusedError(errcode="M_FORBIDDEN", status=403, what="x")
-            await life.manager.tell_refused(row, forbidden)
-            await life.manager.tell_refused(refused_row(Priority.NOTICE, {}), error)
         (said,) = await rig.said()
         assert said["body"] == texts.MESSAGE_TOO_LARGE
+        assert said["org.aiagentchat.turn"] == mark
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("errcode", ["M_BAD_JSON", "M_UNKNOWN", "M_TOO_LARGE"])
+def test_whatever_is_refused_for_good_is_told_in_its_place_and_that_once(
+    tmp_path: Path, errcode: str
+) -> None:
+    async def test(rig: Rig) -> None:
+        relation = {"m.in_reply_to": {"event_id": "$asked"}}
+        row = refused_row(Priority.NOTICE, {"body": "an answer", "m.relates_to": relation})
+        error = RequestRefusedError(errcode=errcode, status=403, what="x")
+        async with rig.life() as life:
+            await life.manager.tell_refused(row, error)
+            await life.manager.tell_refused(row, error)
+            (said,) = await rig.said()
+            (stand_in,) = await rig.store.outbox.outbox_heads(now=math.inf, limit=9)
+            await life.manager.tell_refused(stand_in, error)
+            assert await rig.said() == [said]
+        assert said["body"] == texts.message_refused(errcode)
+        assert said["m.relates_to"] == relation
+        assert stand_in.txn_id == refused_txn_id(row.txn_id)
+
+    run(tmp_path, test)
+
+
+def test_who_may_not_speak_says_nothing_and_an_end_that_may_not_be_marked_is_said(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        mark = {"turn": "t1", "asked": ["$asked"], "final": True, "outcome": "done"}
+        row = refused_row(Priority.FINAL, {"org.aiagentchat.turn": mark})
+        error = RequestRefusedError(errcode="M_FORBIDDEN", status=403, what="x")
+        async with rig.life() as life:
+            await life.manager.tell_refused(row, error)
+            assert await rig.said() == []
+            end_mark = replace(row, event_type="org.aiagentchat.turn")
+            await life.manager.tell_refused(end_mark, error)
+        (said,) = await rig.said()
         assert said["org.aiagentchat.turn"] == mark
 
     run(tmp_path, test)

@@ -41,7 +41,8 @@ def test_a_turn_that_hangs_since_before_a_restart_still_meets_its_limit(tmp_path
             await rig.wait_body("working")
         await asyncio.sleep(4000)
         async with rig.life():
-            await rig.wait_ended(1, timeout_s=100)
+            # One silence more, in case that it was the clock that was set ahead.
+            await rig.wait_ended(1, timeout_s=rig.config.defaults.timeout_s + 100)
         assert await rig.outcomes() == ["timed_out"]
 
     run(tmp_path, test)

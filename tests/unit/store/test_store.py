@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -346,6 +347,80 @@ async def test_an_answer_behind_progress_takes_its_room_to_the_front(store: Stor
     await store.outbox.add([message("b2", room=OTHER, priority=Priority.FINAL)], now=3.0)
     heads = await store.outbox.outbox_heads(now=5.0, limit=10)
     assert [head.txn_id for head in heads] == ["b1", "a1"]
+
+
+async def test_answers_leave_in_the_order_in_which_their_turns_ended_and_before_all_else(
+    store: Store,
+) -> None:
+    rooms = {name: RoomId(f"!{name}:x") for name in "abcde"}
+    text, notice, final = Priority.TEXT, Priority.NOTICE, Priority.FINAL
+    said = [text, text, notice, notice, final, final, final, text]
+    for at, (name, priority) in enumerate(zip("abcddbea", said, strict=True)):
+        row = message(f"{name}{at}", room=rooms[name], priority=priority)
+        await store.outbox.add([row], now=10.0 + at)
+    left = []
+    while heads := await store.outbox.outbox_heads(now=20.0, limit=10):
+        left.append(heads[0].txn_id)
+        await store.outbox.mark_sent(heads[0].seq, EventId("$e"), now=20.0)
+    assert left == ["d3", "d4", "b1", "b5", "e6", "c2", "a0", "a7"]
+
+
+async def test_what_has_waited_for_a_minute_goes_before_newer_answers(store: Store) -> None:
+    await store.outbox.add([message("old")], now=10.0)
+    await store.outbox.add([message("new", room=OTHER, priority=Priority.FINAL)], now=60.0)
+    first = [h.txn_id for h in await store.outbox.outbox_heads(now=69.0, limit=1)]
+    later = [h.txn_id for h in await store.outbox.outbox_heads(now=71.0, limit=1)]
+    assert (first, later) == (["new"], ["old"])
+
+
+async def test_what_waits_to_be_sent_is_counted_without_rooms_that_cannot_be_sent_to(
+    store: Store,
+) -> None:
+    third = RoomId("!third:x")
+    await store.outbox.add([message("a1"), message("a2")], now=1.0)
+    await store.outbox.add([message("b1", room=OTHER), message("b2", room=OTHER)], now=1.0)
+    assert await store.outbox.waiting_now(third, now=2.0) == 4
+    (head, _) = await store.outbox.outbox_heads(now=2.0, limit=2)
+    await store.outbox.mark_retry(head.seq, not_before=50.0)
+    assert await store.outbox.waiting_now(third, now=2.0) == 2
+    assert await store.outbox.waiting_now(head.room_id, now=2.0) == 4
+    assert await store.outbox.waiting_now(third, now=50.0) == 4
+
+
+async def test_a_file_is_kept_until_its_payload_names_it(store: Store) -> None:
+    await store.outbox.add([replace(message("f"), file=b"data"), message("g")], now=1.0)
+    (head,) = await store.outbox.outbox_heads(now=2.0, limit=9)
+    assert head.has_file
+    assert await store.outbox.file(head.seq) == b"data"
+    await store.outbox.store_uploaded(head.seq, {"url": "mxc://x/y"})
+    (head,) = await store.outbox.outbox_heads(now=2.0, limit=9)
+    assert (head.has_file, head.content) == (False, {"url": "mxc://x/y"})
+    assert await store.outbox.file(head.seq) is None
+
+
+async def test_a_refused_or_dropped_file_is_forgotten(store: Store) -> None:
+    rows = [replace(message(f"f{i}"), file=b"data") for i in range(2)]
+    await store.outbox.add(rows, now=1.0)
+    (head,) = await store.outbox.outbox_heads(now=2.0, limit=9)
+    await store.outbox.mark_refused(head.seq, reason="M_TOO_LARGE", now=2.0)
+    await store.outbox.drop_room(ROOM, reason="left", now=2.0)
+    left = await store.database.run(
+        lambda db: db.execute("SELECT count(file) FROM outbox").fetchone()[0]
+    )
+    assert left == 0
+
+
+async def test_kept_text_grows_by_paragraphs_and_is_gone_when_rows_have_it(store: Store) -> None:
+    turn = await admit(store, "a")
+    for text in ("one", "two"):
+        turn = await store.turns.advance(turn.turn_id, None, keep=text, now=2.0)
+    assert turn.draft_chars == len("one\n\ntwo")
+    assert await store.turns.draft(turn.turn_id) == "one\n\ntwo"
+    rows = [message("one two")]
+    turn = await store.turns.advance(turn.turn_id, None, rows=rows, drop_draft=True, now=3.0)
+    assert (turn.draft_chars, turn.parts) == (0, 1)
+    assert await store.turns.draft(turn.turn_id) == ""
+    assert await store.turns.draft(TurnId("unknown")) == ""
 
 
 async def test_of_a_handled_event_only_the_id_is_kept(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What the homeserver has, joined with the database: is every message accounted for?"""

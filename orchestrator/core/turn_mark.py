@@ -1,0 +1,45 @@
+"""The mark that every message of a turn carries, read back. Pure.
+
+`rooms.outgoing` writes it; a program that asked finds its answer by it, and so does the audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.model import EventId, JsonValue, TurnId
+
+TURN_KEY = "org.aiagentchat.turn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnMark:
+    """What a message says of its turn."""
+
+    turn_id: TurnId
+    asked: frozenset[EventId]
+    is_final: bool
+
+
+def parse_mark(content: Mapping[str, JsonValue]) -> TurnMark | None:
+    """The mark in a content, or None where there is no well-formed one."""
+    value = content.get(TURN_KEY)
+    if not isinstance(value, dict):
+        return None
+    turn_id, asked = value.get("turn"), value.get("asked")
+    if not isinstance(turn_id, str) or not isinstance(asked, list):
+        return None
+    return TurnMark(
+        turn_id=TurnId(turn_id),
+        asked=frozenset(EventId(e) for e in asked if isinstance(e, str)),
+        is_final=value.get("final") is True,
+    )
+
+
+def parse_reply(content: Mapping[str, JsonValue]) -> EventId | None:
+    """The event that a message is a reply to, or None."""
+    relation = content.get("m.relates_to")
+    reply = relation.get("m.in_reply_to") if isinstance(relation, dict) else None
+    event_id = reply.get("event_id") if isinstance(reply, dict) else None
+    return EventId(event_id) if isinstance(event_id, str) else None

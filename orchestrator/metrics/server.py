@@ -1,0 +1,83 @@
+"""`GET /metrics` on the address of `observability.metrics`; nothing else is there.
+
+Without a password, as Prometheus expects it: figures of the whole process, no room's name, no text.
+Hence the default is loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from loguru import logger
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from orchestrator.errors import AiAgentChatError, PreconditionError
+from orchestrator.metrics.figures import Figures, render_metrics
+
+# Prometheus itself gives up after 10 s. Reading takes milliseconds, unless the disk is full.
+_READ_S = 5.0
+_MAX_BODY_BYTES = 1024
+_SHUTDOWN_S = 1.0
+
+Read = Callable[[], Awaitable[Figures]]
+
+
+@asynccontextmanager
+async def open_metrics(address: str | None, read: Read, *, required: bool) -> AsyncIterator[None]:
+    """Answer on `HOST:PORT` for as long as the context lasts, however it ends; None: nowhere.
+
+    Args:
+        address: where.
+        read: gives the figures; called for each request.
+        required: whether an address that can't be had ends the start. A default that is taken
+            (by another orchestrator on this host) only costs the metrics.
+
+    Raises:
+        PreconditionError: it is required, and can't be had.
+    """
+    if address is None:
+        yield
+        return
+    app = web.Application(client_max_size=_MAX_BODY_BYTES)
+    app.router.add_get("/metrics", _build_handler(read), allow_head=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+    try:
+        await runner.setup()
+        await _listen(runner, address, required=required)
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, address: str, *, required: bool) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        await web.TCPSite(runner, host, int(port)).start()
+    except (OSError, OverflowError) as e:
+        why = getattr(e, "strerror", None) or type(e).__name__
+        msg = f"observability.metrics: {address} can't be used ({why})"
+        if required:
+            hint = "Name another address there, or null for none."
+            raise PreconditionError(f"{msg}. {hint}") from None
+        logger.bind(action="metrics.open", address=address, error=type(e).__name__).warning(
+            f"{msg}; going on without metrics. Set another address, or null for none."
+        )
+    else:
+        logger.bind(action="metrics.open", address=address).info("metrics open")
+
+
+def _build_handler(read: Read) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(_: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(_READ_S):
+                figures = await read()
+        except (AiAgentChatError, TimeoutError) as e:
+            return web.Response(status=503, text=f"not now: {type(e).__name__}\n")
+        return web.Response(
+            body=render_metrics(figures), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    return handle

@@ -1,0 +1,209 @@
+"""`orchestrator backup` and `restore`: going on from a copy, so that nothing is run or shown twice.
+
+Whatever happened after the copy is unknown to it, and must not happen again: turns that had not
+ended are ended and told, what was queued for a room is looked for before it is sent, containers are
+replaced, and what the homeserver has sent since is stored and not run (`matrix.response.Unknown`).
+Not part of a copy, and left as they are: the rooms' files, the login, and the encryption keys; an
+older state of those would use the same ratchet twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.core import texts
+from orchestrator.core.lifecycle import TurnEvent
+from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_uid
+from orchestrator.errors import PreconditionError, StoreCorruptError
+from orchestrator.model import InstallationId, TurnOutcome
+from orchestrator.rooms.outgoing import Final, build_turn_notice_rows
+from orchestrator.store.api import InboxKind, InboxState, Restored
+from orchestrator.store.checking import check_file, index_path, log_path
+from orchestrator.store.copying import copied_at, copy_database, sync_path, time_stamp
+from orchestrator.store.database import hold_state_dir, open_database
+from orchestrator.store.inbox_table import write_restored
+from orchestrator.store.opening import DATABASE_NAME
+from orchestrator.store.room_table import reserve_indexes
+from orchestrator.store.store import Store, build_store
+
+_NEW_NAME = f".{DATABASE_NAME}.restored"
+# No room gets so many containers between two copies: what runs has another number than what is
+# asked for, and is replaced.
+_GENERATIONS = 1_000_000
+# Older than any transaction id that a homeserver remembers (a day): it is looked for.
+_LOOKED_FOR_S = 2 * 86400.0
+_EVENT_BYTES = 55_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """What `restore` did."""
+
+    copied_at: float
+    turns: int
+    """That had not ended in the copy, and whose rooms are told."""
+    put_aside: Path | None
+    """The database that was there before."""
+
+
+def back_up(state_dir: Path, target: Path) -> int:
+    """Copy the state directory's database, in use or not; returns the copy's bytes. Blocks.
+
+    Raises:
+        PreconditionError: there is nothing to copy, or it would be copied over itself.
+        StoreError: as `copy_database` says.
+    """
+    source = state_dir / DATABASE_NAME
+    if not source.exists():
+        msg = f"There is no {source}. Name the state directory with --state-dir or --config."
+        raise PreconditionError(msg)
+    if target.resolve().parent == state_dir.resolve():
+        msg = f"A copy must not stand among what it is a copy of: {target}. Name another directory."
+        raise PreconditionError(msg)
+    return copy_database(source, target)
+
+
+def restore(copy: Path, state_dir: Path, *, now: float | None = None) -> Recovered:
+    """Put the copy in the place of the database, which is kept under another name. Blocks.
+
+    Killed anywhere, a repeat does it all.
+
+    Raises:
+        PreconditionError: an orchestrator uses the directory.
+        StoreError: the copy is not sound, or there is no room; all is left as it is.
+    """
+    restored_at = time.time() if now is None else now
+    with hold_state_dir(state_dir):
+        if not copy.is_file() or check_file(copy) == 0:
+            msg = f"{copy} is no copy of a database. Nothing was changed."
+            raise StoreCorruptError(msg)
+        new = state_dir / _NEW_NAME
+        _remove(new)
+        copy_database(copy, new)
+        made_at = copied_at(copy) or copy.stat().st_mtime
+        restored, turns = asyncio.run(_rewrite(new, made_at=made_at, restored_at=restored_at))
+        _sync_and_drop_log(new)
+        aside = _put_aside(state_dir, restored_at)
+        new.replace(state_dir / DATABASE_NAME)
+        sync_path(state_dir)
+        return Recovered(copied_at=restored.copied_at, turns=turns, put_aside=aside)
+
+
+async def _rewrite(new: Path, *, made_at: float, restored_at: float) -> tuple[Restored, int]:
+    """Mark what the copy can't know; how many turns that ended."""
+    async with open_database(new) as database:
+        store = build_store(database)
+        at = await database.run(_copied_at) or made_at
+        restored = Restored(copied_at=at, restored_at=restored_at)
+        reserved = _indexes_of_files(new.parent, await store.rooms.installation())
+        await database.run(lambda db: _mark(db, restored, reserved))
+        return restored, await _end_turns(store, restored)
+
+
+async def _end_turns(store: Store, restored: Restored) -> int:
+    turns = await store.turns.open_turns()
+    for turn in turns:
+        rows = build_turn_notice_rows(
+            turn,
+            "restored",
+            texts.restored_turn(texts.utc_time(restored.copied_at)),
+            max_event_bytes=_EVENT_BYTES * 3 // 4,
+            final=Final(outcome=TurnOutcome.INTERRUPTED),
+        )
+        await store.turns.advance(
+            turn.turn_id,
+            TurnEvent.ENDED,
+            rows=rows,
+            outcome=TurnOutcome.INTERRUPTED,
+            reason="restored from a copy",
+            now=restored.restored_at,
+        )
+    return len(turns)
+
+
+def _mark(db: sqlite3.Connection, restored: Restored, reserved: Mapping[str, int]) -> None:
+    write_restored(db, restored)
+    reserve_indexes(db, reserved)
+    db.execute(
+        "UPDATE outbox SET attempts = max(attempts, 1), created_at = min(created_at, ?) "
+        "WHERE state = 'queued'",
+        (restored.restored_at - _LOOKED_FOR_S,),
+    )
+    db.execute(
+        "UPDATE runners SET generation = generation + ?, epoch = NULL, acked = 0", (_GENERATIONS,)
+    )
+    # The CLI keeps a session from its first message on: one that had none yet may have one now, and
+    # can neither be begun again nor resumed for sure.
+    db.execute("DELETE FROM sessions WHERE resumable = 0")
+    _forget_inbox(db, restored)
+
+
+def _forget_inbox(db: sqlite3.Connection, restored: Restored) -> None:
+    """Messages that were not part of a turn yet may have been one since: their rooms are told."""
+    payload = {"copied_at": restored.copied_at, "restored_at": restored.restored_at}
+    db.execute(
+        "INSERT INTO inbox (kind, room_id, raw, state, received_at) "
+        "SELECT DISTINCT ?, room_id, ?, ?, ? FROM inbox WHERE kind = ? AND room_id IS NOT NULL "
+        "AND state IN ('new', 'pending_keys')",
+        (
+            InboxKind.RESTORED,
+            json.dumps(payload),
+            InboxState.NEW,
+            restored.restored_at,
+            InboxKind.TIMELINE,
+        ),
+    )
+    db.execute(
+        "UPDATE inbox SET state = ?, reason = 'restored', raw = '' WHERE kind = ? "
+        "AND state IN ('new', 'pending_keys') AND json_extract(raw, '$.state_key') IS NULL",
+        (InboxState.IGNORED, InboxKind.TIMELINE),
+    )
+
+
+def _copied_at(db: sqlite3.Connection) -> float | None:
+    row = db.execute("SELECT value FROM meta WHERE key = 'copied_at'").fetchone()
+    return None if row is None else float(row[0])
+
+
+def _indexes_of_files(state_dir: Path, installation: InstallationId) -> Mapping[str, int]:
+    """The numbers of the rooms that have files here, by the owner of the files."""
+    base = room_uid(installation, 0)
+    found: dict[str, int] = {}
+    for folder in (state_dir / "rooms").glob("*/workspace"):
+        index = folder.stat(follow_symlinks=False).st_uid - base
+        if 0 <= index < ROOMS_PER_INSTALLATION:
+            found[folder.parent.name] = index
+    return found
+
+
+def _put_aside(state_dir: Path, now: float) -> Path | None:
+    """Move the present database away, and then its log, which the new file must not meet.
+
+    In between nothing can be started: a log without its database is refused.
+    """
+    database = state_dir / DATABASE_NAME
+    aside = state_dir / f"{DATABASE_NAME}.aside-{time_stamp(now)}"
+    was_there = database.exists()
+    for part in (Path, log_path, index_path):
+        if part(database).exists():
+            part(database).replace(part(aside))
+    sync_path(state_dir)
+    return aside if was_there else None
+
+
+def _sync_and_drop_log(path: Path) -> None:
+    """The closed database is whole without a log; on disk when this returns."""
+    for part in (log_path(path), index_path(path)):
+        part.unlink(missing_ok=True)
+    sync_path(path)
+
+
+def _remove(path: Path) -> None:
+    for part in (path, log_path(path), index_path(path)):
+        part.unlink(missing_ok=True)

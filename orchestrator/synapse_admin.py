@@ -1,0 +1,147 @@
+"""Synapse's admin API, as far as it says and sets what an account may send.
+
+Shared by the embedded homeserver's set-up and by `orchestrator matrix limit` and `unlimit`. Every
+call is one request, is bounded, follows no redirect (a token goes where it was meant to go) and is
+safe to repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from orchestrator.errors import AdminApiError, HomeserverUnreachableError
+from orchestrator.model import JsonObject, UserId
+
+TOKEN_NAME = "MATRIX_ADMIN_TOKEN"  # noqa: S105 - the variable's name
+_REQUEST_TIMEOUT_S = 30.0
+# An answer has two numbers, a refusal a sentence; more than this is not Synapse's.
+_MAX_ANSWER_BYTES = 64 * 1024
+
+
+class _Outside(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class _Override(_Outside):
+    messages_per_second: float | None = None
+    burst_count: float | None = None
+
+
+class _Refusal(_Outside):
+    errcode: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendLimit:
+    """What an account may send by its override; without one, the homeserver's own limits hold."""
+
+    per_second: float | None
+    """None: no override. 0: no limit at all, whatever `burst` says."""
+    burst: float | None
+
+    @property
+    def is_lifted(self) -> bool:
+        """Whether nothing limits the account."""
+        return self.per_second == 0
+
+    def __str__(self) -> str:
+        if self.per_second is None:
+            return "the homeserver's own limit (no override)"
+        if self.is_lifted:
+            return "no limit"
+        return f"{self.per_second:g} messages/s, {self.burst or 0:g} at once (override)"
+
+
+class SynapseAdmin:
+    """One admin's requests; make it with `open_synapse_admin`, or around a session of your own."""
+
+    def __init__(self, http: aiohttp.ClientSession, token: SecretStr) -> None:
+        """`http` has the homeserver as its base; its timeout bounds each request."""
+        self._http = http
+        self._token = token
+
+    def __repr__(self) -> str:
+        return "SynapseAdmin()"
+
+    async def send_limit(self, user_id: UserId) -> SendLimit:
+        """What the account's override is.
+
+        Raises:
+            AdminApiError: not Synapse, not an admin's token, or no such account; says which.
+            HomeserverUnreachableError: no answer in time, or a server error.
+        """
+        return await self._ask("GET", user_id, None)
+
+    async def lift_send_limit(self, user_id: UserId) -> SendLimit:
+        """Set the override that means no limit; what it is now. Raises as `send_limit` does."""
+        # Zero and zero is Synapse's way to say it.
+        return await self._ask("POST", user_id, {"messages_per_second": 0, "burst_count": 0})
+
+    async def _ask(self, method: str, user_id: UserId, body: JsonObject | None) -> SendLimit:
+        path = f"_synapse/admin/v1/users/{quote(user_id, safe='')}/override_ratelimit"
+        headers = {"Authorization": f"Bearer {self._token.get_secret_value()}"}
+        try:
+            async with self._http.request(
+                method, path, json=body, headers=headers, allow_redirects=False
+            ) as answer:
+                data = await answer.content.read(_MAX_ANSWER_BYTES)
+        except (aiohttp.ClientError, TimeoutError) as e:
+            msg = f"the homeserver does not answer ({type(e).__name__})"
+            raise HomeserverUnreachableError(msg) from None
+        if answer.status >= 500:
+            raise HomeserverUnreachableError(f"the homeserver answered {answer.status}")
+        if answer.status != 200:
+            raise AdminApiError(_why(answer.status, data, user_id))
+        return _parse_limit(data)
+
+
+@asynccontextmanager
+async def open_synapse_admin(base_url: str, token: SecretStr) -> AsyncIterator[SynapseAdmin]:
+    """An admin of the homeserver at `base_url`, for as long as the context lasts."""
+    timeout = aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT_S)
+    async with aiohttp.ClientSession(base_url.rstrip("/") + "/", timeout=timeout) as http:
+        yield SynapseAdmin(http, token)
+
+
+def _parse_limit(data: bytes) -> SendLimit:
+    try:
+        held = _Override.model_validate_json(data)
+    except ValidationError:
+        raise AdminApiError(_NOT_SYNAPSE.format("200")) from None
+    return SendLimit(per_second=held.messages_per_second, burst=held.burst_count)
+
+
+_NOT_SYNAPSE = (
+    "/_synapse/admin is not there (the answer was {}). The homeserver is not Synapse, or what "
+    "stands before it keeps the admin API back: use its inner address as matrix.homeserver for "
+    "this, or lift the limit in the homeserver's own way."
+)
+
+
+def _why(status: int, data: bytes, user_id: UserId) -> str:
+    """What to tell a person about a refusal."""
+    try:
+        refusal = _Refusal.model_validate_json(data)
+    except ValidationError:
+        refusal = _Refusal()
+    match status, refusal.errcode:
+        case 401, str(code) if code:
+            return f"the token in {TOKEN_NAME} is not valid ({code}). Set a new one."
+        case 403, "M_FORBIDDEN":
+            return (
+                f"the token in {TOKEN_NAME} is of an account that is no server admin. "
+                "Use an admin's."
+            )
+        case 404, "M_NOT_FOUND":
+            return f"the homeserver has no account {user_id}. Check matrix.user_id, or --user."
+        case 400, str(code) if code:
+            return f"the homeserver refuses for {user_id}: {refusal.error or code}"
+        case _:
+            return _NOT_SYNAPSE.format(f"{status} {refusal.errcode}".strip())
