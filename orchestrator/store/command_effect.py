@@ -140,3 +140,5 @@ def _insert_retry(
             last.turn_id,
         ),
     )
+    # As for a message: its end is the turn's.
+    db.execute("UPDATE inbox SET turn_id = ? WHERE seq = ?", (new, position))

@@ -7,6 +7,10 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.accounting import account
+from orchestrator.core.verdict import Finding
+from orchestrator.store.opening import DATABASE_NAME
+from orchestrator.store.snapshot import read_snapshot
 from tests.support.memory_claude import Turn
 from tests.support.room_rig import Life, Rig, open_rig, run_rooms
 
@@ -52,6 +56,12 @@ def works_in_steps(steps: int, seconds: float) -> Callable[[Turn], Coroutine[Any
         turn.result("finished")
 
     return script
+
+
+def audit(folder: Path) -> tuple[Finding, ...]:
+    """What an audit finds of messages without an end, or with two."""
+    evidence = read_snapshot(folder / DATABASE_NAME).evidence
+    return account(evidence, now=evidence.turns[0].created_at).findings
 
 
 async def tell(rig: Rig, life: Life, text: str) -> None:

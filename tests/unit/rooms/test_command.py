@@ -10,7 +10,7 @@ import pytest
 from orchestrator.core import texts
 from orchestrator.store.api import InboxKind
 from tests.support.room_rig import ROOM, Rig, open_rig, run_rooms
-from tests.unit.rooms.scenario import hang, run, tell, works_for
+from tests.unit.rooms.scenario import audit, hang, run, tell, works_for
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.24])
@@ -129,6 +129,7 @@ async def cancel_and_crash(folder: Path, crash_at: int) -> int:
             await rig.wait_ended(2, timeout_s=60)
         assert await rig.outcomes() == ["cancelled", "done"], crash_at
         assert (await rig.bodies()).count(texts.CANCEL_ASKED) == 1, crash_at
+        assert audit(folder) == (), crash_at
         return count
 
 

@@ -14,7 +14,7 @@ from orchestrator.core.going_on import build_prompt_again
 from orchestrator.model import JsonObject, TurnOutcome, TurnState
 from tests.support.memory_claude import ExitNow, Turn
 from tests.support.room_rig import Rig, open_rig, run_rooms
-from tests.unit.rooms.scenario import hang, run, tell
+from tests.unit.rooms.scenario import audit, hang, run, tell
 
 RESUME = {"defaults": {"on_interrupt": "resume"}}
 
@@ -93,7 +93,7 @@ def test_retry_runs_the_interrupted_message_anew_with_a_note_and_both_askers_fin
         assert (interrupted["asked"], interrupted["outcome"]) == (["$e1"], "interrupted")
         assert (done["asked"], done["outcome"]) == (["$e1", "$e3"], "done")
         assert (await rig.bodies())[-2:] == ["Another go at `go`.", "answer 2"]
-        assert [state for state, _ in await rig.inbox_states()] == ["used", "used"]
+        assert audit(tmp_path) == ()
 
     run(tmp_path, test)
 
@@ -331,6 +331,7 @@ async def resume_and_crash(folder: Path, crash_at: int) -> tuple[int, list[str]]
         ], crash_at
         assert all(t.state is TurnState.ENDED for t in turns)
         assert [t.resumes for t in turns] == [0, 1, 0], crash_at
+        assert audit(folder) == (), crash_at
         return count, await rig.bodies()
 
 
@@ -364,6 +365,7 @@ async def retry_and_crash(folder: Path, crash_at: int) -> tuple[int, list[str]]:
             await asyncio.sleep(10)
         assert rig.claude.asked == ["go", build_prompt_again("go")], crash_at
         assert await rig.outcomes() == ["cancelled", "done"], crash_at
+        assert audit(folder) == (), crash_at
         return count, await rig.bodies()
 
 

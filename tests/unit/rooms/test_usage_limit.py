@@ -14,7 +14,7 @@ from orchestrator.model import TurnState
 from tests.support.memory_claude import Turn
 from tests.support.room_rig import ROOM, Rig, open_rig, run_rooms
 from tests.support.virtual_time import loop_clock
-from tests.unit.rooms.scenario import run, tell
+from tests.unit.rooms.scenario import audit, run, tell
 
 WAIT = {"defaults": {"on_usage_limit": "wait"}}
 HOUR = 3600.0
@@ -180,6 +180,7 @@ async def wait_and_crash(folder: Path, crash_at: int) -> tuple[int, list[str]]:
             await rig.wait_ended(2)
         assert rig.claude.asked == ["go", build_prompt_again("go")], crash_at
         assert await rig.outcomes() == ["done"], crash_at
+        assert audit(folder) == (), crash_at
         assert all(t.state is TurnState.ENDED for t in await rig.turns())
         return count, await rig.bodies()
 
