@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from typing import NoReturn
 
 import pytest
 
@@ -45,6 +46,11 @@ async def send_many(person: MatrixUser, room: str, count: int) -> list[str]:
     return [event for task in tasks for event in task.result()]
 
 
+async def look(person: MatrixUser) -> NoReturn:
+    while True:
+        await person.sync()
+
+
 async def flood(installation: Installation, image: str) -> tuple[MatrixUser, str, list[str]]:
     """A thousand messages in one room, and turns of another one meanwhile."""
     await installation.configure(docker={"image": image})
@@ -54,9 +60,12 @@ async def flood(installation: Installation, image: str) -> tuple[MatrixUser, str
     await answer_to(other, await other.send(quiet, "before"))
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(send_many(person, noisy, MESSAGES))
+        # Who does not look for so long is shown the end of the timeline only.
+        looking = group.create_task(look(person))
         while not sending.done():
             said = await answer_to(other, await other.send(quiet, "meanwhile"))
             assert said["content"][TURN_KEY]["outcome"] == "done"
+        looking.cancel()
     async with asyncio.timeout(120):
         while states_of(installation, noisy).total() < MESSAGES:  # noqa: ASYNC110 - a file
             await asyncio.sleep(0.2)

@@ -77,13 +77,13 @@ async def test_the_limit_is_shown_lifted_and_gone(
 @pytest.mark.synapse
 @pytest.mark.docker
 async def test_what_keeps_it_from_being_lifted_is_said(
-    stock_synapse: SynapseServer, tmp_path: Path
+    synapse: SynapseServer, tmp_path: Path
 ) -> None:
-    agent, admin = stock_synapse.register(), stock_synapse.register(admin=True)
-    config = config_of(tmp_path, stock_synapse, agent)
+    agent, admin = synapse.register(), synapse.register(admin=True)
+    config = config_of(tmp_path, synapse, agent)
     async with (
-        open_matrix_user(stock_synapse.base_url, admin) as boss,
-        open_matrix_user(stock_synapse.base_url, agent) as user,
+        open_matrix_user(synapse.base_url, admin) as boss,
+        open_matrix_user(synapse.base_url, agent) as user,
     ):
         tokens = {"none": None, "wrong": "syt_wrong", "agent": user._token, "admin": boss._token}
         for token, option, code, sentence in (
@@ -101,7 +101,7 @@ async def test_what_keeps_it_from_being_lifted_is_said(
             assert sentence in got[2]
             assert held is None or held not in got[2]
         limit = SecretStr(boss._token)
-        async with open_synapse_admin(stock_synapse.base_url, limit) as asked:
+        async with open_synapse_admin(synapse.base_url, limit) as asked:
             assert not (await asked.send_limit(UserId(agent.user_id))).is_lifted
 
 
