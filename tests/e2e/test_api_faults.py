@@ -62,13 +62,14 @@ async def test_a_fault_that_passes_is_asked_after_by_the_cli_and_the_turn_is_ans
         tried = [r for r in installation.api.asked if r.last_user_text == f"fault {number}"]
         assert len(tried) == 2, name
     for name, fault in BROKEN_OFF.items():
-        # The CLI keeps the half that came, and asks the model to go on from there.
+        # The CLI keeps what came and asks the model to go on; where it saw nothing, it asks again.
         installation.api.once(name, fault)
-        installation.api.once("cut off mid-stream", f"Answered after {name}.")
+        for asked in (name, "cut off mid-stream"):
+            installation.api.when(asked, f"Answered after {name}.")
         said = await ask(
             alice, room, name, f"Answered after {name}.", agent=installation.agent.user_id
         )
-        assert said.count("Half of it.") == 1, name
+        assert said.count("Half of it.") <= 1, name
     said_in_all = alice.texts(room, sender=installation.agent.user_id)
     for name in (*PASSING, *BROKEN_OFF):
         assert sum(f"Answered after {name}." in text for text in said_in_all) == 1, name
