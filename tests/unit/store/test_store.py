@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.errors import (
     IllegalTransitionError,
@@ -440,3 +441,19 @@ async def test_a_device_is_known_since_it_was_first_used(store: Store) -> None:
     assert await store.meta.device_since("ONE", now=6.0) == 5.0
     assert await store.meta.device_since("TWO", now=7.0) == 7.0
     assert await store.meta.device_since("TWO", now=8.0) == 7.0
+
+
+async def test_a_cancel_that_came_just_before_an_interruption_is_the_next_turns_too(
+    store: Store,
+) -> None:
+    turn = await admit(store, "a")
+    await store.cancel(100, ROOM, EventId("$cancel"), lambda _: [], now=2.0)
+    await store.turns.advance(
+        turn.turn_id,
+        TurnEvent.ENDED,
+        outcome=TurnOutcome.INTERRUPTED,
+        go_on=GoOn(resumes=1),
+        now=3.0,
+    )
+    (continued,) = await store.turns.open_turns(ROOM)
+    assert (continued.continues, continued.cancelled_by) == (turn.turn_id, "$cancel")
