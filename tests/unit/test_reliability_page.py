@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+from scripts.fault_points import render_table
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 _COLUMNS = 6
@@ -50,3 +52,7 @@ def test_no_fault_is_listed_twice_and_each_says_what_the_room_sees() -> None:
     faults = [cells[0] for cells in listed]
     assert sorted(faults) == sorted(set(faults))
     assert all(cell for cells in listed for cell in cells)
+
+
+def test_the_steps_of_a_message_are_those_of_the_program() -> None:
+    assert render_table() in PAGE.read_text(encoding="utf-8"), "run: python -m scripts.fault_points"
