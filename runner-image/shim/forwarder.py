@@ -1,7 +1,8 @@
 """127.0.0.1 in the runner, spliced to the egress socket. Of HTTP it knows nothing but a 502.
 
 Each direction holds one chunk at most: a side is read when what came from it before has been
-written to the other. The socket is looked up for each connection, so the gateway may restart.
+written to the other. The socket is looked up for each connection, so the gateway may restart: a
+connection that finds none waits for it, unread, and gets the 502 when it does not come back.
 """
 
 from __future__ import annotations
@@ -107,6 +108,32 @@ def _mask(side: _Side, other: _Side) -> int:
     return reads | (WRITE if side.pending else 0)
 
 
+class _Waiting:
+    """A connection that was accepted while there is no gateway."""
+
+    def __init__(self, forwarder: Forwarder, client: socket.socket) -> None:
+        self._forwarder = forwarder
+        self._client = client
+        self._give_up_at = forwarder.reactor.now() + limits.GATEWAY_WAIT_S
+        forwarder.reactor.call_later(limits.GATEWAY_RETRY_S, self._try)
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        self._client.close()
+        self._forwarder.forget(self)
+
+    def _try(self) -> None:
+        if self._client.fileno() < 0:
+            return
+        upstream = self._forwarder.open_upstream()
+        if upstream is not None:
+            self._forwarder.replace(self, _Connection(self._forwarder, self._client, upstream))
+        elif self._forwarder.reactor.now() >= self._give_up_at:
+            self._forwarder.replace(self, _Refusal(self._forwarder, self._client))
+        else:
+            self._forwarder.reactor.call_later(limits.GATEWAY_RETRY_S, self._try)
+
+
 class _Refusal:
     """A connection that gets the 502; what it sends is thrown away, so that it reads the answer."""
 
@@ -149,7 +176,7 @@ class Forwarder:
         """
         self.reactor = reactor
         self._egress_path = egress_path
-        self._connections: set[_Connection | _Refusal] = set()
+        self._connections: set[_Connection | _Waiting | _Refusal] = set()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=limits.MAX_CONNECTIONS)
         self._listener.setblocking(False)
         self._listen()
@@ -157,10 +184,29 @@ class Forwarder:
     def __repr__(self) -> str:
         return f"Forwarder({len(self._connections)} connections)"
 
-    def forget(self, connection: _Connection | _Refusal) -> None:
+    def forget(self, connection: _Connection | _Waiting | _Refusal) -> None:
         """A connection is closed."""
         self._connections.discard(connection)
         self._listen()
+
+    def replace(self, waiting: _Waiting, connection: _Connection | _Refusal) -> None:
+        """What was waiting goes on as something else."""
+        self._connections.discard(waiting)
+        self._connections.add(connection)
+
+    def open_upstream(self) -> socket.socket | None:
+        """A connection to the gateway; None where there is none, or no descriptor is left."""
+        try:
+            upstream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            return None
+        upstream.setblocking(False)  # on a unix socket, connect is done or fails: it never waits
+        try:
+            upstream.connect(self._egress_path)
+        except OSError:
+            upstream.close()
+            return None
+        return upstream
 
     def close(self) -> None:
         """Close everything."""
@@ -177,24 +223,17 @@ class Forwarder:
     def _acceptable(self, _ready: int) -> None:
         try:
             client, _address = self._listener.accept()
-            upstream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except (BlockingIOError, ConnectionError):
             return  # it went away before it was accepted
         except OSError:
             self._pause()  # too many open files just now
             return
-        self._connections.add(self._connect(client, upstream))
+        upstream = self.open_upstream()
+        self._connections.add(
+            _Waiting(self, client) if upstream is None else _Connection(self, client, upstream)
+        )
         self._listen()
 
     def _pause(self) -> None:
         self.reactor.drop(self._listener.fileno())
         self.reactor.call_later(_PAUSE_S, self._listen)
-
-    def _connect(self, client: socket.socket, upstream: socket.socket) -> _Connection | _Refusal:
-        upstream.setblocking(False)  # on a unix socket, connect is done or fails: it never waits
-        try:
-            upstream.connect(self._egress_path)
-        except OSError:
-            upstream.close()
-            return _Refusal(self, client)
-        return _Connection(self, client, upstream)

@@ -45,6 +45,10 @@ PIPE_MAX_BYTES = 1024 * 1024
 
 MAX_CONNECTIONS = 128
 """Of the loopback forwarder; two buffers of CHUNK_BYTES each at most: 16 MiB at the very worst."""
+GATEWAY_WAIT_S = 15.0
+"""For a gateway that is not there. A restart of the orchestrator takes 1 to 3 s, and Claude Code
+counts each failure as one of its eight attempts: so a restart is waited out."""
+GATEWAY_RETRY_S = 0.1
 REFUSAL_S = 2.0
 """How long a refused connection may take to read its answer."""
 
