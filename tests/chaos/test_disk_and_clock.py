@@ -297,8 +297,9 @@ async def test_a_clock_that_jumps_by_an_hour_stops_nothing_and_ends_nothing(
         await settle(alice)
         assert counts(alice, installation, room, "Stopped") == 0
         assert counts(alice, installation, room, "Interrupted") == 0
-        said = alice.texts(room, sender=agent)
-        assert len(said) == len(set(said))
+        # What a turn says of an API in trouble (the gateway was dead) may be said by two of them.
+        said = [t for t in alice.texts(room, sender=agent) if t.startswith(("You said", "worked"))]
+        assert len(said) == len(set(said)) == 6
 
 
 async def test_what_happened_after_the_copy_is_told_and_not_run_again(
