@@ -80,8 +80,9 @@ async def test_what_was_said_among_poison_is_answered_once_in_plain_and_encrypte
     await read_until(person, sealed, "sealed words", agent)
     await alice.send(plain, "still there?")
     await alice.wait_for_text(plain, "still there?", sender=agent)
-    asked = [request.last_user_text for request in installation.api.asked]
-    for words in ("plain words", f"[{person.user_id}] {agent} sealed words", "still there?"):
+    # A turn may have some of the odd texts with it, where they came together.
+    asked = "\n".join(request.last_user_text for request in installation.api.asked)
+    for words in ("plain words", "sealed words", "still there?"):
         assert asked.count(words) == 1
     assert "Traceback" not in orchestrator.log
     assert await orchestrator.stop() == 0
