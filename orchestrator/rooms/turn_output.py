@@ -72,11 +72,6 @@ class TurnOutput:
         return bool(self._pending) or self.turn.draft_chars > 0 or self.turn.parts > 0
 
     @property
-    def last_seen(self) -> Seq:
-        """The last frame that was taken in; replays up to it are skipped."""
-        return self._seen
-
-    @property
     def received(self) -> Seq:
         """The last frame that came over the present link, taken in now or before."""
         return self._received

@@ -1,4 +1,4 @@
-"""The tables `rooms` and `told`, and the installation's identity in `meta`."""
+"""The table `rooms`, and the installation's identity in `meta`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_slug
 from orchestrator.errors import TooManyRoomsError
-from orchestrator.model import InstallationId, RoomId, RoomSlug, UserId
+from orchestrator.model import InstallationId, RoomId, RoomSlug
 from orchestrator.store.api import RoomRow
 from orchestrator.store.database import Database
 
@@ -130,17 +130,6 @@ class RoomTable:
     async def all(self) -> Sequence[RoomRow]:
         """Every room, in the order in which they came."""
         return await self._database.run(lambda db: _select(db, "ORDER BY idx"))
-
-    async def tell_once(self, room_id: RoomId, user_id: UserId, what: str) -> bool:
-        """True the first time that this is asked for this room, user and topic."""
-
-        def work(db: sqlite3.Connection) -> bool:
-            cursor = db.execute(
-                "INSERT OR IGNORE INTO told VALUES (?, ?, ?)", (room_id, user_id, what)
-            )
-            return cursor.rowcount == 1
-
-        return await self._database.run(work)
 
 
 def reserve_indexes(db: sqlite3.Connection, indexes: Mapping[str, int]) -> None:

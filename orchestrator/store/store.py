@@ -35,7 +35,7 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Everything that survives; each table has one writer, the class of its name."""
+    """Everything that survives; each table has one writer, the class of its name (`told`: this)."""
 
     database: Database
     rooms: RoomTable

@@ -165,11 +165,6 @@ class MatrixUser:
                 raise MatrixRefusalError(answer.status, {"error": repr(data[:200])})
             return data
 
-    async def set_display_name(self, name: str) -> None:
-        """Change the profile's name."""
-        path = f"{_CLIENT}/profile/{quote(self.user_id, safe='')}/displayname"
-        await self.request("PUT", path, {"displayname": name})
-
     async def logout(self) -> None:
         """End the session."""
         await self.request("POST", f"{_CLIENT}/logout", {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -258,7 +257,6 @@ class ChaoticHomeserver(MemoryHomeserver):
 
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     faults_left: int = 50
-    counter: itertools.count[int] = field(default_factory=itertools.count)
 
     async def answer(
         self, room_id: RoomId, content: Mapping[str, JsonValue], txn_id: TxnId

@@ -41,7 +41,7 @@ from orchestrator.store.api import (
 )
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.schema import MIGRATIONS
-from orchestrator.store.store import Store, open_store
+from orchestrator.store.store import Once, Store, open_store
 from orchestrator.store.turn_table import Acked, NewTurn
 
 ROOM = RoomId("!room:example.org")
@@ -287,10 +287,16 @@ async def test_rooms_are_numbered_once_and_remember_what_they_are_told(store: St
     assert await store.inbox.known_rooms() == {ROOM: False, OTHER: True}
 
 
-async def test_something_is_told_once(store: Store) -> None:
-    assert await store.rooms.tell_once(ROOM, ALICE, "denied")
-    assert not await store.rooms.tell_once(ROOM, ALICE, "denied")
-    assert await store.rooms.tell_once(OTHER, ALICE, "denied")
+async def test_something_is_told_once_to_somebody_in_a_room(store: Store) -> None:
+    waiting = []
+    for number, room_id in enumerate([ROOM, ROOM, OTHER]):
+        told, once = (
+            message(f"x{number}", room=room_id),
+            Once(room_id=room_id, user_id=ALICE, what="denied"),
+        )
+        await store.answer(number, [told], reason="denied", now=1, once=once)
+        waiting.append(await store.outbox.waiting())
+    assert waiting == [1, 1, 2]
 
 
 async def test_an_installation_keeps_its_identity(tmp_path: Path) -> None:
