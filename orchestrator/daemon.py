@@ -21,7 +21,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from loguru import logger
 from pydantic import SecretStr
@@ -53,7 +53,8 @@ from orchestrator.gateway.inbound import InboundGate
 from orchestrator.gateway.outbound import OutboxSender
 from orchestrator.housing import HostHousing
 from orchestrator.log import register_secret
-from orchestrator.matrix.client import MatrixClient, OwnEvent, open_matrix
+from orchestrator.matrix.client import MatrixClient, open_matrix
+from orchestrator.matrix.sent import find_sent
 from orchestrator.matrix.sync import SyncStatus, run_sync
 from orchestrator.metrics.server import open_metrics
 from orchestrator.metrics.source import MetricsSource
@@ -65,6 +66,7 @@ from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.manager import RoomManager
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
 from orchestrator.runners.image import Base, ensure_image, find_image
+from orchestrator.signals import Stopped, raise_at_signal, until_signal, watch_signals
 from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.store import Store, open_store
@@ -77,11 +79,6 @@ _RUNNERS_S = 3.0
 # One short transaction; what it would keep can be learnt again.
 _KEEP_S = 1.0
 
-# A row whose fate is unknown is older than a day. Two pages of history: a room that said more since
-# then is answered anew rather than read back for long.
-_RECONCILE_EVENTS = 200
-
-T = TypeVar("T")
 Say = Callable[[str], None]
 
 
@@ -98,14 +95,6 @@ class Plan:
     """Where the runner image's base comes from."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: how the daemon's group learns of a signal
-    """A signal asked for the end."""
-
-    def __init__(self, by: signal.Signals) -> None:
-        self.by = by
-        super().__init__(by.name)
-
-
 async def run_daemon(plan: Plan, say: Say) -> None:
     """Run until a signal or a failure; everything that was started is finished at the end.
 
@@ -114,17 +103,17 @@ async def run_daemon(plan: Plan, say: Say) -> None:
     """
     # Whatever a library makes below the state directory (SQLite's files, say) is ours alone, too.
     os.umask(0o077)
-    stop = _watch_signals()
+    stop = watch_signals()
     with hold_state_dir(plan.state_dir), Ending(stop) as ending:
         async with AsyncExitStack() as opened:
             try:
                 # An image takes minutes to build: a signal ends the opening, too.
-                system = await _until_signal(stop, _open(plan, say, opened))
+                system = await until_signal(stop, _open(plan, say, opened))
                 if system is None:
                     return
                 by = await _serve(system, stop, ending, say)
                 if by is signal.SIGINT:
-                    await _until_signal(stop, _stop_runners(system.kit.backend, say))
+                    await until_signal(stop, _stop_runners(system.kit.backend, say))
             finally:
                 ending.close()
 
@@ -206,8 +195,8 @@ def _assemble(
     """The parts that hold no resources, wired to each other."""
     loop = asyncio.get_running_loop()
 
-    async def find_sent(row: OutboxRow) -> EventId | None:
-        return await _find_sent(matrix, row)
+    async def find_earlier(row: OutboxRow) -> EventId | None:
+        return await find_sent(matrix, row)
 
     async def on_refused(row: OutboxRow, error: RequestRefusedError) -> None:
         await manager.tell_refused(row, error)
@@ -217,7 +206,7 @@ def _assemble(
         store.outbox,
         matrix,
         on_refused=on_refused,
-        find_sent=find_sent,
+        find_sent=find_earlier,
         budget=budget,
         clock=clock,
         txns_since=txns_since,
@@ -283,21 +272,6 @@ def _build_upkeep(config: Config, store: Store, state_dir: Path, clock: SteadyCl
     )
 
 
-async def _find_sent(matrix: MatrixClient, row: OutboxRow) -> EventId | None:
-    """The event that an earlier attempt at this row made, if the room has it."""
-    for event in await matrix.recent_own_events(row.room_id, _RECONCILE_EVENTS):
-        if _is_of_row(event, row):
-            return event.event_id
-    return None
-
-
-def _is_of_row(event: OwnEvent, row: OutboxRow) -> bool:
-    """By the transaction id where the homeserver still names it, otherwise by the whole content."""
-    if event.txn_id is not None:
-        return event.txn_id == row.txn_id
-    return event.event_type == row.event_type and event.content == row.content
-
-
 # Running...
 
 
@@ -360,7 +334,7 @@ async def _serve_rooms(
                 group.create_task(work, name=name)
             group.create_task(_announce(system, in_step, say), name="announce")
             try:
-                await _raise_at_signal(stop)
+                await raise_at_signal(stop)
             finally:
                 # From here on, whether by a signal or by a failure.
                 ending.begin()
@@ -439,20 +413,11 @@ def _cchat_command(state_dir: Path) -> str:
 # Ending...
 
 
-def _watch_signals() -> asyncio.Queue[signal.Signals]:
-    """The signals that ask for the end, in the order in which they come."""
-    asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked.put_nowait, number)
-    return asked
-
-
 async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: Ending) -> None:
     """Send what waits, until it is done, the time is up, or a second signal comes."""
     rest_s = ending.deadline - asyncio.get_running_loop().time()
     deadline = system.kit.wall_clock() + min(_DRAIN_S, rest_s)
-    left = await _until_signal(stop, system.sender.drain(deadline))
+    left = await until_signal(stop, system.sender.drain(deadline))
     if left:
         logger.bind(action="daemon.drained", rooms=left).warning(
             "some messages wait for the next start"
@@ -464,31 +429,6 @@ async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: E
         logger.bind(action="daemon.keep", error=type(e).__name__).error(
             "what was learnt of the account's limit is not kept"
         )
-
-
-async def _until_signal(
-    stop: asyncio.Queue[signal.Signals], work: Coroutine[Any, Any, T]
-) -> T | None:
-    """Do the work, in this task; None when a signal came first, and it was given up.
-
-    Raises:
-        ExceptionGroup: of what the work raised.
-    """
-    done: T | None = None
-    try:
-        async with asyncio.TaskGroup() as group:
-            watch = group.create_task(_raise_at_signal(stop), name="signal")
-            done = await work
-            watch.cancel()
-    except* Stopped as stopped:
-        done = None
-        names = ", ".join(str(e) for e in stopped.exceptions)
-        logger.bind(action="daemon.hurry", signal=names).info("not waiting any longer")
-    return done
-
-
-async def _raise_at_signal(stop: asyncio.Queue[signal.Signals]) -> NoReturn:
-    raise Stopped(await stop.get())
 
 
 async def _stop_runners(backend: RunnerBackend, say: Say) -> None:
