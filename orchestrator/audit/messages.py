@@ -11,8 +11,9 @@ from pathlib import Path
 
 from orchestrator.audit.history import HistoryReader, open_history_http
 from orchestrator.config import Config, Secrets
-from orchestrator.core.accounting import HISTORY, account, unseen_sent
+from orchestrator.core.accounting import account, unseen_sent
 from orchestrator.core.evidence import Evidence
+from orchestrator.core.reason import HISTORY
 from orchestrator.core.verdict import Patience, Report, render_report
 from orchestrator.errors import LoginRefusedError
 from orchestrator.log import register_secret

@@ -20,6 +20,7 @@ from orchestrator.core.evidence import (
     TurnEntry,
 )
 from orchestrator.core.naming import stand_in_txn_ids
+from orchestrator.core.reason import COMMAND, LEFT_ROOM, UNDECRYPTABLE, UNREADABLE
 from orchestrator.core.twice import find_twice
 from orchestrator.core.verdict import (
     STATE_BY_OUTCOME,
@@ -35,17 +36,6 @@ from orchestrator.core.verdict import (
     missing,
 )
 from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, UserId
-
-UNREADABLE = "unreadable"
-"""How the reason of a row begins of which nothing could be read: nobody can be told."""
-HISTORY = "history"
-"""The reason of what was in the room before the agent."""
-LEFT_ROOM = "left the room"
-"""The reason of outbox rows that were given up with their room."""
-EFFECT_ONLY = "command, its effect shows"
-"""The reason of a command that is executed without an answer (a cancel in a flood, say)."""
-UNDECRYPTABLE = "undecryptable"
-"""The reason of messages whose key never came: a room is told once, however many they are."""
 
 
 def account(evidence: Evidence, *, now: float, patience: Patience | None = None) -> Report:
@@ -173,7 +163,7 @@ class _Accounts:
                 return None
             told_before = entry.room_id in self._told_of_keys
         # Of whom nothing is known (a room that was left), nothing is said.
-        if told_before or sender is None or entry.reason == EFFECT_ONLY:
+        if told_before or sender is None:
             return Verdict(state=state)
         return missing(Problem.NOT_TOLD, entry.reason or "")
 
@@ -294,6 +284,6 @@ def _is_unreadable(entry: InboxEntry) -> bool:
 
 
 def _told_state(reason: str | None) -> FinalState:
-    if reason in ("command", EFFECT_ONLY):
+    if reason == COMMAND:
         return FinalState.ANSWERED
     return FinalState.FAILED if reason == UNDECRYPTABLE else FinalState.REFUSED

@@ -30,6 +30,7 @@ from orchestrator.core.policy import (
     decide,
     read_tolerantly,
 )
+from orchestrator.core.reason import LEFT_ROOM, UNDECRYPTABLE
 from orchestrator.core.rotation import Rotation
 from orchestrator.core.sender_limit import SenderLimits
 from orchestrator.errors import StoreError, UndecryptableError
@@ -467,13 +468,11 @@ class Intake:
             await self._rooms.retire(room_id)
             for pending in await self._store.inbox.pending_keys():
                 if pending.room_id == room_id:
-                    await self._done(pending, "left the room")
+                    await self._done(pending, LEFT_ROOM)
             # Last: the ends of its turns are of no use there, either. (Of a room that was replaced
             # nothing but what goes on elsewhere is left.)
             if room.moved_seq is None:
-                await self._store.outbox.drop_room(
-                    room_id, reason="left the room", now=self._clock()
-                )
+                await self._store.outbox.drop_room(room_id, reason=LEFT_ROOM, now=self._clock())
         await self._done(row, "left")
 
     async def _retry_pending(self, rooms: set[RoomId]) -> None:
@@ -497,7 +496,7 @@ class Intake:
                 text = texts.UNDECRYPTABLE if is_first else None
                 current = await self._store.rooms.current(room_id)
                 tell_in = current.room_id if current else room_id
-                await self._tell(tell_in, row, text, reason="undecryptable")
+                await self._tell(tell_in, row, text, reason=UNDECRYPTABLE)
 
     def _may_be_told(self, row: InboxRow) -> bool:
         try:

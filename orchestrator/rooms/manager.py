@@ -14,6 +14,7 @@ from orchestrator.core.command import Command, CommandName, parse_command
 from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message, build_prompt
+from orchestrator.core.reason import LEFT_ROOM
 from orchestrator.errors import RequestRefusedError, StoreError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
@@ -140,9 +141,7 @@ class RoomManager:
         """A turn of `room`; `room_id` is where it was said, which may be replaced since."""
         if room is None or not room.joined:
             for item in items:
-                await self._kit.store.inbox.mark(
-                    item.seq, InboxState.IGNORED, reason="left the room"
-                )
+                await self._kit.store.inbox.mark(item.seq, InboxState.IGNORED, reason=LEFT_ROOM)
             return
         prompt = build_prompt(
             [item.message for item in items], name_senders=(room.joined_members or 0) > 2
@@ -203,7 +202,7 @@ class RoomManager:
         command = parse_command(message.text)
         worker = await self._ensure_worker(room.room_id)
         if worker is None:
-            await self._kit.store.inbox.mark(row.seq, InboxState.IGNORED, reason="left the room")
+            await self._kit.store.inbox.mark(row.seq, InboxState.IGNORED, reason=LEFT_ROOM)
             return
         doing = RoomCommand(kit=self._kit, worker=worker, seq=row.seq, event_id=message.event_id)
         reach(FaultPoint.COMMAND_TAKEN)

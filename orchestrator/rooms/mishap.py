@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
-from orchestrator.core.accounting import UNREADABLE
 from orchestrator.core.evidence import MESSAGE_TYPES
 from orchestrator.core.policy import RoomEvent
+from orchestrator.core.reason import UNREADABLE
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.store.api import InboxKind, InboxRow, NewOutboxRow

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.core import texts
 from orchestrator.core.command import Command, CommandName, UnknownCommand, render_help
+from orchestrator.core.reason import COMMAND
 from orchestrator.model import EventId
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows, build_turn_notice_rows
@@ -62,7 +63,7 @@ class RoomCommand:
 
     async def _say(self, text: str) -> None:
         store, now = self.kit.store, self.kit.wall_clock()
-        await store.answer(self.seq, self._rows(text), reason="command", now=now)
+        await store.answer(self.seq, self._rows(text), reason=COMMAND, now=now)
 
     async def _begin_anew(self) -> None:
         is_idle = self.worker.current is None

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 
+from orchestrator.core.reason import HISTORY
 from orchestrator.model import EventId, RoomId
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, NewInboxRow, Restored
 from orchestrator.store.database import Database
@@ -65,7 +66,7 @@ class InboxTable:
                         row.room_id,
                         "" if row.history else row.raw,
                         state,
-                        "history" if row.history else None,
+                        HISTORY if row.history else None,
                         now,
                     ),
                 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.core.reason import COMMAND
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.store.api import InboxState, NewOutboxRow, Replacement, TurnRow
 from orchestrator.store.command_effect import Retry, cancel_first, drop_session, retry_last
@@ -95,7 +96,7 @@ class Store:
         def effect(db: sqlite3.Connection) -> TurnRow | None:
             return cancel_first(db, room_id, before=seq, command=command)
 
-        return await self._answer_with(seq, effect, rows, reason="command", now=now)
+        return await self._answer_with(seq, effect, rows, reason=COMMAND, now=now)
 
     async def begin_anew(
         self,
@@ -111,7 +112,7 @@ class Store:
         def effect(db: sqlite3.Connection) -> None:
             drop_session(db, room_id, session)
 
-        await self._answer_with(seq, effect, lambda _: rows, reason="command", now=now)
+        await self._answer_with(seq, effect, lambda _: rows, reason=COMMAND, now=now)
 
     async def retry(
         self,
@@ -130,7 +131,7 @@ class Store:
                 db, room_id, position=seq, command=command, max_queued=max_queued, now=now
             )
 
-        return await self._answer_with(seq, effect, rows, reason="command", now=now)
+        return await self._answer_with(seq, effect, rows, reason=COMMAND, now=now)
 
     async def _answer_with(
         self,

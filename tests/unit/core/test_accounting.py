@@ -292,10 +292,6 @@ def test_turns_that_go_on_with_each_other_do_not_hang_the_audit() -> None:
 
 def test_a_command_is_answered_by_a_reply() -> None:
     assert_well(judge(told("command", reply())), FinalState.ANSWERED)
-
-
-def test_a_command_whose_effect_is_its_answer_needs_no_other() -> None:
-    assert only_state(judge(told("command, its effect shows"))) is FinalState.ANSWERED
     assert_missing(judge(told("command")), Problem.NOT_TOLD)
 
 

@@ -1,0 +1,17 @@
+"""Why a row of the inbox or the outbox came to its end, where an audit reads it again.
+
+Other reasons are for people, and stand where they are given.
+"""
+
+from __future__ import annotations
+
+COMMAND = "command"
+"""A command, which is answered by a reply."""
+UNREADABLE = "unreadable"
+"""How the reason of a row begins of which nothing could be read: nobody can be told."""
+HISTORY = "history"
+"""It was in the room before the agent."""
+LEFT_ROOM = "left the room"
+"""It was given up with its room."""
+UNDECRYPTABLE = "undecryptable"
+"""Its key never came: a room is told once, however many they are."""
