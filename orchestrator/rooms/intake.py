@@ -32,20 +32,18 @@ from orchestrator.core.policy import (
 )
 from orchestrator.core.reason import LEFT_ROOM, UNDECRYPTABLE
 from orchestrator.core.rotation import Rotation
-from orchestrator.core.sender_limit import SenderLimits
 from orchestrator.errors import StoreError, UndecryptableError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
-from orchestrator.rooms.alias import Aliases
+from orchestrator.rooms.flood import Flood, FloodGauge
 from orchestrator.rooms.invitation import Invitations
 from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.patience import Patience
-from orchestrator.rooms.refusal import Flood
-from orchestrator.rooms.upgrade import Upgrades
+from orchestrator.rooms.room_state import RoomStates
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, Replacement, RoomRow
 from orchestrator.store.store import Once, Store
 
@@ -57,10 +55,6 @@ _ROOM_SHARE = 4
 # each at most). And how many are known by their number alone, some 200 bytes each.
 _ROUND_ROWS = 100
 _MAX_KNOWN_ROWS = 100_000
-# What is said about no turn (answers to commands, mostly) and waits to be sent to one room: on a
-# stock homeserver (0.2 messages/s) that is a minute. After it they would go before other rooms'
-# answers.
-MOST_WAITING_NOTICES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,38 +125,30 @@ class Intake:
         self._courtesies = courtesies
         self._clock = clock
         self._notify_outbox = notify_outbox
-        self._limits = SenderLimits(
-            burst=config.gateway.sender_burst, per_minute=config.gateway.sender_per_minute
-        )
         self._cursor = 0
         self._roomless: Rotation[None, int] = Rotation(share=_ROUND_ROWS)
         self._waiting: Rotation[RoomId, int] = Rotation(share=_ROOM_SHARE)
         self._wake = asyncio.Event()
         self._wake.set()
-        # One each: strangers' invitations don't keep an alias or an upgrade waiting.
-        self._patience = Patience(), Patience(), Patience()
+        # Of its own: strangers' invitations keep nothing else waiting.
+        self._patience = Patience()
         self._invitations = Invitations(
             access=config.access,
             autojoin=config.matrix.autojoin,
             me=me,
             homeserver=homeserver,
             inbox=store.inbox,
-            patience=self._patience[0],
+            patience=self._patience,
         )
-        self._aliases = Aliases(
-            configured=config.rooms,
-            homeserver=homeserver,
+        self._states = RoomStates(
+            config=config,
             store=store,
-            patience=self._patience[1],
-        )
-        self._upgrades = Upgrades(
-            access=config.access,
-            autojoin=config.matrix.autojoin,
             homeserver=homeserver,
-            store=store,
+            encryption=encryption,
             rooms=rooms,
-            patience=self._patience[2],
+            clock=clock,
         )
+        self._floods = FloodGauge(config.gateway, me=me, outbox=store.outbox)
 
     def __repr__(self) -> str:
         return f"<Intake cursor={self._cursor} waiting={self._waiting!r}>"
@@ -174,8 +160,8 @@ class Intake:
     async def run(self) -> NoReturn:
         """Handle rows until cancelled. Only an error of the store ends it."""
         async with asyncio.TaskGroup() as group:
-            for patience in self._patience:
-                patience.use_group(group)
+            self._patience.use_group(group)
+            self._states.use_group(group)
             for row in await self._store.inbox.pending_keys():
                 await self._handle_guarded(row)
             while True:
@@ -265,7 +251,7 @@ class Intake:
         if room is None or not room.joined:
             room = await self._store.rooms.ensure(room_id, joined=True)
         if event.state_key is not None:
-            if await self._state(row, room_id, event, raw):
+            if await self._states.take_in(row, room_id, event, raw):
                 await self._done(row, "state")
         elif event.type == "m.room.encrypted":
             clear = await self._encryption.decrypt(raw, room_id)
@@ -279,29 +265,6 @@ class Intake:
             await self._message(room, row, event)
         else:
             await self._done(row, "event type")
-
-    async def _state(self, row: InboxRow, room_id: RoomId, event: RoomEvent, raw: str) -> bool:
-        """Take in a state event; False: whoever asks the homeserver about it marks the row."""
-        if event.state_key and event.type != "m.room.member":
-            # A room's own properties have an empty key; others anybody could make up.
-            return True
-        await self._encryption.handle_state(room_id, raw)
-        match event.type:
-            case "m.room.encryption":
-                await self._store.rooms.update(room_id, encrypted=True)
-                await self._upgrades.try_move(room_id)
-            case "m.room.name":
-                await self._store.rooms.update(room_id, name=_text(event.content.get("name")))
-            case "m.room.canonical_alias":
-                alias = _text(event.content.get("alias"))
-                if alias is not None:
-                    await self._aliases.look_up(row, room_id, alias)
-                    return False
-            case "m.room.create":
-                await self._upgrades.note_creation(room_id, event, now=self._clock())
-            case "m.room.tombstone":
-                return await self._upgrades.note_tombstone(row, room_id, event, now=self._clock())
-        return True
 
     async def _message(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         if room.moved_seq is not None:
@@ -359,16 +322,9 @@ class Intake:
     async def _find_flood(
         self, row: InboxRow, event: RoomEvent, *, asks_for_words: bool
     ) -> Flood | None:
-        """Whether a message is too much: by its own time, where our own homeserver says it."""
-        at = row.received_at
-        if _server(event.sender) == _server(self._me) and event.sent_at is not None:
-            at = min(at, event.sent_at)
-        if not self._limits.take((row.room_id, event.sender), at=at):
-            return Flood.TOO_FAST
-        if asks_for_words:
-            waiting = await self._store.outbox.waiting_notices(_room_id(row))
-            return Flood.TOO_MUCH_TO_SAY if waiting >= MOST_WAITING_NOTICES else None
-        return None
+        return await self._floods.measure(
+            _room_id(row), event, received_at=row.received_at, asks_for_words=asks_for_words
+        )
 
     async def _follow(
         self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
@@ -511,16 +467,8 @@ _REPLACED = "room replaced"
 _UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
 
 
-def _server(user_id: str) -> str:
-    return user_id.partition(":")[2]
-
-
 def _room_id(row: InboxRow) -> RoomId:
     if row.room_id is None:
         msg = f"inbox row {row.seq} of kind {row.kind} has no room"
         raise ValueError(msg)
     return row.room_id
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -18,6 +18,7 @@ from orchestrator.core.reason import LEFT_ROOM
 from orchestrator.errors import RequestRefusedError, StoreError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
+from orchestrator.rooms.flood import Flood
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.mishap import build_mishap_notice
@@ -28,7 +29,7 @@ from orchestrator.rooms.outgoing import (
     build_rows_instead_of_file,
     build_turn_notice_rows,
 )
-from orchestrator.rooms.refusal import Flood, Refusals
+from orchestrator.rooms.refusal import Refusals
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.stray_runner import remove_strays

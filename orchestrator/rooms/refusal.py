@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import NoReturn
 
 from orchestrator.core import texts
@@ -19,6 +18,7 @@ from orchestrator.core.policy import Message
 from orchestrator.core.sender_limit import Episodes
 from orchestrator.model import RoomId, TurnOutcome
 from orchestrator.rooms.cli_session import MAIN
+from orchestrator.rooms.flood import Flood
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import Final, build_refusal_mark_row, build_turn_notice_rows
 from orchestrator.store.api import NewOutboxRow, TurnRow
@@ -29,14 +29,6 @@ QUEUE_FULL = "the queue is full"
 MARK_AFTER_S = 60.0
 _LOOK_S = 10.0
 _FINAL = Final(outcome=TurnOutcome.REFUSED)
-
-
-class Flood(StrEnum):
-    """Why one message of a sender is not taken; stored as the reason."""
-
-    TOO_FAST = "too fast"
-    TOO_MUCH_TO_SAY = "too much waits to be said"
-    """It asks for words, and the room has as many waiting as the account can send in a minute."""
 
 
 class Refusals:

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.core import texts
 from orchestrator.model import RoomId
-from orchestrator.rooms.intake import MOST_WAITING_NOTICES
+from orchestrator.rooms.flood import MOST_WAITING_NOTICES
 from orchestrator.rooms.outgoing import TURN_KEY
 from tests.support.room_rig import ALICE, ROOM, Rig
 from tests.support.virtual_time import loop_clock
