@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +22,7 @@ from orchestrator.embedded.synapse_process import find_running
 from orchestrator.model import JsonObject, JsonValue, Permissions
 from tests.support.containers import find_containers, remove_containers
 from tests.support.orchestrator import Orchestrator, open_orchestrator
+from tests.support.port import free_port
 
 POLL_S = 0.02
 # The file comes milliseconds after the control socket says that all is in step.
@@ -72,7 +72,7 @@ async def open_bench(
                 open_timed_api() as api,
                 open_orchestrator(
                     directory,
-                    *("--embedded", "--port", str(_free_port())),
+                    *("--embedded", "--port", str(free_port())),
                     *("--config", str(_write_config(directory, sections))),
                     *("--permissions", permissions.value),
                     env={"ANTHROPIC_BASE_URL": api.base_url},
@@ -133,10 +133,3 @@ async def _wait_for_file(path: Path) -> None:
         # It is another program's file: there is no event for it.
         while not path.exists():  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(POLL_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number

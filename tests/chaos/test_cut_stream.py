@@ -24,22 +24,18 @@ from orchestrator.embedded.messages_model import (
     Stall,
     StreamError,
     Text,
-    ToolUse,
 )
 from orchestrator.model import Permissions, SessionId
 from tests.support.claude_cli import ensure_claude_cli
 from tests.support.cli_process import open_cli
 from tests.support.messages_api import open_scripted_api
+from tests.support.tool import bash
 
 pytestmark = [pytest.mark.cli, pytest.mark.timeout(300)]
 SESSION = SessionId("55555555-5555-4555-8555-555555555555")
 MESSAGE = "66666666-6666-4666-8666-666666666666"
 # As the runner answers while no orchestrator is there.
 NOBODY = HttpError(status=502, type="api_error", message="the gateway is not there")
-
-
-def bash(command: str) -> ToolUse:
-    return ToolUse(name="Bash", input={"command": command, "description": "adds to the ledger"})
 
 
 async def run_cut_turn(claude: str, base: Path, cut: Sequence[Block]) -> tuple[Counter[str], bool]:

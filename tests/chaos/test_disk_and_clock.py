@@ -17,7 +17,7 @@ import pytest
 from orchestrator.control.client import ControlClient
 from orchestrator.control.models import StoreState
 from orchestrator.core.naming import room_slug
-from orchestrator.embedded.messages_model import Text, ToolUse
+from orchestrator.embedded.messages_model import Text
 from orchestrator.model import RoomId
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import MatrixUser
@@ -31,6 +31,7 @@ from tests.support.orchestrator import (
 )
 from tests.support.small_disk import can_mount, open_small_disk
 from tests.support.synapse import SynapseServer
+from tests.support.tool import bash
 
 pytestmark = [
     pytest.mark.docker,
@@ -42,10 +43,6 @@ pytestmark = [
 ]
 # Debian's package faketime; its wrapper would hide the process's id.
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-
-
-def bash(command: str) -> ToolUse:
-    return ToolUse(name="Bash", input={"command": command, "description": "test"})
 
 
 @pytest.fixture

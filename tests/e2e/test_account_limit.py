@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -18,14 +17,10 @@ from orchestrator.synapse_admin import open_synapse_admin
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import open_matrix_user
 from tests.support.messages_api import open_scripted_api
+from tests.support.port import free_port
 from tests.support.synapse import SynapseServer
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.timeout(240)]
-
-
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 async def read_metric(address: str, name: str) -> float:
@@ -38,7 +33,7 @@ async def read_metric(address: str, name: str) -> float:
 async def test_a_limit_that_was_learnt_is_known_after_a_restart_and_shown(
     stock_synapse: SynapseServer, tmp_path: Path
 ) -> None:
-    address = free_address()
+    address = f"127.0.0.1:{free_port()}"
     agent = stock_synapse.register(f"claude-{secrets.token_hex(4)}")
     admin = stock_synapse.register(admin=True)
     async with AsyncExitStack() as stack:

@@ -15,17 +15,11 @@ import pytest
 
 from tests.support.messages_api import open_scripted_api
 from tests.support.orchestrator import API_KEY, CCHAT, Orchestrator, open_orchestrator
+from tests.support.port import free_port
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
 
 OFFLINE = {"ANTHROPIC_API_KEY": ""}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

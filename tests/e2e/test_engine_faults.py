@@ -17,19 +17,16 @@ import pytest
 from docker.models.containers import Container
 
 from orchestrator.control.models import RunnerView
-from orchestrator.embedded.messages_model import Text, ToolUse
+from orchestrator.embedded.messages_model import Text
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import MatrixUser
 from tests.support.private_engine import PrivateEngine, open_private_engine
+from tests.support.tool import bash
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
 
 # What is appended while the engine is away, or by a turn that is then cut off.
 LEDGER = "echo ran >> ledger"
-
-
-def bash(command: str) -> ToolUse:
-    return ToolUse(name="Bash", input={"command": command, "description": "test"})
 
 
 @pytest.fixture(scope="module")

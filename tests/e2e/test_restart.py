@@ -9,15 +9,12 @@ import docker
 import pytest
 
 from orchestrator.core.cli_command import CLAUDE
-from orchestrator.embedded.messages_model import Stall, Text, ToolUse
+from orchestrator.embedded.messages_model import Stall, Text
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import MatrixUser
+from tests.support.tool import bash
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
-
-
-def bash(command: str) -> ToolUse:
-    return ToolUse(name="Bash", input={"command": command, "description": "test"})
 
 
 async def start(installation: Installation) -> tuple[MatrixUser, str]:

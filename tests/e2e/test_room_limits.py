@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.embedded.messages_model import ToolUse
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import MatrixUser
+from tests.support.tool import bash
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(400)]
 
@@ -34,10 +34,6 @@ WAYS = {
     "fill tmp": "head -c 200m /dev/zero > /tmp/full; echo filled",
     "fill inodes": "cd /tmp && seq 1 200000 | xargs touch; echo filled",
 }
-
-
-def bash(command: str) -> ToolUse:
-    return ToolUse(name="Bash", input={"command": command, "description": "test"})
 
 
 class Rooms:

@@ -6,15 +6,12 @@ import docker
 import pytest
 
 from orchestrator.core import texts
-from orchestrator.embedded.messages_model import Text, ToolUse
+from orchestrator.embedded.messages_model import Text
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import MatrixUser
+from tests.support.tool import bash
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
-
-
-def bash(command: str) -> ToolUse:
-    return ToolUse(name="Bash", input={"command": command, "description": "test"})
 
 
 async def start(installation: Installation, **sections: object) -> tuple[MatrixUser, str]:

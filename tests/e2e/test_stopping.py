@@ -7,15 +7,12 @@ import asyncio
 import docker
 import pytest
 
-from orchestrator.embedded.messages_model import Stall, ToolUse
+from orchestrator.embedded.messages_model import Stall
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import MatrixUser, body_of
+from tests.support.tool import bash
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
-
-
-def bash(command: str, **more: object) -> ToolUse:
-    return ToolUse(name="Bash", input={"command": command, "description": "test", **more})
 
 
 async def wait_for_process(name: str, word: str, *, present: bool, timeout_s: float = 30) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import stat
 import sys
 import uuid
@@ -29,6 +28,7 @@ from orchestrator.embedded.homeserver import (
     write_embedded_json,
 )
 from orchestrator.embedded.synapse_config import SynapseSecrets, render_config
+from tests.support.port import free_port
 from tests.unit.control.source import MemorySource, make_room
 
 pytestmark = [pytest.mark.synapse, pytest.mark.asyncio(loop_scope="module")]
@@ -144,13 +144,6 @@ class World:
         return process.returncode, out.decode(), err.decode()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="world")
 async def _world(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
@@ -159,7 +152,7 @@ async def _world(
     state_dir.mkdir(mode=0o700)
     _lift_login_limit(request)
     async with (
-        open_embedded_homeserver(state_dir, port=_free_port(), say=print) as homeserver,
+        open_embedded_homeserver(state_dir, port=free_port(), say=print) as homeserver,
         aiohttp.ClientSession(homeserver.base_url) as http,
     ):
         write_embedded_json(state_dir, homeserver)

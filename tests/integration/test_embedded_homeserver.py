@@ -25,6 +25,7 @@ from orchestrator.embedded.synapse_config import write_synapse_files
 from orchestrator.embedded.synapse_process import start_synapse
 from orchestrator.errors import HomeserverUnreachableError, PreconditionError
 from tests.support.matrix_user import MatrixRefusalError, open_matrix_user
+from tests.support.port import free_port
 from tests.support.synapse import Account
 
 pytestmark = pytest.mark.synapse
@@ -54,13 +55,6 @@ def seeded(made_before: Path, tmp_path: Path) -> Path:
     path = tmp_path / "seeded"
     shutil.copytree(made_before, path)
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
 
 
 def user_of(server: EmbeddedHomeserver) -> Account:

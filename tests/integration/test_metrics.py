@@ -19,13 +19,13 @@ from orchestrator.metrics.source import MetricsSource
 from orchestrator.model import TurnOutcome
 from orchestrator.store.store import open_store
 from tests.support.outbox import MemoryHomeserver
+from tests.support.port import free_port
 from tests.unit.store.test_store import admit, event, message
 
 
 @pytest.fixture
 def address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture

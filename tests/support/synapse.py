@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from docker.models.containers import Container
 from testcontainers.core.container import DockerContainer
 
 from tests.support.containers import session_labels
+from tests.support.port import free_port
 from tests.support.synapse_image import ensure_synapse_image
 
 SERVER_NAME = "synapse.test"
@@ -149,7 +149,7 @@ def run_synapse(
         image = ensure_synapse_image(client)
     finally:
         client.close()
-    port = _free_port()
+    port = free_port()
     shared_secret = secrets.token_hex(16)
     limits = {} if stock_limits and not only_messages else _raised_limits()
     if stock_limits:
@@ -217,10 +217,3 @@ handlers: {stdout: {class: logging.StreamHandler, stream: ext://sys.stdout, form
 root: {level: WARNING, handlers: [stdout]}
 disable_existing_loggers: false
 """
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
