@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,10 +203,10 @@ async def _try(site: Site, strike: Strike, report: SweepReport) -> None:
     report.unreached.append(strike.fault)
 
 
-async def _as_value(act: object) -> Exception | None:
+async def _as_value(act: Awaitable[object]) -> Exception | None:
     """An act's failure as a value: its group has other work to finish."""
     try:
-        await act  # type: ignore[misc]
+        await act
     except (AssertionError, TimeoutError) as e:
         return e
     return None

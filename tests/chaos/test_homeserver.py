@@ -83,7 +83,7 @@ async def test_a_homeserver_that_is_killed_again_and_again_loses_and_doubles_not
         await asyncio.to_thread(installation.server.start)
     await ask(alice, rooms, "at the end", asked)
     await check_answered(installation, alice, asked)
-    print(f"kills={KILLS} sent={sum(map(len, asked.values()))} lost=0 doubled=0")  # noqa: T201
+    print(f"kills={KILLS} sent={sum(map(len, asked.values()))} lost=0 doubled=0")  # noqa: T201 - the figures are what it is run for
 
 
 async def test_minutes_without_a_homeserver_are_asked_through_seldom_and_lose_nothing(
@@ -111,6 +111,6 @@ async def test_minutes_without_a_homeserver_are_asked_through_seldom_and_lose_no
     late_s = time.monotonic() - back_at
     first = sum(at < 60 for at in attempts)
     later = len(attempts) - first
-    print(f"away={AWAY_S:.0f} s attempts={first}+{later} answered {late_s:.0f} s after its return")  # noqa: T201
+    print(f"away={AWAY_S:.0f} s attempts={first}+{later} answered {late_s:.0f} s after its return")  # noqa: T201 - the figures are what it is run for
     assert first <= 60
     assert later <= max(0.0, AWAY_S - 60) / 30 + 1

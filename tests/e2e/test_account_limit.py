@@ -50,7 +50,7 @@ async def test_a_limit_that_was_learnt_is_known_after_a_restart_and_shown(
         for _ in range(11):
             await person.send(room, "!help")
         async with asyncio.timeout(60):
-            while not await read_metric(address, "aiagentchat_send_limited_total"):  # noqa: ASYNC110
+            while not await read_metric(address, "aiagentchat_send_limited_total"):  # noqa: ASYNC110 - a page of metrics
                 await asyncio.sleep(0.1)
         learnt = await read_metric(address, "aiagentchat_send_rate_learnt")
         assert 0.01 < learnt < 1

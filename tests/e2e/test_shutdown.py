@@ -57,7 +57,7 @@ async def freeze_with_answers_waiting(
 
 async def wait_until_stopping(installation: Installation, count: int) -> None:
     async with asyncio.timeout(60):
-        while installation.orchestrator.log.count("Stopping (press") < count:  # noqa: ASYNC110
+        while installation.orchestrator.log.count("Stopping (press") < count:  # noqa: ASYNC110 - another process's log
             await asyncio.sleep(0.05)
 
 

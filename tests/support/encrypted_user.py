@@ -32,7 +32,7 @@ async def open_encrypted_user(
         await sync(client)
         yield client
     finally:
-        await client.close()  # type: ignore[no-untyped-call]
+        await client.close()  # type: ignore[no-untyped-call] # nio has no types here
         if client.store is not None:
             client.store.database.close()
 
@@ -51,7 +51,7 @@ async def create_encrypted_room(client: nio.AsyncClient, agent: str, *others: st
     """A room with encryption; its id, once the agent has joined."""
     created = await client.room_create(
         invite=[agent, *others],
-        initial_state=[nio.EnableEncryptionBuilder().as_dict()],  # type: ignore[no-untyped-call]
+        initial_state=[nio.EnableEncryptionBuilder().as_dict()],  # type: ignore[no-untyped-call] # nio has no types here
     )
     assert isinstance(created, nio.RoomCreateResponse), created
     async with asyncio.timeout(60):

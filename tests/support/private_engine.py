@@ -201,7 +201,7 @@ def _bring_in(image: str, engine: PrivateEngine) -> None:
         there = docker.DockerClient(base_url=engine.docker_host, version="1.41", timeout=600)
         with contextlib.closing(there):
             # An iterator is sent in chunks: the image is never in memory as a whole.
-            there.images.load(found.save(named=found.tags[0]))  # type: ignore[arg-type]
+            there.images.load(found.save(named=found.tags[0]))  # type: ignore[arg-type] # the stubs know bytes alone
     finally:
         here.close()
 

@@ -483,13 +483,13 @@ def test_a_mark_is_read_back_and_nothing_malformed_is() -> None:
         {"turn": 1, "asked": []},
         {"turn": "t", "asked": "$a"},
     ):
-        assert parse_mark({"org.aiagentchat.turn": bad}) is None  # type: ignore[dict-item]
+        assert parse_mark({"org.aiagentchat.turn": bad}) is None  # type: ignore[dict-item] # on purpose: no JSON is too odd
 
 
 def test_a_reply_is_read_back_and_nothing_malformed_is() -> None:
     assert parse_reply({"m.relates_to": {"m.in_reply_to": {"event_id": "$asked"}}}) == ASKED
     for bad in (None, 3, {}, {"m.in_reply_to": 3}, {"m.in_reply_to": {"event_id": 3}}):
-        assert parse_reply({"m.relates_to": bad}) is None  # type: ignore[dict-item]
+        assert parse_reply({"m.relates_to": bad}) is None  # type: ignore[dict-item] # on purpose: no JSON is too odd
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

@@ -30,7 +30,7 @@ def decide(outcome: TurnOutcome, **changes: object) -> GoOn | None:
         "limit_resets_at": None,
         "now": NOW,
     }
-    return decide_going_on(outcome, **{**usual, **changes})  # type: ignore[arg-type]
+    return decide_going_on(outcome, **{**usual, **changes})  # type: ignore[arg-type] # changes of any type
 
 
 @pytest.mark.parametrize("outcome", list(TurnOutcome))

@@ -108,7 +108,7 @@ def test_a_homeserver_that_restarts_twenty_times_loses_and_doubles_nothing(tmp_p
         async with syncing(homeserver, store) as statuses:
             for _ in range(20):
                 for fault in (unreachable(), None):
-                    homeserver.fault = lambda _, fault=fault: fault  # type: ignore[misc]
+                    homeserver.fault = lambda _, fault=fault: fault  # type: ignore[misc] # a lambda with a default
                     for text in numbers(rng.randrange(150), len(said)):
                         homeserver.say(ROOM, text)
                         said.append(text)

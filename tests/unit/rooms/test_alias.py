@@ -39,7 +39,7 @@ def script(rig: Rig, *answers: Any, slow_s: float = 0.0) -> list[str]:
         found: RoomId | None = answer
         return found
 
-    rig.homeserver = Resolving(rig.homeserver, resolve)  # type: ignore[assignment]
+    rig.homeserver = Resolving(rig.homeserver, resolve)  # type: ignore[assignment] # one method of it is ours
     return asked
 
 

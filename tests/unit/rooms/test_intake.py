@@ -181,7 +181,7 @@ def test_a_key_that_opens_much_delays_no_other_room_and_opens_each_event_once(
                 order.append(row.room_id)
                 await handle(row)
 
-            life.intake._handle = note  # type: ignore[method-assign]
+            life.intake._handle = note  # type: ignore[method-assign] # it passes on to the real one
             await rig.receive("later, in the same room")
             await rig.receive("and here?", room=other)
             for _ in range(2):

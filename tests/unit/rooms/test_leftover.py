@@ -30,7 +30,7 @@ def count_processes(life: Life, *counts: int | Exception) -> None:
             raise count
         return RunnerStats(memory_bytes=1, memory_limit_bytes=2, cpu_total_s=0.0, pids=count)
 
-    life.backend.stats = stats  # type: ignore[attr-defined]
+    life.backend.stats = stats  # type: ignore[attr-defined] # in place of the memory engine's
 
 
 def test_processes_that_use_up_the_room_are_ended_and_the_conversation_goes_on(
@@ -76,7 +76,7 @@ def test_an_engine_that_does_not_count_delays_the_next_turn_by_seconds(tmp_path:
             raise AssertionError
 
         async with rig.life() as life:
-            life.backend.stats = hang  # type: ignore[attr-defined]
+            life.backend.stats = hang  # type: ignore[attr-defined] # in place of the memory engine's
             await tell(rig, life, "one")
             await rig.wait_ended(1)
             await tell(rig, life, "two")

@@ -43,7 +43,7 @@ async def settle(rig: Rig) -> None:
 async def replies(rig: Rig) -> list[tuple[str, Any]]:
     """What was said, and in reply to what."""
     return [
-        (str(c["body"]), c["m.relates_to"]["m.in_reply_to"]["event_id"])  # type: ignore[index,call-overload]
+        (str(c["body"]), c["m.relates_to"]["m.in_reply_to"]["event_id"])  # type: ignore[index,call-overload] # as JSON as it is
         for c in await rig.said()
         if "m.relates_to" in c
     ]
@@ -228,11 +228,11 @@ def test_messages_that_can_not_become_a_turn_are_told_and_the_room_goes_on(
                     raise KeyError
                 return await admit(*args, **options)
 
-            turns.admit = fail  # type: ignore[method-assign]
+            turns.admit = fail  # type: ignore[method-assign] # what breaks, and is mended
             await settle(rig)
             await asyncio.sleep(200)
             assert calls == 1
-            turns.admit = admit  # type: ignore[method-assign]
+            turns.admit = admit  # type: ignore[method-assign] # what breaks, and is mended
             await rig.receive("three")
             life.notify()
             await rig.wait_ended(1)

@@ -148,7 +148,7 @@ def test_text_that_a_database_could_not_hold_is_kept_as_it_is_shown(tmp_path: Pa
     async def test(rig: Rig) -> None:
         rig.claude.scripts["odd"] = odd
         for shows in (True, False):
-            rig.may_show = lambda _, shows=shows: shows  # type: ignore[misc]
+            rig.may_show = lambda _, shows=shows: shows  # type: ignore[misc] # a lambda with a default
             async with rig.life() as life:
                 await tell(rig, life, f"odd {shows}")
                 await rig.wait_ended(1 if shows else 2)

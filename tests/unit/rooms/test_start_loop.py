@@ -36,7 +36,7 @@ def delay_input(shim: MemoryShim) -> None:
         else:
             inner(kind, frame)
 
-    shim._command = command  # type: ignore[method-assign]
+    shim._command = command  # type: ignore[method-assign] # a fault of the shim's or the CLI's
 
 
 def test_a_cli_that_ends_as_it_is_started_is_tried_with_pauses_and_told_with_its_last_words(
@@ -138,7 +138,7 @@ async def deaf(turn: Turn) -> None:
     turn.ignores_interrupt = True
     turn.process.is_deaf = True
     turn.text("working")
-    turn.process.write = lambda _: None  # type: ignore[method-assign]
+    turn.process.write = lambda _: None  # type: ignore[method-assign] # a fault of the shim's or the CLI's
     await asyncio.Event().wait()
 
 
@@ -166,7 +166,7 @@ def test_a_cli_that_never_reads_its_input_times_out_like_one_that_hangs(tmp_path
     async def test(rig: Rig) -> None:
         def never_reads(process: CliProcess) -> None:
             process.is_deaf = True
-            process.read = asyncio.Event().wait  # type: ignore[method-assign,assignment]
+            process.read = asyncio.Event().wait  # type: ignore[method-assign,assignment] # a fault of the shim's or the CLI's
 
         rig.claude.on_start = never_reads
         async with rig.life() as life:
