@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.config import GatewayConfig
 from orchestrator.core import texts
+from orchestrator.core.chunking import encrypted_limit
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_uid
 from orchestrator.errors import PreconditionError, StoreCorruptError
@@ -38,7 +40,9 @@ _NEW_NAME = f".{DATABASE_NAME}.restored"
 _GENERATIONS = 1_000_000
 # Older than any transaction id that a homeserver remembers (a day): it is looked for.
 _LOOKED_FOR_S = 2 * 86400.0
-_EVENT_BYTES = 55_000
+# A copy is restored without a configuration; and three quarters of it, as in an encrypted room, fit
+# everywhere.
+_EVENT_BYTES = encrypted_limit(GatewayConfig().max_event_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +117,7 @@ async def _end_turns(store: Store, restored: Restored) -> int:
             turn,
             "restored",
             texts.restored_turn(texts.utc_time(restored.copied_at)),
-            max_event_bytes=_EVENT_BYTES * 3 // 4,
+            max_event_bytes=_EVENT_BYTES,
             final=Final(outcome=TurnOutcome.INTERRUPTED),
         )
         await store.turns.advance(

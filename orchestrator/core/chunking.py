@@ -31,6 +31,11 @@ _LANGUAGE = re.compile(r"[ \t]*([A-Za-z0-9_+#.-]{1,40})")
 _CLEAN, _BLANK, _LINE, _IN_FENCE = range(4)
 
 
+def encrypted_limit(max_event_bytes: int) -> int:
+    """What a content may have in an encrypted room: base64 makes it 4/3 as long."""
+    return max_event_bytes * 3 // 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """One message: its part of the text, and the same as it is sent."""

@@ -8,6 +8,10 @@ from collections.abc import Callable
 # that is back is found within little more than that.
 MIN_WAIT_S = 1.0
 MAX_WAIT_S = 33.0
+# What the last waits are drawn from: half of it to all of it. The exponent is bounded so that it
+# stays a small number; 2**6 is past the longest.
+_LONGEST_TOP_S = 60.0
+_MAX_EXPONENT = 6
 
 
 class Backoff:
@@ -27,6 +31,5 @@ class Backoff:
     def next_wait_s(self) -> float:
         """Count one more failure; returns the seconds to wait before the next attempt."""
         self.failures += 1
-        # Half of the last step is 30 s; the exponent is bounded so that it stays a small number.
-        top = min(60.0, 2.0 ** min(self.failures, 6))
+        top = min(_LONGEST_TOP_S, 2.0 ** min(self.failures, _MAX_EXPONENT))
         return min(max(MIN_WAIT_S, self._jitter(top / 2, top)), MAX_WAIT_S)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.config import Config
+from orchestrator.core.chunking import encrypted_limit
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.model import RoomId
@@ -57,10 +58,7 @@ class Kit:
     """What the account may send, as far as is known; None: no limit met yet."""
 
     async def event_limit(self, room_id: RoomId) -> int:
-        """The most bytes that a message's content may have in this room.
-
-        Encryption makes an event 4/3 as long (base64), so there it is three quarters.
-        """
+        """The most bytes that a message's content may have in this room."""
         room = await self.store.rooms.get(room_id)
         limit = self.config.gateway.max_event_bytes
-        return limit * 3 // 4 if room is not None and room.encrypted else limit
+        return encrypted_limit(limit) if room is not None and room.encrypted else limit
