@@ -67,3 +67,13 @@ def audit(folder: Path) -> tuple[Finding, ...]:
 async def tell(rig: Rig, life: Life, text: str) -> None:
     await rig.receive(text)
     life.notify()
+
+
+async def crash_or_end(rig: Rig, life: Life, *, ends: int) -> int:
+    """Until the life ends at its step, or the room has read so many ends; the steps it passed."""
+
+    async def is_over() -> bool:
+        return life.points.crashed.is_set() or len(await rig.outcomes()) == ends
+
+    await rig.wait(is_over)
+    return life.points.count

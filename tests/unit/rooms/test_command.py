@@ -10,7 +10,7 @@ import pytest
 from orchestrator.core import texts
 from orchestrator.store.api import InboxKind
 from tests.support.room_rig import ROOM, Rig, open_rig, run_rooms
-from tests.unit.rooms.scenario import audit, hang, run, tell, works_for
+from tests.unit.rooms.scenario import audit, crash_or_end, hang, run, tell, works_for
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.24])
@@ -119,12 +119,7 @@ async def cancel_and_crash(folder: Path, crash_at: int) -> int:
             await rig.wait_body("Queued")
         await rig.receive("!cancel")
         async with rig.life(crash_at=crash_at) as life:
-
-            async def is_over() -> bool:
-                return life.points.crashed.is_set() or len(await rig.outcomes()) == 2
-
-            await rig.wait(is_over)
-            count = life.points.count
+            count = await crash_or_end(rig, life, ends=2)
         async with rig.life():
             await rig.wait_ended(2, timeout_s=60)
         assert await rig.outcomes() == ["cancelled", "done"], crash_at
@@ -148,12 +143,7 @@ async def begin_anew_and_crash(folder: Path, crash_at: int) -> int:
         await rig.receive("!new")
         await rig.receive("two")
         async with rig.life(crash_at=crash_at) as life:
-
-            async def is_over() -> bool:
-                return life.points.crashed.is_set() or len(await rig.outcomes()) == 2
-
-            await rig.wait(is_over)
-            count = life.points.count
+            count = await crash_or_end(rig, life, ends=2)
         async with rig.life() as life:
             await rig.wait_ended(2, timeout_s=60)
             await tell(rig, life, "three")

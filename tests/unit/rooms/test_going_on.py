@@ -14,7 +14,7 @@ from orchestrator.core.going_on import build_prompt_again
 from orchestrator.model import JsonObject, TurnOutcome, TurnState
 from tests.support.memory_claude import ExitNow, Turn
 from tests.support.room_rig import Rig, open_rig, run_rooms
-from tests.unit.rooms.scenario import audit, hang, run, tell
+from tests.unit.rooms.scenario import audit, crash_or_end, hang, run, tell
 
 RESUME = {"defaults": {"on_interrupt": "resume"}}
 
@@ -313,12 +313,7 @@ async def resume_and_crash(folder: Path, crash_at: int) -> tuple[int, list[str]]
             await rig.wait_body("Queued")
         await kill_runner(rig)
         async with rig.life(crash_at=crash_at) as life:
-
-            async def is_over() -> bool:
-                return life.points.crashed.is_set() or len(await rig.outcomes()) == 2
-
-            await rig.wait(is_over)
-            count = life.points.count
+            count = await crash_or_end(rig, life, ends=2)
         async with rig.life():
             await rig.wait_ended(3, timeout_s=60)
         assert rig.claude.asked == ["go", build_prompt_again("go"), "later"], crash_at
@@ -354,12 +349,7 @@ async def retry_and_crash(folder: Path, crash_at: int) -> tuple[int, list[str]]:
             await rig.wait_ended(1)
         await rig.receive("!retry")
         async with rig.life(crash_at=crash_at) as life:
-
-            async def is_over() -> bool:
-                return life.points.crashed.is_set() or len(await rig.outcomes()) == 2
-
-            await rig.wait(is_over)
-            count = life.points.count
+            count = await crash_or_end(rig, life, ends=2)
         async with rig.life():
             await rig.wait_ended(2, timeout_s=60)
             await asyncio.sleep(10)
