@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -80,7 +81,9 @@ async def test_the_figures_are_those_of_the_store_and_the_sender(
     ("method", "path", "status"),
     [("GET", "/", 404), ("GET", "/metrics/", 404), ("GET", "/x", 404), ("POST", "/metrics", 405)],
 )
-async def test_nothing_else_is_there(address: str, method: str, path: str, status: int) -> None:
+async def test_whatever_else_is_asked_for_is_refused(
+    address: str, method: str, path: str, status: int
+) -> None:
     async with open_metrics(address, read_nothing, required=True):
         assert (await ask(address, path, method))[0] == status
 
@@ -134,6 +137,16 @@ async def test_whatever_ends_it_the_port_is_free_again(address: str, end: str) -
         assert (await ask(address))[0] == 503
 
 
-async def test_null_opens_nothing() -> None:
+async def test_without_an_address_nothing_listens() -> None:
+    before = sockets()
     async with open_metrics(None, read_nothing, required=True):
-        pass
+        assert sockets() == before
+
+
+def sockets() -> set[str]:
+    """This process's open sockets."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that the list was read with
+            found.add(str(descriptor.readlink()))
+    return {name for name in found if name.startswith("socket:")}

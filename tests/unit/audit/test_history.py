@@ -133,7 +133,9 @@ def test_the_walk_stops_at_the_page_that_has_the_beginning() -> None:
     assert len(pages) == 1 + 4  # one forward, four back
 
 
-def test_the_bound_is_met_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_room_is_read_back_to_the_bound_and_its_cut_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(history, "MAX_PAGES", 2)
     found = read(ScriptedRooms({ROOM: [member(0, "join"), *(said(i) for i in range(1, 350))]}))
     assert len(found.events) == 200

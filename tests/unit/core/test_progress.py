@@ -40,7 +40,7 @@ A, B, C = (RoomId(f"!{name}") for name in "abc")
         "no burst, and an answer would wait for half a minute",
     ],
 )
-def test_what_can_be_spared(
+def test_what_is_above_the_reserve_can_be_spared(
     tokens: float, interval_s: float | None, burst: float, spare: int
 ) -> None:
     assert count_spare(tokens, BudgetState(interval_s=interval_s, burst=burst)) == spare

@@ -104,7 +104,9 @@ async def test_a_turn_that_names_as_many_as_fit_takes_no_more(store: Store) -> N
     assert named == [f"$event-{i:03}" for i in range(100)]
 
 
-async def test_reasons_are_not_mixed(store: Store) -> None:
+async def test_a_turn_that_collects_takes_in_what_is_refused_for_its_own_reason_alone(
+    store: Store,
+) -> None:
     await collect(store, "a")
     row = await store.turns.refuse(await new_turn(store, "b"), collected("queue"), now=1.0)
     assert row.asked == ("$b",)

@@ -126,7 +126,7 @@ async def test_what_is_said_once_is_stored_once_with_its_mark(tmp_path: Path) ->
     ]
 
 
-async def test_nothing_is_changed_in_the_file(tmp_path: Path) -> None:
+async def test_reading_a_snapshot_changes_nothing_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
     async with open_store(tmp_path) as store:
         await fill(store)
