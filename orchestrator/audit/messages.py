@@ -19,6 +19,7 @@ from orchestrator.errors import LoginRefusedError
 from orchestrator.log import register_secret
 from orchestrator.matrix.session import SESSION_NAME, KeptSession, load_session
 from orchestrator.model import EventId
+from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.snapshot import read_snapshot
 
 # Asked for one by one. That many sent events are missing only where a homeserver lost its memory;
@@ -48,7 +49,7 @@ async def audit_messages(plan: AuditPlan, *, clock: Callable[[], float] = time.t
     """
     session, token = _session(plan)
     # In this order: what the database says was sent must be there afterwards.
-    snapshot = await asyncio.to_thread(read_snapshot, plan.state_dir / "state.sqlite3")
+    snapshot = await asyncio.to_thread(read_snapshot, plan.state_dir / DATABASE_NAME)
     evidence = snapshot.evidence
     history = {entry.event_id for entry in evidence.inbox if entry.reason == HISTORY}
     async with open_history_http(session.homeserver, session.user_id, token) as http:
