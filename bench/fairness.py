@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from bench.support.entrance import need_root, run_to_end
 from bench.support.figures import Figure, Section, median, percentile, render_table
 from bench.support.installation import Bench, open_bench, say
 from bench.support.machine import describe_machine, load
@@ -49,20 +49,14 @@ Without the homeserver: from the message's being stored to its turn's being stor
 
 def main() -> None:
     """Run everything and print the table."""
-    if os.geteuid() != 0:
-        sys.exit("This starts an orchestrator, which needs root. Run it as root.")
+    need_root()
     words = sys.argv[1:]
     chosen = {n: noise for n, noise in NOISES.items() if not words or any(w in n for w in words)}
     logger.remove()
     with contextlib.redirect_stdout(sys.stderr):
         image = ensure_runner_image()
         claude = ensure_claude_cli()
-    try:
-        asyncio.run(run(image, claude, chosen))
-    except TimeoutError:
-        sys.exit(f"This did not end in time ({LIMIT_S:.0f} s in all), and was stopped.")
-    except KeyboardInterrupt:
-        sys.exit("Stopped; nothing that this started is left.")
+    run_to_end(run(image, claude, chosen), limit_s=LIMIT_S)
 
 
 @dataclass(frozen=True, slots=True)

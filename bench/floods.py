@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from bench.support.entrance import need_root, run_to_end
 from bench.support.figures import Figure, Section, Unit, median, percentile, render_table
 from bench.support.installation import Bench, open_bench, say
 from bench.support.machine import describe_machine, load, peak_rss, reset_peak, vm_rss
@@ -67,18 +67,12 @@ class Stretch:
 
 def main() -> None:
     """Run everything and print the table."""
-    if os.geteuid() != 0:
-        sys.exit("This starts an orchestrator, which needs root. Run it as root.")
+    need_root()
     floods = parse_floods(sys.argv[1:])
     logger.remove()
     with contextlib.redirect_stdout(sys.stderr):
         image, flooding = ensure_runner_image(), ensure_cli_image(PROGRAM)
-    try:
-        asyncio.run(run(image, flooding, floods))
-    except TimeoutError:
-        sys.exit(f"This did not end in time ({LIMIT_S:.0f} s in all), and was stopped.")
-    except KeyboardInterrupt:
-        sys.exit("Stopped; nothing that this started is left.")
+    run_to_end(run(image, flooding, floods), limit_s=LIMIT_S)
 
 
 def parse_floods(words: Sequence[str]) -> tuple[tuple[str, int], ...]:

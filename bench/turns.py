@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from loguru import logger
 
 from bench.support.cli_alone import open_cli_on_host
 from bench.support.daemon_figures import measure_memory, measure_restarts
+from bench.support.entrance import need_root, run_to_end
 from bench.support.figures import render_table
 from bench.support.installation import open_bench
 from bench.support.machine import describe_machine, load
@@ -51,17 +51,11 @@ The embedded Synapse outlives the kill. Without an answer to every turn there wo
 
 def main() -> None:
     """Run everything and print the table."""
-    if os.geteuid() != 0:
-        sys.exit("This starts an orchestrator, which needs root. Run it as root.")
+    need_root()
     logger.remove()
     with contextlib.redirect_stdout(sys.stderr):
         image, claude = ensure_runner_image(), ensure_claude_cli()
-    try:
-        asyncio.run(run(image, claude))
-    except TimeoutError:
-        sys.exit(f"This did not end in time ({LIMIT_S:.0f} s in all), and was stopped.")
-    except KeyboardInterrupt:
-        sys.exit("Stopped; nothing that this started is left.")
+    run_to_end(run(image, claude), limit_s=LIMIT_S)
 
 
 async def run(image: str, claude: Path) -> None:
