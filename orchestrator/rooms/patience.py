@@ -10,7 +10,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from orchestrator.errors import HomeserverUnreachableError, RateLimitedError
+from loguru import logger
+
+from orchestrator.errors import (
+    HomeserverUnreachableError,
+    LoginRefusedError,
+    RateLimitedError,
+    StoreError,
+)
 
 T = TypeVar("T")
 _MAX_WAIT_S = 60.0
@@ -42,7 +49,7 @@ class Patience:
             work.close()
             msg = f"nobody runs {name}"
             raise RuntimeError(msg)
-        return self._group.create_task(work, name=name)
+        return self._group.create_task(_contained(work, name), name=name)
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """The answer. May be cancelled; what is not retryable comes out."""
@@ -60,3 +67,14 @@ class Patience:
             wait_s = max(wait_s, float(1 << min(failures, 6)))
             failures += 1
             await asyncio.sleep(min(wait_s, _MAX_WAIT_S))
+
+
+async def _contained(work: Coroutine[Any, Any, None], name: str) -> None:
+    """A bug met here costs this question, which the next start asks again, and nobody else."""
+    try:
+        await work
+    except (StoreError, LoginRefusedError):
+        raise
+    except Exception as e:  # noqa: BLE001 - the boundary of one room's question
+        log = logger.bind(action="intake.question_failed", question=name, error=type(e).__name__)
+        log.opt(exception=e).error("what an event asked the homeserver failed inside")

@@ -34,6 +34,8 @@ from orchestrator.runners.stream import AttachedStream, DiagnosticLines
 # A removal that somebody else began: the engine unmounts and deletes; seconds at most.
 _REMOVAL_S: Final = 20.0
 _POLL_S: Final = 0.1
+_NOT_FOUND: Final = 404
+_ARCHIVE_CHUNK_BYTES: Final = 64 * 1024
 
 
 @asynccontextmanager
@@ -244,13 +246,21 @@ class DockerBackend:
             yield AttachedStream(exchange.reader, exchange.writer, lines)
 
     def _read_archive(self, container_id: str, path: str, max_bytes: int) -> bytes:
-        chunks, _ = self.engine.api.get_archive(container_id, path)
+        """By the client's session: `get_archive` keeps hold of what was not read to its end."""
+        api = self.engine.api
+        url = f"{api.base_url}/v{api.api_version}/containers/{container_id}/archive"
         parts = bytearray()
-        for chunk in chunks:
-            parts += chunk
-            if len(parts) > max_bytes:
-                msg = f"{path} is larger than {max_bytes} bytes"
+        with api.get(url, params={"path": path}, stream=True, timeout=CALL_S) as answer:
+            if answer.status_code == _NOT_FOUND:
+                raise RunnerGoneError
+            if not answer.ok:
+                msg = f"the Docker Engine refused: {answer.status_code}"
                 raise EngineRequestError(msg)
+            for chunk in answer.iter_content(_ARCHIVE_CHUNK_BYTES):
+                parts += chunk
+                if len(parts) > max_bytes:
+                    msg = f"{path} is larger than {max_bytes} bytes"
+                    raise EngineRequestError(msg)
         return bytes(parts)
 
     async def _missing_path(self, name: str, gone: RunnerGoneError) -> Exception:
