@@ -27,7 +27,13 @@ from orchestrator.model import InstallationId, TurnOutcome
 from orchestrator.rooms.outgoing import Final, build_turn_notice_rows
 from orchestrator.store.api import InboxKind, InboxState, Restored
 from orchestrator.store.checking import check_file, index_path, log_path
-from orchestrator.store.copying import copied_at, copy_database, sync_path, time_stamp
+from orchestrator.store.copying import (
+    copy_database,
+    find_made_at,
+    forget_copied,
+    sync_path,
+    time_stamp,
+)
 from orchestrator.store.database import hold_state_dir, open_database
 from orchestrator.store.inbox_table import write_restored
 from orchestrator.store.opening import DATABASE_NAME
@@ -90,8 +96,8 @@ def restore(copy: Path, state_dir: Path, *, now: float | None = None) -> Recover
         new = state_dir / _NEW_NAME
         _remove(new)
         copy_database(copy, new)
-        made_at = copied_at(copy) or copy.stat().st_mtime
-        restored, turns = asyncio.run(_rewrite(new, made_at=made_at, restored_at=restored_at))
+        restored = Restored(copied_at=find_made_at(copy), restored_at=restored_at)
+        turns = asyncio.run(_rewrite(new, restored))
         _sync_and_drop_log(new)
         aside = _put_aside(state_dir, restored_at)
         new.replace(state_dir / DATABASE_NAME)
@@ -99,15 +105,13 @@ def restore(copy: Path, state_dir: Path, *, now: float | None = None) -> Recover
         return Recovered(copied_at=restored.copied_at, turns=turns, put_aside=aside)
 
 
-async def _rewrite(new: Path, *, made_at: float, restored_at: float) -> tuple[Restored, int]:
+async def _rewrite(new: Path, restored: Restored) -> int:
     """Mark what the copy can't know; how many turns that ended."""
     async with open_database(new) as database:
         store = build_store(database)
-        at = await database.run(_copied_at) or made_at
-        restored = Restored(copied_at=at, restored_at=restored_at)
         reserved = _indexes_of_files(new.parent, await store.rooms.installation())
         await database.run(lambda db: _mark(db, restored, reserved))
-        return restored, await _end_turns(store, restored)
+        return await _end_turns(store, restored)
 
 
 async def _end_turns(store: Store, restored: Restored) -> int:
@@ -132,6 +136,7 @@ async def _end_turns(store: Store, restored: Restored) -> int:
 
 
 def _mark(db: sqlite3.Connection, restored: Restored, reserved: Mapping[str, int]) -> None:
+    forget_copied(db)
     write_restored(db, restored)
     reserve_indexes(db, reserved)
     db.execute(
@@ -168,11 +173,6 @@ def _forget_inbox(db: sqlite3.Connection, restored: Restored) -> None:
         "AND state IN ('new', 'pending_keys') AND json_extract(raw, '$.state_key') IS NULL",
         (InboxState.IGNORED, InboxKind.TIMELINE),
     )
-
-
-def _copied_at(db: sqlite3.Connection) -> float | None:
-    row = db.execute("SELECT value FROM meta WHERE key = 'copied_at'").fetchone()
-    return None if row is None else float(row[0])
 
 
 def _indexes_of_files(state_dir: Path, installation: InstallationId) -> Mapping[str, int]:

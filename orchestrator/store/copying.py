@@ -18,12 +18,14 @@ from pathlib import Path
 
 from orchestrator.core import texts
 from orchestrator.errors import StoreCorruptError, StoreError, StoreFullError
-from orchestrator.store.checking import check_file, opened_to_read
+from orchestrator.store.checking import check_file, has_log, opened_to_read
 from orchestrator.store.failure import translated
 
 COPIES_DIR = "backups"
 _NAME = re.compile(r"state-(\d{8}T\d{6}Z)\.sqlite3")
 _STAMP = "%Y%m%dT%H%M%SZ"
+# In the table `meta` of a copy: when it was made (Unix time).
+_COPIED_AT = "copied_at"
 # 1 MiB at a time, with a breath in between: other programs' reads and fsyncs come through.
 _PAGES = 256
 _BREATH_S = 0.005
@@ -52,6 +54,22 @@ def copied_at(copy: Path) -> float | None:
         return datetime.strptime(match[1], _STAMP).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
+
+
+def find_made_at(copy: Path) -> float:
+    """When a sound copy was made (Unix time): as it says, by its name, or by its file's time.
+
+    To be asked of the copy itself: a copy of it is made when it is made.
+    """
+    with translated(copy), opened_to_read(copy, is_idle=not has_log(copy)) as db:
+        row = db.execute("SELECT value FROM meta WHERE key = ?", (_COPIED_AT,)).fetchone()
+    said = None if row is None else float(row[0])
+    return said or copied_at(copy) or copy.stat().st_mtime
+
+
+def forget_copied(db: sqlite3.Connection) -> None:
+    """The database is in use from now on: whoever copies it makes a copy of that time."""
+    db.execute("DELETE FROM meta WHERE key = ?", (_COPIED_AT,))
 
 
 def read_time(copy: Path) -> str:
@@ -130,9 +148,8 @@ def _copy(source: Path, new: Path, progress: Callable[..., None]) -> None:
         has_meta = "SELECT 1 FROM sqlite_master WHERE name = 'meta'"
         if writing.execute(has_meta).fetchone():
             writing.execute(
-                "INSERT INTO meta VALUES ('copied_at', ?1) "
-                "ON CONFLICT (key) DO UPDATE SET value = ?1",
-                (str(time.time()),),
+                "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
+                (_COPIED_AT, str(time.time())),
             )
             writing.commit()
 

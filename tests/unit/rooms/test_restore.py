@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +279,21 @@ def test_a_restore_keeps_the_damaged_database_aside_and_takes_its_log_away(tmp_p
     assert done.put_aside.with_name(f"{done.put_aside.name}-wal").read_bytes() == b"its log" * 1000
     assert token(tmp_path) == "old"
     assert (tmp_path / "state.sqlite3").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("said_at", "made_at"), [("1000.5", 1000.5), (None, 86400.0)])
+def test_a_restore_says_when_its_copy_was_made_and_not_when_it_was_restored(
+    tmp_path: Path, said_at: str | None, made_at: float
+) -> None:
+    used(tmp_path, "old")
+    copy = make_copy(tmp_path).rename(tmp_path / "backups" / "state-19700102T000000Z.sqlite3")
+    with closing(sqlite3.connect(copy)) as db, db:
+        db.execute("DELETE FROM meta WHERE key = 'copied_at'")
+        if said_at is not None:
+            db.execute("INSERT INTO meta VALUES ('copied_at', ?)", (said_at,))
+    assert restore(copy, tmp_path).copied_at == made_at
+    with closing(sqlite3.connect(tmp_path / "state.sqlite3")) as db:
+        assert not db.execute("SELECT value FROM meta WHERE key = 'copied_at'").fetchall()
 
 
 def test_a_restore_is_refused_while_an_orchestrator_runs_and_for_what_is_no_sound_copy(
