@@ -7,14 +7,12 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from orchestrator.config import Config, load_config, load_secrets
+from orchestrator.config import DEFAULT_STATE_DIR, load_config, load_secrets
 from orchestrator.embedded.account_setup import AGENT_USER_ID
 from orchestrator.embedded.homeserver import read_embedded_admin
 from orchestrator.errors import ConfigError
 from orchestrator.model import UserId
 from orchestrator.synapse_admin import SendLimit, open_synapse_admin
-
-_DEFAULT_STATE_DIR = Config.model_fields["state_dir"].default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ def find_account(config: Path | None, state_dir: Path | None, user: str | None) 
         return AdminedAccount(
             homeserver=matrix.homeserver, user_id=UserId(user or matrix.user_id), token=token
         )
-    base_url, token = read_embedded_admin((state_dir or _DEFAULT_STATE_DIR).absolute())
+    base_url, token = read_embedded_admin((state_dir or DEFAULT_STATE_DIR).absolute())
     return AdminedAccount(homeserver=base_url, user_id=UserId(user or AGENT_USER_ID), token=token)
 
 

@@ -19,6 +19,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from orchestrator.errors import ConfigError
 from orchestrator.model import Limits, Permissions, UserId
 
+# Below the directory that it is started in.
+DEFAULT_STATE_DIR = Path("state")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _USER_ID = r"^@[^:\s]+:[^\s]+$"
@@ -190,7 +192,7 @@ class Config(_Section):
     """The whole file."""
 
     matrix: MatrixConfig
-    state_dir: Path = Path("state")
+    state_dir: Path = DEFAULT_STATE_DIR
     anthropic: AnthropicConfig = AnthropicConfig()
     access: AccessConfig = AccessConfig()
     gateway: GatewayConfig = GatewayConfig()

@@ -27,7 +27,7 @@ from loguru import logger
 from pydantic import SecretStr
 
 from orchestrator import __version__
-from orchestrator.config import Config, Secrets
+from orchestrator.config import DEFAULT_STATE_DIR, Config, Secrets
 from orchestrator.control.server import open_control
 from orchestrator.core import texts
 from orchestrator.core.pacing import BudgetState, SendBudget
@@ -406,7 +406,7 @@ def _cchat_command(state_dir: Path) -> str:
     program = Path(sys.executable).parent / "cchat"
     here = Path.cwd()
     shown = program.relative_to(here) if program.is_relative_to(here) else program
-    option = "" if state_dir == here / "state" else f" --state-dir {state_dir}"
+    option = "" if state_dir == here / DEFAULT_STATE_DIR else f" --state-dir {state_dir}"
     return f"{shown}{option}"
 
 

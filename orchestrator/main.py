@@ -21,7 +21,14 @@ import typer
 from orchestrator import __version__, faultpoint
 from orchestrator.account_limit import describe_limit, find_account, lift_limit
 from orchestrator.audit.messages import AuditPlan, audit_messages, render_json, render_text
-from orchestrator.config import Config, load_config, load_secrets, not_built, parse_config
+from orchestrator.config import (
+    DEFAULT_STATE_DIR,
+    Config,
+    load_config,
+    load_secrets,
+    not_built,
+    parse_config,
+)
 from orchestrator.core import texts
 from orchestrator.daemon import Plan, run_daemon
 from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
@@ -298,7 +305,7 @@ def _on_homeserver(homeserver: EmbeddedHomeserver | None) -> dict[str, Any]:
 
 def _state_dir(config: Path | None, given: Path | None) -> Path:
     """Where the state is: as said, as configured, or where it is without a configuration."""
-    configured = Path("state") if config is None else load_config(config).state_dir
+    configured = DEFAULT_STATE_DIR if config is None else load_config(config).state_dir
     return (given or configured).absolute()
 
 

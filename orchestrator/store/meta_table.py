@@ -1,7 +1,8 @@
 """What was learnt about the account, in the table `meta`: it need not be learnt again.
 
-The identity of the installation and the sync token stand there, too; `RoomTable` and `InboxTable`
-write those.
+Other single values stand there, too, each written by its owner: the identity of the installation
+(`room_table`), the sync token and the last restore (`inbox_table`), when the file was opened
+(`opening`) or copied (`copying`).
 """
 
 from __future__ import annotations
