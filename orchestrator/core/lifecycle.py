@@ -2,7 +2,8 @@
 
 Rules:
 - a missing cell of the turn's table is a bug of the caller: IllegalTransitionError, no change;
-- a turn never goes back from RUNNING: what may have been executed is never executed again;
+- a turn never goes back from RUNNING: what may have been executed is never executed again in
+  silence (what goes on with its message is another turn: `core.going_on`);
 - the runner's table is complete, and gives one step at a time: after it, look again;
 - a dead runner is replaced, not revived. Nothing is lost by that: its working directory and its
   home are on the host, all else in it is temporary anyway; and a fresh one needs 0.3 s.
