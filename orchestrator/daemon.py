@@ -78,6 +78,7 @@ _RUNNERS_S = 3.0
 
 # One short transaction; what it would keep can be learnt again.
 _KEEP_S = 1.0
+_HOUR_S = 3600.0
 
 Say = Callable[[str], None]
 
@@ -122,7 +123,26 @@ async def run_daemon(plan: Plan, say: Say) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """What holds resources, and what was read with them."""
+
+    config: Config
+    state_dir: Path
+    store: Store
+    clock: SteadyClock
+    backend: DockerBackend
+    housing: HostHousing
+    matrix: MatrixClient
+    learnt: BudgetState | None
+    txns_since: float
+    embedded: EmbeddedHomeserver | None
+    offline: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _System:
+    """All of it, wired."""
+
     kit: Kit
     embedded: EmbeddedHomeserver | None
     matrix: MatrixClient
@@ -172,27 +192,26 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     for room in await store.rooms.all():
         if room.encrypted:
             matrix.encryption.note_encrypted(room.room_id)
-    learnt = await store.meta.send_budget()
-    since = await store.meta.device_since(matrix.device_id, now=clock())
     return _assemble(
-        plan, config, store, clock, backend, housing, matrix, learnt, since, embedded, offline
+        _Opened(
+            config=config,
+            state_dir=plan.state_dir,
+            store=store,
+            clock=clock,
+            backend=backend,
+            housing=housing,
+            matrix=matrix,
+            learnt=await store.meta.send_budget(),
+            txns_since=await store.meta.device_since(matrix.device_id, now=clock()),
+            embedded=embedded,
+            offline=offline,
+        )
     )
 
 
-def _assemble(
-    plan: Plan,
-    config: Config,
-    store: Store,
-    clock: SteadyClock,
-    backend: DockerBackend,
-    housing: HostHousing,
-    matrix: MatrixClient,
-    learnt: BudgetState | None,
-    txns_since: float,
-    embedded: EmbeddedHomeserver | None,
-    offline: bool,
-) -> _System:
+def _assemble(opened: _Opened) -> _System:
     """The parts that hold no resources, wired to each other."""
+    config, store, clock, matrix = opened.config, opened.store, opened.clock, opened.matrix
     loop = asyncio.get_running_loop()
 
     async def find_earlier(row: OutboxRow) -> EventId | None:
@@ -201,7 +220,7 @@ def _assemble(
     async def on_refused(row: OutboxRow, error: RequestRefusedError) -> None:
         await manager.tell_refused(row, error)
 
-    budget = SendBudget(learnt)
+    budget = SendBudget(opened.learnt)
     sender = OutboxSender(
         store.outbox,
         matrix,
@@ -209,14 +228,14 @@ def _assemble(
         find_sent=find_earlier,
         budget=budget,
         clock=clock,
-        txns_since=txns_since,
+        txns_since=opened.txns_since,
     )
     courtesies = Courtesies(matrix, clock=loop.time)
     kit = Kit(
         config=config,
         store=store,
-        backend=backend,
-        housing=housing,
+        backend=opened.backend,
+        housing=opened.housing,
         courtesies=courtesies,
         notify_outbox=sender.notify,
         may_show_progress=sender.may_show_progress,
@@ -245,30 +264,30 @@ def _assemble(
     overview = Overview(kit, manager, sender, me=matrix.user_id, started_at=clock())
     return _System(
         kit=kit,
-        embedded=embedded,
+        embedded=opened.embedded,
         matrix=matrix,
         sender=sender,
-        keeper=BudgetKeeper(budget, store.meta, kept=learnt),
+        keeper=BudgetKeeper(budget, store.meta, kept=opened.learnt),
         courtesies=courtesies,
         gate=gate,
         manager=manager,
         intake=intake,
         overview=overview,
         store=store,
-        upkeep=_build_upkeep(config, store, plan.state_dir, clock),
-        state_dir=plan.state_dir,
-        offline=offline,
+        upkeep=_build_upkeep(opened),
+        state_dir=opened.state_dir,
+        offline=opened.offline,
     )
 
 
-def _build_upkeep(config: Config, store: Store, state_dir: Path, clock: SteadyClock) -> Upkeep:
-    backups = config.backups
+def _build_upkeep(opened: _Opened) -> Upkeep:
+    backups = opened.config.backups
     return Upkeep(
-        store.database,
-        state_dir,
-        every_s=None if backups is None else backups.every_h * 3600,
+        opened.store.database,
+        opened.state_dir,
+        every_s=None if backups is None else backups.every_h * _HOUR_S,
         keep=1 if backups is None else backups.keep,
-        clock=clock,
+        clock=opened.clock,
     )
 
 
