@@ -26,8 +26,9 @@ from orchestrator.rooms.idle import IdleEar
 from orchestrator.rooms.turn_run import TurnRun
 from orchestrator.rooms.worker import RoomWorker
 from orchestrator.store.api import InboxKind, OutboxRow
+from tests.support.crash_points import CrashPoints
 from tests.support.memory_claude import Turn
-from tests.support.room_rig import ROOM, CrashPoints, Rig, build_life
+from tests.support.room_rig import ROOM, Rig, build_life
 from tests.unit.rooms.scenario import hang, run, tell, works_for
 
 OTHER = RoomId("!other:test")
