@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.accounting import account, unseen_sent
+from orchestrator.core.accounting import unseen_sent
 from orchestrator.core.evidence import (
     Delivery,
     Evidence,
@@ -19,10 +19,9 @@ from orchestrator.core.evidence import (
     SeenEvent,
     SeenRoom,
     TurnEntry,
-    build_digest,
 )
 from orchestrator.core.naming import refused_txn_id, stand_in_txn_ids
-from orchestrator.core.turn_mark import TurnMark, parse_mark, parse_reply
+from orchestrator.core.turn_mark import TurnMark
 from orchestrator.core.verdict import (
     ADVICE,
     STATE_BY_OUTCOME,
@@ -30,114 +29,31 @@ from orchestrator.core.verdict import (
     Patience,
     Problem,
     Remark,
-    Report,
-    render_report,
 )
-from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, TxnId, UserId
-
-ROOM = RoomId("!room:test")
-ALICE, MALLORY, ME = UserId("@alice:test"), UserId("@mallory:test"), UserId("@agent:test")
-ASKED, ANSWER = EventId("$asked"), EventId("$answer")
-TURN = TurnId("t1")
-NOW = 1000.0
-
-
-def seen(event_id: str = ASKED, sender: UserId = ALICE, **more: Any) -> SeenEvent:
-    usual = {"room_id": ROOM, "event_type": "m.room.message", "is_new": False}
-    return SeenEvent(
-        **{**usual, "event_id": EventId(event_id), "sender": sender, "is_own": sender == ME, **more}
-    )
-
-
-def entry(event_id: str = ASKED, progress: Progress = Progress.USED, **more: Any) -> InboxEntry:
-    usual = {"room_id": ROOM, "received_at": 900.0}
-    return InboxEntry(**{**usual, "event_id": EventId(event_id), "progress": progress, **more})
-
-
-def turn(
-    turn_id: str = TURN, outcome: TurnOutcome | None = TurnOutcome.DONE, **more: Any
-) -> TurnEntry:
-    usual = {"room_id": ROOM, "has_ended": True, "asked": (ASKED,), "created_at": 900.0}
-    return TurnEntry(**{**usual, "turn_id": TurnId(turn_id), "outcome": outcome, **more})
-
-
-def mark(turn_id: str = TURN, *asked: str, is_final: bool = True) -> TurnMark:
-    names = frozenset(EventId(e) for e in asked or (ASKED,))
-    return TurnMark(turn_id=TurnId(turn_id), asked=names, is_final=is_final)
-
-
-def row(event_id: str | None = ANSWER, txn: str = "x1", **more: Any) -> OutboxEntry:
-    usual = {
-        "room_id": ROOM,
-        "txn_id": TxnId(txn),
-        "event_type": "m.room.message",
-        "delivery": Delivery.SENT,
-        "created_at": 950.0,
-        "digest": f"digest of {txn}",
-        "event_id": event_id and EventId(event_id),
-    }
-    return OutboxEntry(**{**usual, **more})
-
-
-def reply(event_id: str = ASKED, txn: str = "r1", **more: Any) -> OutboxEntry:
-    return row("$reply", txn, reply_to=EventId(event_id), **more)
-
-
-def evidence(**more: Any) -> Evidence:
-    """One message of Alice's, answered and shown."""
-    usual = {
-        "joined": frozenset([ROOM]),
-        "inbox": (entry(turn_id=TURN),),
-        "turns": (turn(),),
-        "outbox": (row(mark=mark()),),
-        "told": frozenset(),
-        "rooms": (SeenRoom(room_id=ROOM, live_from=0.0),),
-        "events": (seen(), seen(ANSWER, ME, digest="digest of x1")),
-        "strangers": frozenset([MALLORY]),
-    }
-    return Evidence(**{**usual, **more})
-
-
-def told(reason: str, *outbox: OutboxEntry, sender: UserId = ALICE, **more: Any) -> Evidence:
-    """One message that did not become a turn."""
-    progress = more.pop("progress", Progress.USED)
-    return evidence(
-        inbox=(entry(progress=progress, reason=reason),),
-        turns=(),
-        outbox=outbox,
-        events=(seen(sender=sender), seen("$reply", ME, digest="digest of r1")),
-        **more,
-    )
-
-
-def judge(found: Evidence, **options: Any) -> Report:
-    return account(found, now=NOW, **options)
-
-
-def only_state(report: Report) -> FinalState:
-    assert list(report.states) == [ASKED]
-    return report.states[ASKED]
-
-
-def problems(report: Report) -> list[Problem]:
-    return [finding.problem for finding in report.findings]
-
-
-def remarks(report: Report) -> list[Remark]:
-    return [note.remark for note in report.notes]
-
-
-def assert_missing(report: Report, problem: Problem) -> None:
-    assert only_state(report) is FinalState.MISSING
-    assert problems(report) == [problem]
-    assert not report.is_clean(settled=False)
-
-
-def assert_well(report: Report, state: FinalState) -> None:
-    assert only_state(report) is state
-    assert (report.findings, report.notes) == ((), ())
-    assert report.is_clean(settled=True) is (state is not FinalState.IN_HAND)
-
+from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, TxnId
+from tests.support.evidence import (
+    ALICE,
+    ANSWER,
+    MALLORY,
+    ME,
+    ROOM,
+    TURN,
+    assert_missing,
+    assert_well,
+    entry,
+    evidence,
+    judge,
+    mark,
+    only_state,
+    problems,
+    refused,
+    remarks,
+    reply,
+    row,
+    seen,
+    told,
+    turn,
+)
 
 # Turns...
 
@@ -215,11 +131,6 @@ def test_an_end_that_waits_for_long_is_overdue() -> None:
     queued = row(None, delivery=Delivery.QUEUED, mark=mark(), created_at=0.0)
     report = judge(evidence(outbox=(queued,), events=(seen(),)))
     assert remarks(report) == [Remark.OVERDUE]
-
-
-def refused(**more: Any) -> OutboxEntry:
-    usual = {"delivery": Delivery.REFUSED, "reason": "M_FORBIDDEN", "mark": mark()}
-    return row(None, **{**usual, **more})
 
 
 def test_an_end_that_was_refused_is_found() -> None:
@@ -387,46 +298,6 @@ def test_an_event_past_the_place_of_the_database_is_in_hand() -> None:
     assert_well(report, FinalState.IN_HAND)
 
 
-def assert_doubled(report: Report, event_id: str) -> None:
-    assert [(f.problem, f.event_id) for f in report.findings] == [(Problem.DOUBLED, event_id)]
-    assert report.doubled == 1
-    assert report.counts[FinalState.MISSING] == 0
-    assert not report.is_clean(settled=False)
-
-
-@pytest.mark.parametrize(
-    "twin",
-    [
-        {"txn_id": TxnId("x1")},
-        {"digest": "digest of x1"},
-        {"digest": "changed", "mark": mark()},
-        {"txn_id": TxnId("x1"), "event_type": "m.room.encrypted", "digest": "sealed anew"},
-        {"digest": "digest of x1", "is_new": True},
-    ],
-)
-def test_an_event_that_is_there_twice_is_found(twin: dict[str, Any]) -> None:
-    events = (*evidence().events, seen("$twin", ME, **twin))
-    assert_doubled(judge(evidence(events=events)), "$twin")
-
-
-def test_a_turn_with_two_ends_is_found() -> None:
-    rows = (row(mark=mark()), row("$again", "x2", mark=mark()))
-    events = (*evidence().events, seen("$again", ME))
-    assert_doubled(judge(evidence(outbox=rows, events=events)), "$again")
-
-
-def test_a_message_in_two_turns_is_found_unless_one_goes_on_with_the_other() -> None:
-    rows = (row(mark=mark()), row("$again", "x2", mark=mark("t2")))
-    found = evidence(
-        turns=(turn(), turn("t2", created_at=901.0)),
-        outbox=rows,
-        events=(*evidence().events, seen("$again", ME)),
-    )
-    assert_doubled(judge(found), ASKED)
-    tried_again = (turn(outcome=TurnOutcome.INTERRUPTED), turn("t2", created_at=901.0))
-    assert problems(judge(replace(found, turns=tried_again))) == []
-
-
 @pytest.mark.parametrize(
     "half_sent",
     [
@@ -455,46 +326,6 @@ def test_a_notice_that_was_refused_is_remarked_on() -> None:
     report = judge(evidence(outbox=(row(mark=mark()), notice)))
     assert remarks(report) == [Remark.NOTICE_NOT_SHOWN]
     assert report.is_clean(settled=True)
-
-
-# What is said...
-
-
-def test_the_last_line_counts_each_state() -> None:
-    assert render_report(judge(evidence()))[-1] == (
-        "1 messages: 1 answered, 0 failed, 0 cancelled, 0 refused, 0 in hand, "
-        "0 without a final state"
-    )
-
-
-def test_a_finding_names_the_room_the_event_what_is_wrong_and_what_to_do() -> None:
-    line = render_report(judge(evidence(turns=())))[0]
-    assert line.startswith(f"{ROOM} {ASKED}: its turn is not in the database (turn t1); ask for")
-
-
-def test_a_mark_is_read_back_and_nothing_malformed_is() -> None:
-    content = {"turn": "t1", "asked": ["$asked", 7], "part": 0, "final": True}
-    assert parse_mark({"org.aiagentchat.turn": content}) == mark()
-    for bad in (
-        None,
-        3,
-        {},
-        {"turn": "t1"},
-        {"turn": 1, "asked": []},
-        {"turn": "t", "asked": "$a"},
-    ):
-        assert parse_mark({"org.aiagentchat.turn": bad}) is None  # type: ignore[dict-item] # on purpose: no JSON is too odd
-
-
-def test_a_reply_is_read_back_and_nothing_malformed_is() -> None:
-    assert parse_reply({"m.relates_to": {"m.in_reply_to": {"event_id": "$asked"}}}) == ASKED
-    for bad in (None, 3, {}, {"m.in_reply_to": 3}, {"m.in_reply_to": {"event_id": 3}}):
-        assert parse_reply({"m.relates_to": bad}) is None  # type: ignore[dict-item] # on purpose: no JSON is too odd
-
-
-def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
-    assert build_digest({"a": 1, "b": [2]}) == build_digest({"b": [2], "a": 1})
-    assert build_digest({"a": 1}) != build_digest({"a": 2})
 
 
 # Whatever there is...
