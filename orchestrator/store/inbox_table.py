@@ -91,11 +91,6 @@ class InboxTable:
 
         return await self._database.run(work)
 
-    async def new_rows(self, *, after: int, limit: int = 200) -> Sequence[InboxRow]:
-        """Rows in state NEW past the number `after`, in order of arrival."""
-        seqs = await self.new_seqs(after=after, limit=limit)
-        return await self.still_new([seq for seq, _ in seqs])
-
     async def still_new(self, seqs: Sequence[int]) -> Sequence[InboxRow]:
         """Those of these rows that are still NEW, in the order asked for."""
 

@@ -14,6 +14,7 @@ from orchestrator.core import texts
 from orchestrator.model import RoomId
 from orchestrator.rooms.flood import MOST_WAITING_NOTICES
 from orchestrator.rooms.outgoing import TURN_KEY
+from tests.support.inbox import new_rows
 from tests.support.room_rig import ALICE, ROOM, Rig
 from tests.support.virtual_time import loop_clock
 from tests.unit.rooms.scenario import hang, run, tell
@@ -35,7 +36,7 @@ async def send_all(rig: Rig) -> None:
 
 
 async def waiting(rig: Rig) -> int:
-    return len(await rig.store.inbox.new_rows(after=0, limit=5000))
+    return len(await new_rows(rig.store))
 
 
 def test_of_a_thousand_messages_each_ends_once_and_the_room_is_told_once(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from orchestrator.store.copying import copy_database, list_copies
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.schema import MIGRATIONS
 from orchestrator.store.store import open_store
+from tests.support.inbox import new_rows
 
 COPY = Path("backups/state-20260101T000000Z.sqlite3")
 
@@ -68,7 +69,7 @@ async def refuse(state_dir: Path, kind: type[StoreError] = StoreCorruptError) ->
 
 async def count_events(state_dir: Path) -> int:
     async with open_store(state_dir) as store:
-        return len(await store.inbox.new_rows(after=0))
+        return len(await new_rows(store))
 
 
 def truncate(path: Path) -> None:

@@ -33,6 +33,7 @@ from orchestrator.store.schema import MIGRATIONS
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.turn_table import NewTurn
 from orchestrator.store.upkeep import Upkeep
+from tests.support.inbox import new_rows
 from tests.support.room_rig import run_rooms
 from tests.support.virtual_time import loop_clock
 
@@ -194,7 +195,7 @@ def test_a_copy_that_fails_is_tried_again_in_an_hour_and_ends_nothing(
 
 async def test_of_what_ended_a_week_ago_only_the_account_is_kept(store: Store) -> None:
     await store.inbox.commit_sync([event(name) for name in "abc"], "s", now=1.0)
-    rows = await store.inbox.new_rows(after=0)
+    rows = await new_rows(store)
     for name, row, ended_at in zip("abc", rows, (100.0, 200.0, None), strict=True):
         turn = NewTurn(
             turn_id=TurnId(name),

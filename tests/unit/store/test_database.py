@@ -16,6 +16,7 @@ from orchestrator.model import EventId, Priority, RoomId, TxnId
 from orchestrator.store.api import InboxKind, InboxState, NewInboxRow, NewOutboxRow
 from orchestrator.store.failure import StoreTrouble
 from orchestrator.store.store import Store, open_store
+from tests.support.inbox import new_rows
 from tests.support.room_rig import run_rooms
 
 PAGES = "PRAGMA max_page_count"
@@ -57,7 +58,7 @@ async def make_room(store: Store) -> None:
 
 
 async def count(store: Store) -> int:
-    return len(await store.inbox.new_rows(after=0))
+    return len(await new_rows(store))
 
 
 def in_virtual_time(folder: Path, test: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
@@ -164,7 +165,7 @@ async def test_what_an_earlier_life_put_off_is_due_again_whatever_its_clock_said
     )
     await store.outbox.add([row], now=5000.0)
     await store.inbox.commit_sync([event("$1")], "s1", now=5000.0)
-    (new,) = await store.inbox.new_rows(after=0)
+    (new,) = await new_rows(store)
     await store.inbox.mark(new.seq, InboxState.PENDING_KEYS)
     await store.begin_life(now=1400.0)
     (head,) = await store.outbox.outbox_heads(now=1400.0, limit=1)

@@ -12,6 +12,7 @@ from orchestrator.model import EventId, RoomId, TurnOutcome, TurnState, UserId
 from orchestrator.store.api import TurnRow
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.turn_table import NewTurn, Refusal
+from tests.support.inbox import new_rows
 from tests.unit.store.test_store import OTHER, ROOM, event, message
 
 
@@ -23,7 +24,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 async def new_turn(store: Store, name: str, *, room: RoomId = ROOM) -> NewTurn:
     await store.inbox.commit_sync([event(name, room=room)], f"after-{name}", now=1.0)
-    (seq,) = [r.seq for r in await store.inbox.new_rows(after=0) if r.event_id == f"${name}"]
+    (seq,) = [r.seq for r in await new_rows(store) if r.event_id == f"${name}"]
     return NewTurn(
         turn_id=turn_id(room, EventId(f"${name}")),
         room_id=room,
@@ -60,7 +61,7 @@ async def test_what_is_refused_with_words_is_an_end_of_its_own(store: Store) -> 
     )
     assert await store.turns.unmarked(until=9.0) == []
     assert await store.outbox.waiting() == 1
-    assert await store.inbox.new_rows(after=0) == []
+    assert await new_rows(store) == []
 
 
 async def test_what_is_refused_silently_is_one_turn_that_names_all_and_repeats_add_nothing(
@@ -71,7 +72,7 @@ async def test_what_is_refused_silently_is_one_turn_that_names_all_and_repeats_a
     assert [t.asked for t in await store.turns.unmarked(until=9.0)] == [row.asked]
     assert await store.turns.unmarked(until=0.5) == []
     assert store.turns.ended == {TurnOutcome.REFUSED: 1}
-    assert await store.inbox.new_rows(after=0) == []
+    assert await new_rows(store) == []
 
 
 async def test_a_mark_ends_the_collecting_and_the_next_one_begins_another(store: Store) -> None:

@@ -43,6 +43,7 @@ from orchestrator.store.database import hold_state_dir
 from orchestrator.store.schema import MIGRATIONS
 from orchestrator.store.store import Once, Store, open_store
 from orchestrator.store.turn_table import Acked, NewTurn
+from tests.support.inbox import new_rows
 
 ROOM = RoomId("!room:example.org")
 OTHER = RoomId("!other:example.org")
@@ -77,7 +78,7 @@ def message(name: str, *, room: RoomId = ROOM, priority: Priority = Priority.TEX
 
 async def admit(store: Store, name: str, *, max_queued: int = 20, now: float = 1.0) -> TurnRow:
     await store.inbox.commit_sync([event(name)], f"after-{name}", now=now)
-    rows = await store.inbox.new_rows(after=0)
+    rows = await new_rows(store)
     seq = next(row.seq for row in rows if row.event_id == f"${name}")
     turn = NewTurn(
         turn_id=TurnId(f"t-{name}"),
@@ -104,32 +105,32 @@ async def test_events_and_token_are_stored_together_and_an_answer_may_come_twice
     assert await store.inbox.commit_sync(rows, "s1", now=1.0) == 3
     assert await store.inbox.commit_sync(rows, "s1", now=2.0) == 0
     assert await store.inbox.sync_token() == "s1"
-    new = await store.inbox.new_rows(after=0)
+    new = await new_rows(store)
     assert [row.event_id for row in new] == ["$a", "$b"]
-    assert [row.event_id for row in await store.inbox.new_rows(after=new[0].seq)] == ["$b"]
+    assert [row.event_id for row in await new_rows(store, after=new[0].seq)] == ["$b"]
 
 
 async def test_a_handled_event_keeps_its_id_and_a_handled_key_is_gone(store: Store) -> None:
     key = NewInboxRow(kind=InboxKind.TO_DEVICE, room_id=None, event_id=None, raw="{}")
     await store.inbox.commit_sync([event("a"), key], "s1", now=1.0)
-    for row in await store.inbox.new_rows(after=0):
+    for row in await new_rows(store):
         await store.inbox.mark(row.seq, InboxState.IGNORED, reason="test")
-    assert await store.inbox.new_rows(after=0) == []
+    assert await new_rows(store) == []
     assert await store.inbox.commit_sync([event("a"), key], "s2", now=2.0) == 1
 
 
 async def test_an_event_that_waits_for_its_key_is_found_again(store: Store) -> None:
     await store.inbox.commit_sync([event("a")], "s1", now=1.0)
-    (row,) = await store.inbox.new_rows(after=0)
+    (row,) = await new_rows(store)
     await store.inbox.mark(row.seq, InboxState.PENDING_KEYS, reason="no key")
-    assert await store.inbox.new_rows(after=0) == []
+    assert await new_rows(store) == []
     assert [pending.event_id for pending in await store.inbox.pending_keys()] == ["$a"]
 
 
 async def test_a_turn_uses_up_its_messages_and_is_admitted_once(store: Store) -> None:
     first = await admit(store, "a")
     assert first.state is TurnState.QUEUED
-    assert await store.inbox.new_rows(after=0) == []
+    assert await new_rows(store) == []
     again = await store.turns.admit(
         NewTurn(
             turn_id=first.turn_id,
@@ -156,7 +157,7 @@ async def test_a_full_queue_refuses_a_turn_and_says_so_in_the_same_transaction(
     (head,) = await store.outbox.outbox_heads(now=10.0, limit=10)
     assert head.txn_id == "t-a-queued-0"
     assert await store.outbox.waiting() == 4
-    assert await store.inbox.new_rows(after=0) == []
+    assert await new_rows(store) == []
 
 
 async def test_turns_are_taken_in_the_order_of_their_first_message(store: Store) -> None:
@@ -433,7 +434,7 @@ async def test_kept_text_grows_by_paragraphs_and_is_gone_when_rows_have_it(store
 async def test_of_a_handled_event_only_the_id_is_kept(store: Store, tmp_path: Path) -> None:
     await admit(store, "canary-in-a-turn")
     await store.inbox.commit_sync([event("b"), event("c")], "s2", now=1.0)
-    ignored, failed = await store.inbox.new_rows(after=0)
+    ignored, failed = await new_rows(store)
     await store.inbox.mark(ignored.seq, InboxState.IGNORED, reason="test")
     await store.inbox.mark(failed.seq, InboxState.FAILED, reason="test")
     with sqlite3.connect(tmp_path / "state.sqlite3") as connection:
