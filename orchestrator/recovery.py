@@ -155,14 +155,13 @@ def _mark(db: sqlite3.Connection, restored: Restored, reserved: Mapping[str, int
 
 def _forget_inbox(db: sqlite3.Connection, restored: Restored) -> None:
     """Messages that were not part of a turn yet may have been one since: their rooms are told."""
-    payload = {"copied_at": restored.copied_at, "restored_at": restored.restored_at}
     db.execute(
         "INSERT INTO inbox (kind, room_id, raw, state, received_at) "
         "SELECT DISTINCT ?, room_id, ?, ?, ? FROM inbox WHERE kind = ? AND room_id IS NOT NULL "
         "AND state IN ('new', 'pending_keys')",
         (
             InboxKind.RESTORED,
-            json.dumps(payload),
+            json.dumps(restored.payload),
             InboxState.NEW,
             restored.restored_at,
             InboxKind.TIMELINE,

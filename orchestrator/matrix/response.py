@@ -107,14 +107,6 @@ class Unknown:
         """Whether somebody may wait for an answer to it."""
         return event.get("type") in _MESSAGES and event.get("sender") != self.me
 
-    @property
-    def payload(self) -> JsonObject:
-        """What the row that has a room told holds."""
-        return {
-            "copied_at": self.restored.copied_at,
-            "restored_at": self.restored.restored_at,
-        }
-
 
 def parse_sync(body: JsonObject) -> SyncUpdate:
     """Take an answer apart; whatever it holds, this returns."""
@@ -161,7 +153,7 @@ def build_rows(
         if unknown is not None:
             since = {i for i, event in enumerate(timeline) if unknown.covers(event)} - past
             if any(unknown.is_others_message(timeline[i]) for i in since):
-                rows.append(_row(InboxKind.RESTORED, room.room_id, unknown.payload))
+                rows.append(_row(InboxKind.RESTORED, room.room_id, unknown.restored.payload))
             past |= since
         rows += _room_rows(room, missed.get(room.room_id, ()), past)
     rows += [_row(InboxKind.LEAVE, room_id, item) for room_id, item in update.leaves]

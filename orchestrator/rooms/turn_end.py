@@ -1,4 +1,7 @@
-"""The end of a turn that no runner takes part in: refused, withdrawn, or lost with its runner."""
+"""How a turn's end is told, and what follows from it by itself.
+
+Also the whole end of a turn that no runner takes part in: refused, withdrawn, or lost with it.
+"""
 
 from __future__ import annotations
 

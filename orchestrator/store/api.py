@@ -63,6 +63,11 @@ class Restored:
     copied_at: float
     restored_at: float
 
+    @property
+    def payload(self) -> JsonObject:
+        """What the inbox row that has a room told holds; the intake reads it."""
+        return {"copied_at": self.copied_at, "restored_at": self.restored_at}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewInboxRow:
