@@ -8,9 +8,21 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core import texts
+from orchestrator.model import JsonObject
 from orchestrator.store.api import InboxKind
-from tests.support.room_rig import ROOM, Rig, open_rig, run_rooms
+from tests.support.room_rig import ALICE, ROOM, Rig, open_rig, run_rooms
 from tests.unit.rooms.scenario import audit, crash_or_end, hang, run, tell, works_for
+
+
+async def receive_sealed(rig: Rig, text: str) -> None:
+    """A message whose key has not come."""
+    content: JsonObject = {"msgtype": "m.text", "body": text}
+    clear: JsonObject = {"type": "m.room.message", "sender": ALICE, "content": content}
+    await rig.receive_event("m.room.encrypted", {"key": "k1", "clear": clear})
+
+
+async def receive_key(rig: Rig) -> None:
+    await rig.receive_row(InboxKind.TO_DEVICE, {"key": "k1", "room_id": ROOM})
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.24])
@@ -48,16 +60,11 @@ def test_cancel_in_a_burst_concerns_what_was_sent_before_it_alone(tmp_path: Path
 def test_a_cancel_that_was_read_late_does_not_stop_what_came_after_it(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         rig.claude.scripts["work"] = works_for(30)
-        clear = {
-            "type": "m.room.message",
-            "sender": "@alice:test",
-            "content": {"msgtype": "m.text", "body": "!cancel"},
-        }
         async with rig.life() as life:
-            await rig.receive_event("m.room.encrypted", {"key": "k1", "clear": clear})
+            await receive_sealed(rig, "!cancel")
             await tell(rig, life, "work")
             await rig.wait_body("begun")
-            await rig.receive_row(InboxKind.TO_DEVICE, {"key": "k1", "room_id": ROOM})
+            await receive_key(rig)
             life.notify()
             await rig.wait_ended(1)
         assert await rig.bodies() == ["begun", texts.CANCEL_NOTHING, "finished"]
@@ -87,16 +94,11 @@ def test_a_turn_that_runs_goes_on_before_an_earlier_message_that_was_decrypted_l
 ) -> None:
     async def test(rig: Rig) -> None:
         rig.claude.scripts["work"] = works_for(30)
-        clear = {
-            "type": "m.room.message",
-            "sender": "@alice:test",
-            "content": {"msgtype": "m.text", "body": "sealed"},
-        }
         async with rig.life() as life:
-            await rig.receive_event("m.room.encrypted", {"key": "k1", "clear": clear})
+            await receive_sealed(rig, "sealed")
             await tell(rig, life, "work")
             await rig.wait_body("begun")
-            await rig.receive_row(InboxKind.TO_DEVICE, {"key": "k1", "room_id": ROOM})
+            await receive_key(rig)
             life.notify()
             await rig.wait_body("Queued")
         async with rig.life():

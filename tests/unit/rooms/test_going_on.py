@@ -13,7 +13,7 @@ from orchestrator.core import texts
 from orchestrator.core.going_on import build_prompt_again
 from orchestrator.model import JsonObject, TurnOutcome, TurnState
 from tests.support.memory_claude import ExitNow, Turn
-from tests.support.room_rig import Rig, open_rig, run_rooms
+from tests.support.room_rig import Life, Rig, open_rig, run_rooms
 from tests.unit.rooms.scenario import audit, crash_or_end, hang, run, tell
 
 RESUME = {"defaults": {"on_interrupt": "resume"}}
@@ -107,18 +107,23 @@ async def too_much(turn: Turn) -> None:
     await asyncio.sleep(10)
 
 
+async def end_without_answer(rig: Rig, life: Life, how: str) -> None:
+    """A turn of `go` that ends so."""
+    rig.claude.scripts["go"] = {"failed": crash, "out_of_memory": too_much}.get(how, hang)
+    await tell(rig, life, "go")
+    await asyncio.sleep(0.5)
+    if how == "cancelled":
+        await tell(rig, life, "!cancel")
+    if how == "out_of_memory":
+        life.manager.note_out_of_memory(next(iter(life.manager.workers.values())).room.slug)
+    await rig.wait_ended(1, timeout_s=400)
+
+
 @pytest.mark.parametrize("how", ["failed", "cancelled", "timed_out", "out_of_memory"])
 def test_whatever_ended_without_an_answer_can_be_retried(tmp_path: Path, how: str) -> None:
     async def test(rig: Rig) -> None:
-        rig.claude.scripts["go"] = {"failed": crash, "out_of_memory": too_much}.get(how, hang)
         async with rig.life() as life:
-            await tell(rig, life, "go")
-            await asyncio.sleep(0.5)
-            if how == "cancelled":
-                await tell(rig, life, "!cancel")
-            if how == "out_of_memory":
-                life.manager.note_out_of_memory(next(iter(life.manager.workers.values())).room.slug)
-            await rig.wait_ended(1, timeout_s=400)
+            await end_without_answer(rig, life, how)
             assert await rig.outcomes() == [how]
             del rig.claude.scripts["go"]
             await tell(rig, life, "!retry")
@@ -269,15 +274,8 @@ def test_a_turn_that_is_interrupted_again_and_again_is_stopped_after_three_resum
 @pytest.mark.parametrize("how", ["cancelled", "timed_out", "out_of_memory", "failed"])
 def test_only_interruptions_are_resumed(tmp_path: Path, how: str) -> None:
     async def test(rig: Rig) -> None:
-        rig.claude.scripts["go"] = {"failed": crash, "out_of_memory": too_much}.get(how, hang)
         async with rig.life() as life:
-            await tell(rig, life, "go")
-            await asyncio.sleep(0.5)
-            if how == "cancelled":
-                await tell(rig, life, "!cancel")
-            if how == "out_of_memory":
-                life.manager.note_out_of_memory(next(iter(life.manager.workers.values())).room.slug)
-            await rig.wait_ended(1, timeout_s=400)
+            await end_without_answer(rig, life, how)
             await asyncio.sleep(100)
         assert await rig.outcomes() == [how]
         assert len(rig.claude.asked) == 1
