@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from bench.support.daemon_figures import runner_pids
-from bench.support.installation import POLL_S, Bench
+from bench.support.installation import POLL_S, Bench, say
 from orchestrator.control.client import ControlClient
 from orchestrator.embedded.messages_model import Block, Stall, Text, ToolUse
 
@@ -79,9 +79,11 @@ def ask_for(name: str, block: Block) -> Noise:
         await bench.person.send(room, name)
         await _wait_until_asked(bench, name)
         await asyncio.sleep(_BEGIN_S)
+        await _say_strength(bench, room)
         try:
             yield
         finally:
+            await _say_strength(bench, room)
             await _kill_runner(bench, room)
         await wait_idle(bench)
 
@@ -121,6 +123,15 @@ async def _wait_until_asked(bench: Bench, text: str) -> None:
     async with asyncio.timeout(_IDLE_S):
         while text not in bench.api.asked_at:  # noqa: ASYNC110 - noted by another task
             await asyncio.sleep(POLL_S)
+
+
+async def _say_strength(bench: Bench, room: str) -> None:
+    """What the noisy room uses, so that nobody takes silence for fairness."""
+    runner = await bench.runner_of(room)
+    say(
+        f"  the noisy room: {runner.pids} processes, {(runner.memory_bytes or 0) >> 20} MiB, "
+        f"{runner.cpu_total_s or 0:.1f} s of CPU since its start {runner.uptime_s or 0:.0f} s ago"
+    )
 
 
 async def _kill_runner(bench: Bench, room: str) -> None:
