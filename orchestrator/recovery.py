@@ -22,12 +22,18 @@ from orchestrator.core import texts
 from orchestrator.core.chunking import encrypted_limit
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_uid
-from orchestrator.errors import PreconditionError, StoreCorruptError
+from orchestrator.errors import (
+    PreconditionError,
+    StoreCorruptError,
+    StoreError,
+    StoreTooNewError,
+)
 from orchestrator.model import InstallationId, TurnOutcome
 from orchestrator.rooms.outgoing import Final, build_turn_notice_rows
 from orchestrator.store.api import InboxKind, InboxState, Restored
 from orchestrator.store.checking import check_file, index_path, log_path
 from orchestrator.store.copying import (
+    COPIES_DIR,
     copy_database,
     find_made_at,
     forget_copied,
@@ -76,6 +82,7 @@ def back_up(state_dir: Path, target: Path) -> int:
     if target.resolve().parent == state_dir.resolve():
         msg = f"A copy must not stand among what it is a copy of: {target}. Name another directory."
         raise PreconditionError(msg)
+    _require_place(target, state_dir)
     return copy_database(source, target)
 
 
@@ -90,9 +97,7 @@ def restore(copy: Path, state_dir: Path, *, now: float | None = None) -> Recover
     """
     restored_at = time.time() if now is None else now
     with hold_state_dir(state_dir):
-        if not copy.is_file() or check_file(copy) == 0:
-            msg = f"{copy} is no copy of a database. Nothing was changed."
-            raise StoreCorruptError(msg)
+        _require_copy(copy, state_dir)
         new = state_dir / _NEW_NAME
         _remove(new)
         copy_database(copy, new)
@@ -103,6 +108,42 @@ def restore(copy: Path, state_dir: Path, *, now: float | None = None) -> Recover
         new.replace(state_dir / DATABASE_NAME)
         sync_path(state_dir)
         return Recovered(copied_at=restored.copied_at, turns=turns, put_aside=aside)
+
+
+def _require_place(target: Path, state_dir: Path) -> None:
+    """A mistyped path must cost no file, and no copy on the wrong disk."""
+    if target.exists() and not _is_sound(target):
+        msg = f"{target} is there, and is no copy of a database. Name another file with --to."
+        raise PreconditionError(msg)
+    if target.parent != state_dir / COPIES_DIR and not target.parent.is_dir():
+        msg = f"There is no directory {target.parent}. Make it, or name another file with --to."
+        raise PreconditionError(msg)
+
+
+def _require_copy(copy: Path, state_dir: Path) -> None:
+    if not copy.exists():
+        msg = f"There is no {copy}. Copies stand in {state_dir / COPIES_DIR}."
+        raise PreconditionError(msg)
+    if copy.resolve() == (state_dir / DATABASE_NAME).resolve():
+        msg = (
+            f"{copy} is the database itself. Name a copy, of {state_dir / COPIES_DIR} for instance."
+        )
+        raise PreconditionError(msg)
+    if not _is_sound(copy):
+        msg = (
+            f"{copy} is no copy of a database, or a damaged one. Nothing was changed; "
+            f"other copies stand in {state_dir / COPIES_DIR}."
+        )
+        raise StoreCorruptError(msg)
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        return file.is_file() and check_file(file) > 0
+    except StoreTooNewError:
+        raise
+    except StoreError:
+        return False
 
 
 async def _rewrite(new: Path, restored: Restored) -> int:

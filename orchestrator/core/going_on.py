@@ -80,6 +80,11 @@ def build_prompt_again(prompt: str) -> str:
     return f"{_NOTE}\n\n{prompt}"
 
 
+def strip_note(prompt: str) -> str:
+    """The message without the note before it, where there is one."""
+    return prompt.removeprefix(_NOTE).lstrip() if prompt.startswith(_NOTE) else prompt
+
+
 def quote(text: str) -> str:
     """The beginning of what somebody wrote, as one line of code: it has no effect in a room."""
     line = " ".join(sanitise(text[: 8 * _QUOTE_CHARS]).replace("`", "'").split())

@@ -40,7 +40,7 @@ SESSION_LOST = (
 )
 RETRY_NOTHING = "There is nothing to retry: no message of this room ended without an answer."
 RETRY_RUNS = "That message is being worked on again already; `!cancel` stops it."
-RETRY_DONE = "That message was retried already, and answered. Send it again for another go."
+RETRY_DONE = "That message was taken up again already, and answered. Send it again for another go."
 RETRY_TOO_OLD = "The last message without an answer is too old: its text is gone. Send it again."
 DONE_WITHOUT_TEXT = "Done, without anything to say."
 FAILED_INSIDE = (

@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from orchestrator.core.going_on import strip_note
 from orchestrator.embedded.messages_api import open_messages_api
 from orchestrator.embedded.messages_model import (
     ContentPart,
@@ -194,7 +195,7 @@ def _absolute(path: str, request: MessagesRequest) -> str:
 
 
 def _without_sender(text: str) -> str:
-    return _SENDER.sub("", _INTERRUPTED.sub("", text.strip())).strip()
+    return _SENDER.sub("", strip_note(_INTERRUPTED.sub("", text.strip()))).strip()
 
 
 def _say(text: str) -> Reply:

@@ -88,15 +88,9 @@ def retry_last(
     The new turn's id comes from the command's event. It is asked by those who asked the first time
     and by the command, so that both find its answer.
     """
-    outcomes = ", ".join(f"'{outcome}'" for outcome in _RETRYABLE)
-    found = select_turns(
-        db,
-        f"WHERE room_id = ? AND outcome IN ({outcomes}) ORDER BY ended_at DESC, rowid DESC LIMIT 1",
-        room_id,
-    )
-    if not found:
+    last, ahead = _last_unanswered(db, room_id), count_open_turns(db, room_id)
+    if last is None:
         return Retry(verdict=RetryVerdict.NOTHING)
-    last, ahead = found[0], count_open_turns(db, room_id)
     verdict = _why_not(db, last) or (RetryVerdict.QUEUE_FULL if ahead > max_queued else None)
     if verdict is not None:
         return Retry(verdict=verdict)
@@ -104,6 +98,18 @@ def retry_last(
     _insert_retry(db, last, new, position=position, command=command, now=now)
     turn = select_turns(db, "WHERE turn_id = ?", new)[0]
     return Retry(verdict=RetryVerdict.QUEUED, turn=turn, ahead=ahead)
+
+
+def _last_unanswered(db: sqlite3.Connection, room_id: RoomId) -> TurnRow | None:
+    """The last one; before it, one that nobody took up again, where the last one was answered."""
+    outcomes = ", ".join(f"'{outcome}'" for outcome in _RETRYABLE)
+    order = "ORDER BY ended_at DESC, rowid DESC LIMIT 1"
+    where = f"WHERE room_id = ? AND outcome IN ({outcomes})"
+    last = select_turns(db, f"{where} {order}", room_id)
+    if not last or _why_not(db, last[0]) is not RetryVerdict.DONE:
+        return last[0] if last else None
+    free = "AND NOT EXISTS (SELECT 1 FROM turns AS next WHERE next.continues = turns.turn_id)"
+    return (select_turns(db, f"{where} {free} {order}", room_id) or last)[0]
 
 
 def _why_not(db: sqlite3.Connection, last: TurnRow) -> RetryVerdict | None:

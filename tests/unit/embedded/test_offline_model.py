@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.core.going_on import build_prompt_again
 from orchestrator.embedded.messages_model import MessagesRequest, Reply, Text, ToolUse
 from orchestrator.embedded.offline_model import OfflineModel
 
@@ -85,6 +86,13 @@ def test_a_command_may_have_several_lines() -> None:
 @pytest.mark.parametrize("prefix", ["@you:localhost: ", "<@you:localhost> ", "[@you:localhost]: "])
 def test_the_senders_name_in_front_is_no_part_of_the_request(prefix: str) -> None:
     assert call_of(ask(user(prefix + "run: ls"))).input["command"] == "ls"
+
+
+def test_a_message_that_is_taken_up_again_is_answered_without_the_note_before_it() -> None:
+    again = build_prompt_again("run: ls")
+    assert again != "run: ls"
+    assert call_of(ask(user(again))).input["command"] == "ls"
+    assert "Note by the system" not in text_of(ask(user(build_prompt_again("hello"))))
 
 
 def test_files_are_named_from_the_working_directory() -> None:

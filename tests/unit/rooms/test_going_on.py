@@ -178,6 +178,27 @@ def test_retry_says_when_there_is_nothing_to_do(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_retry_finds_the_message_that_nobody_took_up_when_a_later_one_was_answered(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        for name in ("first", "second"):
+            rig.claude.scripts[name] = fails_until(2)
+        async with rig.life() as life:
+            for count, name in enumerate(("first", "second"), start=1):
+                await tell(rig, life, name)
+                await wait_asked(rig, count)
+                await tell(rig, life, "!cancel")
+                await rig.wait_ended(count)
+            await tell(rig, life, "!retry")
+            await rig.wait_ended(3)
+            await tell(rig, life, "!retry")
+            await rig.wait_ended(4)
+        assert rig.claude.asked[-1] == build_prompt_again("first")
+
+    run(tmp_path, test)
+
+
 def test_retry_of_a_turn_whose_text_is_gone_says_so(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         rig.claude.scripts["go"] = crash

@@ -304,9 +304,13 @@ def test_a_restore_is_refused_while_an_orchestrator_runs_and_for_what_is_no_soun
     with hold_state_dir(tmp_path), pytest.raises(PreconditionError, match="another orchestrator"):
         restore(copy, tmp_path)
     copy.write_bytes(copy.read_bytes()[:-5000])
-    for wrong in (copy, tmp_path / "missing", tmp_path):
-        with pytest.raises(StoreCorruptError):
+    for wrong in (copy, tmp_path):
+        with pytest.raises(StoreCorruptError, match="or a damaged one"):
             restore(wrong, tmp_path)
+    with pytest.raises(PreconditionError, match="There is no"):
+        restore(tmp_path / "missing", tmp_path)
+    with pytest.raises(PreconditionError, match="the database itself"):
+        restore(tmp_path / "state.sqlite3", tmp_path)
     assert token(tmp_path) == "now"
 
 

@@ -133,6 +133,24 @@ async def test_a_copy_is_never_made_over_what_it_is_a_copy_of(store: Store, tmp_
     assert back_up(tmp_path, tmp_path / "backups" / "mine.sqlite3") > 4096
 
 
+async def test_a_copy_replaces_no_other_file_and_makes_no_directory_elsewhere(
+    store: Store, tmp_path: Path
+) -> None:
+    state, elsewhere = tmp_path, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    await store.rooms.installation()
+    other = elsewhere / "README.md"
+    other.write_text("words")
+    with pytest.raises(PreconditionError, match="is no copy of a database"):
+        back_up(state, other)
+    assert other.read_text() == "words"
+    with pytest.raises(PreconditionError, match="There is no directory"):
+        back_up(state, tmp_path / "mistyped" / "copy.sqlite3")
+    assert not (tmp_path / "mistyped").exists()
+    for _ in range(2):  # over a copy of before, it is made anew
+        assert back_up(state, elsewhere / "copy.sqlite3") > 4096
+
+
 def test_only_the_newest_copies_are_kept_and_other_files_are_left(tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     folder.mkdir()
