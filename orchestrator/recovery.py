@@ -48,7 +48,7 @@ from orchestrator.store.store import Store, build_store
 
 _NEW_NAME = f".{DATABASE_NAME}.restored"
 # No room gets so many containers between two copies: what runs has another number than what is
-# asked for, and is replaced.
+# asked for, and is replaced; also what an earlier restore has started.
 _GENERATIONS = 1_000_000
 # Older than any transaction id that a homeserver remembers (a day): it is looked for.
 _LOOKED_FOR_S = 2 * 86400.0
@@ -186,7 +186,8 @@ def _mark(db: sqlite3.Connection, restored: Restored, reserved: Mapping[str, int
         (restored.restored_at - _LOOKED_FOR_S,),
     )
     db.execute(
-        "UPDATE runners SET generation = generation + ?, epoch = NULL, acked = 0", (_GENERATIONS,)
+        "UPDATE runners SET generation = generation % ?1 + ?1 * ?2, epoch = NULL, acked = 0",
+        (_GENERATIONS, int(restored.restored_at)),
     )
     # The CLI keeps a session from its first message on: one that had none yet may have one now, and
     # can neither be begun again nor resumed for sure.
@@ -210,7 +211,9 @@ def _forget_inbox(db: sqlite3.Connection, restored: Restored) -> None:
     )
     db.execute(
         "UPDATE inbox SET state = ?, reason = 'restored', raw = '' WHERE kind = ? "
-        "AND state IN ('new', 'pending_keys') AND json_extract(raw, '$.state_key') IS NULL",
+        "AND state IN ('new', 'pending_keys') "
+        # What is no JSON, or nested deeper than SQLite reads, is no state.
+        "AND CASE WHEN json_valid(raw) THEN json_extract(raw, '$.state_key') END IS NULL",
         (InboxState.IGNORED, InboxKind.TIMELINE),
     )
 

@@ -248,7 +248,7 @@ class Intake:
     async def _event(self, row: InboxRow, event: RoomEvent, raw: str) -> None:
         room_id = _room_id(row)
         room = await self._store.rooms.get(room_id)
-        if room is None or not room.joined:
+        if room is None or not (room.joined or _was_before_move(row, room)):
             room = await self._store.rooms.ensure(room_id, joined=True)
         if event.state_key is not None:
             if await self._states.take_in(row, room_id, event, raw):
@@ -423,7 +423,7 @@ class Intake:
             await self._store.rooms.ensure(room_id, joined=False)
             await self._rooms.retire(room_id)
             for pending in await self._store.inbox.pending_keys():
-                if pending.room_id == room_id:
+                if pending.room_id == room_id and not _was_before_move(pending, room):
                     await self._done(pending, LEFT_ROOM)
             # Last: the ends of its turns are of no use there, either. (Of a room that was replaced
             # nothing but what goes on elsewhere is left.)
@@ -465,6 +465,11 @@ class Intake:
 _REPLACED = "room replaced"
 # What nothing is said about, or only once ever.
 _UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
+
+
+def _was_before_move(row: InboxRow, room: RoomRow) -> bool:
+    """Whether it belongs to the conversation that went on in another room."""
+    return room.moved_seq is not None and row.seq <= room.moved_seq
 
 
 def _room_id(row: InboxRow) -> RoomId:

@@ -189,14 +189,13 @@ class RoomManager:
         Who floods by mistake must be able to stop it: a `!cancel` still has its effect.
         """
         command = parse_command(message.text)
-        if isinstance(command, Command) and command.name is CommandName.CANCEL:
-            worker = await self._ensure_worker(room.room_id)
-            if worker is not None:
-                doing = RoomCommand(
-                    kit=self._kit, worker=worker, seq=row.seq, event_id=message.event_id
-                )
-                await doing.cancel(answers=False)
-        await self._refusals.refuse(room.room_id, row.seq, message, why)
+        cancels = isinstance(command, Command) and command.name is CommandName.CANCEL
+        worker = await self._ensure_worker(room.room_id) if cancels else None
+        cancelled = await self._refusals.refuse(
+            room.room_id, row.seq, message, why, cancels=cancels
+        )
+        if worker is not None and cancelled is not None:
+            worker.cancel(cancelled)
 
     async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
         """Execute a room command, and store its answer with the mark on its inbox row."""

@@ -16,7 +16,7 @@ from orchestrator.core import texts
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message
 from orchestrator.core.sender_limit import Episodes
-from orchestrator.model import RoomId, TurnOutcome
+from orchestrator.model import RoomId, TurnId, TurnOutcome
 from orchestrator.rooms.cli_session import MAIN
 from orchestrator.rooms.flood import Flood
 from orchestrator.rooms.kit import Kit
@@ -61,8 +61,13 @@ class Refusals:
         """It was refused."""
         self._floods.note((room_id, QUEUE_FULL), now=self._kit.wall_clock())
 
-    async def refuse(self, room_id: RoomId, seq: int, message: Message, why: Flood) -> None:
-        """Refuse one message, with its inbox row."""
+    async def refuse(
+        self, room_id: RoomId, seq: int, message: Message, why: Flood, *, cancels: bool = False
+    ) -> TurnId | None:
+        """Refuse one message, with its inbox row; one that `cancels` a turn does that at once.
+
+        Returns the turn that it cancelled.
+        """
         flood = (room_id, message.sender)
         turn = NewTurn(
             turn_id=turn_id(room_id, message.event_id),
@@ -74,9 +79,14 @@ class Refusals:
             inbox=(seq,),
         )
         refusal = self._refusal(why, self._words(why), is_told=self._is_on(*flood))
-        await self._kit.store.turns.refuse(turn, refusal, now=self._kit.wall_clock())
+        cancelled, now = None, self._kit.wall_clock()
+        if cancels:
+            cancelled = await self._kit.store.refuse_cancel(turn, refusal, now=now)
+        else:
+            await self._kit.store.turns.refuse(turn, refusal, now=now)
         self._floods.note(flood, now=self._kit.wall_clock())
         self._kit.notify_outbox()
+        return cancelled
 
     def _words(self, why: Flood) -> str:
         settings = self._kit.config.gateway

@@ -42,18 +42,17 @@ class RoomCommand:
             case CommandName.STATUS:
                 await self._say(await render_status(self.worker, self.kit))
             case CommandName.CANCEL:
-                await self.cancel()
+                await self._cancel()
             case CommandName.NEW:
                 await self._begin_anew()
             case CommandName.RETRY:
                 await self._retry()
 
-    async def cancel(self, *, answers: bool = True) -> None:
-        """Cancel the first turn from before the command; without `answers` nothing else is said."""
+    async def _cancel(self) -> None:
+        """Cancel the first turn from before the command."""
 
         def rows(turn: TurnRow | None) -> Sequence[NewOutboxRow]:
-            text = texts.CANCEL_ASKED if turn else texts.CANCEL_NOTHING
-            return self._rows(text) if answers else ()
+            return self._rows(texts.CANCEL_ASKED if turn else texts.CANCEL_NOTHING)
 
         turn = await self.kit.store.cancel(
             self.seq, self.worker.room_id, self.event_id, rows, now=self.kit.wall_clock()

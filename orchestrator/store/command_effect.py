@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from orchestrator.core.naming import turn_id
@@ -23,6 +23,13 @@ _RETRYABLE = (
     TurnOutcome.OUT_OF_MEMORY,
     TurnOutcome.CANCELLED,
 )
+
+_ROOMS_OF_CONVERSATION = (
+    "WITH RECURSIVE place (room_id) AS (SELECT ? UNION SELECT old.room_id FROM rooms AS old "
+    "JOIN place ON old.replaced_by = place.room_id WHERE old.moved_seq IS NOT NULL) "
+    "SELECT room_id FROM place"
+)
+"""The room, and those whose conversation goes on in it: what ended there stays there."""
 
 
 class RetryVerdict(StrEnum):
@@ -95,7 +102,8 @@ def retry_last(
     if verdict is not None:
         return Retry(verdict=verdict)
     new = turn_id(room_id, command)
-    _insert_retry(db, last, new, position=position, command=command, now=now)
+    again = replace(last, room_id=room_id)  # it may have ended before an upgrade
+    _insert_retry(db, again, new, position=position, command=command, now=now)
     turn = select_turns(db, "WHERE turn_id = ?", new)[0]
     return Retry(verdict=RetryVerdict.QUEUED, turn=turn, ahead=ahead)
 
@@ -104,7 +112,7 @@ def _last_unanswered(db: sqlite3.Connection, room_id: RoomId) -> TurnRow | None:
     """The last one; before it, one that nobody took up again, where the last one was answered."""
     outcomes = ", ".join(f"'{outcome}'" for outcome in _RETRYABLE)
     order = "ORDER BY ended_at DESC, rowid DESC LIMIT 1"
-    where = f"WHERE room_id = ? AND outcome IN ({outcomes})"
+    where = f"WHERE room_id IN ({_ROOMS_OF_CONVERSATION}) AND outcome IN ({outcomes})"
     last = select_turns(db, f"{where} {order}", room_id)
     if not last or _why_not(db, last[0]) is not RetryVerdict.DONE:
         return last[0] if last else None

@@ -10,10 +10,12 @@ or refuses it; then it moves, too (`outbox_table.mark_refused`).
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 
-from orchestrator.model import RoomId
+from orchestrator.core.naming import refused_txn_id
+from orchestrator.model import RoomId, TxnId
 from orchestrator.store.api import NewOutboxRow, Replacement
 from orchestrator.store.outbox_table import FORBIDDEN, insert_outbox
 
@@ -91,6 +93,7 @@ def _move_conversation(db: sqlite3.Connection, move: Replacement) -> None:
 def _move_outbox(
     db: sqlite3.Connection, move: Replacement, *, refused_since: float, now: float
 ) -> None:
+    told = _forget_stand_ins(db, move.old, refused_since=refused_since)
     db.execute(
         "UPDATE outbox SET room_id = ? WHERE room_id = ? AND state = 'queued' AND attempts = 0",
         (move.new, move.old),
@@ -99,8 +102,32 @@ def _move_outbox(
         "UPDATE outbox SET room_id = ?, state = 'queued', attempts = 0, not_before = ?, "
         "reason = NULL, ended_at = NULL "
         "WHERE room_id = ? AND state = 'refused' AND reason = ? AND ended_at >= ? "
+        "AND seq NOT IN (SELECT value FROM json_each(?)) "
         # A file that could not be uploaded is forgotten; its text is on its way instead.
         "AND NOT (json_extract(content, '$.msgtype') IS 'm.file' "
         "AND json_extract(content, '$.url') IS NULL AND json_extract(content, '$.file') IS NULL)",
-        (move.new, now, move.old, FORBIDDEN, refused_since),
+        (move.new, now, move.old, FORBIDDEN, refused_since, json.dumps(told)),
     )
+
+
+def _forget_stand_ins(db: sqlite3.Connection, old: RoomId, *, refused_since: float) -> list[int]:
+    """What was to take the place of messages that move after all is not said.
+
+    Returns the messages whose stand-in has, or may have, been sent: those don't move.
+    """
+    refused = db.execute(
+        "SELECT seq, txn_id FROM outbox "
+        "WHERE room_id = ? AND state = 'refused' AND reason = ? AND ended_at >= ?",
+        (old, FORBIDDEN, refused_since),
+    ).fetchall()
+    told: list[int] = []
+    for seq, txn_id in refused:
+        stand_in = refused_txn_id(TxnId(txn_id))
+        db.execute(
+            "DELETE FROM outbox WHERE txn_id = ? "
+            "AND (state = 'refused' OR state = 'queued' AND attempts = 0)",
+            (stand_in,),
+        )
+        if db.execute("SELECT 1 FROM outbox WHERE txn_id = ?", (stand_in,)).fetchone():
+            told.append(seq)
+    return told

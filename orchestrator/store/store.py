@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.core.going_on import MAX_WAIT_S, WAIT_MARGIN_S
 from orchestrator.core.reason import COMMAND
-from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.model import EventId, RoomId, TurnId, UserId
 from orchestrator.store.api import InboxState, NewOutboxRow, Replacement, TurnRow
 from orchestrator.store.command_effect import Retry, cancel_first, drop_session, retry_last
 from orchestrator.store.database import Database, open_database
@@ -20,7 +21,7 @@ from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_move import find_replacement, move_room
 from orchestrator.store.room_table import RoomTable
-from orchestrator.store.turn_table import TurnTable
+from orchestrator.store.turn_table import NewTurn, Refusal, TurnTable
 
 T = TypeVar("T")
 
@@ -48,7 +49,8 @@ class Store:
     async def begin_life(self, *, now: float) -> None:
         """What an earlier life put off is due again, whatever the clock was then. Idempotent.
 
-        Times of its future (the clock was set back since) become now.
+        Times of its future (the clock was set back since) become now; a wait is no longer than one
+        that begins now can be.
         """
 
         def work(db: sqlite3.Connection) -> None:
@@ -56,6 +58,15 @@ class Store:
             db.execute(
                 "UPDATE inbox SET received_at = ?1 WHERE state = 'pending_keys' "
                 "AND received_at > ?1",
+                (now,),
+            )
+            db.execute(
+                "UPDATE turns SET not_before = ?1 WHERE state = 'queued' AND not_before > ?1",
+                (now + MAX_WAIT_S + WAIT_MARGIN_S,),
+            )
+            db.execute(
+                "UPDATE turns SET created_at = ?1 WHERE outcome = 'refused' AND parts = 0 "
+                "AND created_at > ?1",
                 (now,),
             )
 
@@ -97,6 +108,18 @@ class Store:
             return cancel_first(db, room_id, before=seq, command=command)
 
         return await self._answer_with(seq, effect, rows, reason=COMMAND, now=now)
+
+    async def refuse_cancel(self, turn: NewTurn, refusal: Refusal, *, now: float) -> TurnId | None:
+        """Refuse the words of a `!cancel`, which has its effect; the turn that it marked."""
+        cancelled: list[TurnRow | None] = []
+
+        def effect(db: sqlite3.Connection) -> None:
+            before, command = min(turn.inbox), turn.asked[0]
+            cancelled[:] = [cancel_first(db, turn.room_id, before=before, command=command)]
+
+        await self.turns.refuse(turn, refusal, effect=effect, now=now)
+        found = cancelled[0] if cancelled else None
+        return None if found is None else found.turn_id
 
     async def begin_anew(
         self,

@@ -114,16 +114,28 @@ class TurnTable:
 
         return self._counted(await self._database.run(work))
 
-    async def refuse(self, turn: NewTurn, refusal: Refusal, *, now: float) -> TurnRow:
+    async def refuse(
+        self,
+        turn: NewTurn,
+        refusal: Refusal,
+        *,
+        effect: Callable[[sqlite3.Connection], None] | None = None,
+        now: float,
+    ) -> TurnRow:
         """Store the turn as ended, REFUSED, and mark its inbox rows used. Idempotent.
 
         What is refused without a notice is collected: one turn takes all of them, so that one mark
-        can say of all that they have ended. It is that turn's row that is returned.
+        can say of all that they have ended. It is that turn's row that is returned. `effect` takes
+        place in the same transaction, so once, too.
         """
 
         def work(db: sqlite3.Connection) -> tuple[TurnRow, bool]:
             known = _find(db, turn)
-            return (known, False) if known is not None else _refuse(db, turn, refusal, now=now)
+            if known is not None:
+                return known, False
+            if effect is not None:
+                effect(db)
+            return _refuse(db, turn, refusal, now=now)
 
         return self._counted(await self._database.run(work))
 
