@@ -22,6 +22,7 @@ from orchestrator.core import texts
 from orchestrator.core.chunking import encrypted_limit
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_uid
+from orchestrator.core.reason import RESTORED
 from orchestrator.errors import (
     PreconditionError,
     StoreCorruptError,
@@ -170,7 +171,7 @@ async def _end_turns(store: Store, restored: Restored) -> int:
             TurnEvent.ENDED,
             rows=rows,
             outcome=TurnOutcome.INTERRUPTED,
-            reason="restored from a copy",
+            reason=RESTORED,
             now=restored.restored_at,
         )
     return len(turns)

@@ -100,6 +100,8 @@ class TurnEntry:
     """Messages that it has made; 0 for a refused one whose end is still to be marked."""
     continues: TurnId | None = None
     """The turn that this one goes on with: its messages are settled here."""
+    is_restored: bool = False
+    """Whether a restore ended it: how it went on after the copy is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,7 @@ class Evidence:
     """Rooms that the agent is in, as the database has it."""
     inbox: Sequence[InboxEntry]
     turns: Sequence[TurnEntry]
+    """In the order in which they were made, whatever the clock was then."""
     outbox: Sequence[OutboxEntry]
     told: frozenset[tuple[RoomId, UserId, str]]
     """Who was told what in which room, once."""

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.core.evidence import Delivery, Evidence, OutboxEntry, SeenEvent, TurnEntry
+from orchestrator.core.evidence import (
+    Delivery,
+    Evidence,
+    OutboxEntry,
+    SeenEvent,
+    TurnEntry,
+    build_digest,
+)
 from orchestrator.core.verdict import Finding, Note, Problem, Remark
 from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, TxnId
 
 _Key = tuple[RoomId, str, str]
+# What was redacted shows nothing; a row whose words were dropped is no more alike to it than others.
+_REDACTED = build_digest({})
 
 
 def find_twice(evidence: Evidence) -> tuple[list[Finding], list[Note]]:
@@ -21,7 +30,7 @@ def find_twice(evidence: Evidence) -> tuple[list[Finding], list[Note]]:
     unknown: list[Note] = []
     lookup = _Lookup(evidence)
     for event in evidence.events:
-        if not event.is_own or event.event_id in lookup.event_ids:
+        if not event.is_own or event.event_id in lookup.event_ids or event.digest == _REDACTED:
             continue
         first = lookup.first_of(event)
         if first is not None:
@@ -42,13 +51,15 @@ class _Lookup:
         self._sent: dict[_Key, EventId | None] = {}
         self._unsent: set[_Key] = set()
         self._ends: dict[TurnId, EventId | None] = {}
+        restored = {turn.turn_id for turn in evidence.turns if turn.is_restored}
         for row in evidence.outbox:
             key = (row.room_id, row.event_type, row.digest)
             if row.delivery is not Delivery.SENT:
                 self._unsent.add(key)
                 continue
             self._sent[key] = row.event_id
-            if row.mark is not None and row.mark.is_final:
+            # A restore ends what may have ended since its copy; the room was told so.
+            if row.mark is not None and row.mark.is_final and row.mark.turn_id not in restored:
                 self._ends[row.mark.turn_id] = row.event_id
 
     def first_of(self, event: SeenEvent) -> EventId | None:
@@ -84,7 +95,7 @@ def _turns_with_two_ends(evidence: Evidence) -> Iterator[Finding]:
 def _messages_in_two_turns(evidence: Evidence) -> Iterator[Finding]:
     """A turn may go on with an earlier one's messages, or try again what was interrupted."""
     asked_by: dict[EventId, TurnEntry] = {}
-    for turn in sorted(evidence.turns, key=lambda turn: turn.created_at):
+    for turn in evidence.turns:
         for event_id in turn.asked:
             before = asked_by.setdefault(event_id, turn)
             may_repeat = turn.continues is not None or before.outcome is TurnOutcome.INTERRUPTED

@@ -23,6 +23,7 @@ from orchestrator.core.evidence import (
     TurnEntry,
     build_digest,
 )
+from orchestrator.core.reason import RESTORED
 from orchestrator.core.turn_mark import parse_mark, parse_reply
 from orchestrator.errors import StoreError, StoreTooNewError
 from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, TxnId, UserId
@@ -130,11 +131,11 @@ def _envelope(raw: str) -> tuple[UserId | None, str | None]:
 
 def _turns(db: sqlite3.Connection) -> Iterator[TurnEntry]:
     query = (
-        "SELECT turn_id, room_id, state, outcome, asked, created_at, started_at, parts, continues "
-        "FROM turns ORDER BY created_at, position"
+        "SELECT turn_id, room_id, state, outcome, asked, created_at, started_at, parts, continues, "
+        "reason FROM turns ORDER BY rowid"
     )
     for turn_id, room_id, state, outcome, asked, created_at, started_at, *more in db.execute(query):
-        parts, continues = more
+        parts, continues, reason = more
         yield TurnEntry(
             turn_id=TurnId(turn_id),
             room_id=RoomId(room_id),
@@ -145,6 +146,7 @@ def _turns(db: sqlite3.Connection) -> Iterator[TurnEntry]:
             started_at=started_at,
             parts=parts,
             continues=None if continues is None else TurnId(continues),
+            is_restored=reason == RESTORED,
         )
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.core import texts
+from orchestrator.core.accounting import account
+from orchestrator.core.evidence import SeenEvent, build_digest
 from orchestrator.core.going_on import build_prompt_again
+from orchestrator.core.turn_mark import parse_mark
+from orchestrator.core.verdict import Remark, Report
 from orchestrator.errors import RequestRefusedError
-from orchestrator.model import EventId, RoomId
+from orchestrator.model import EventId, JsonObject, RoomId, UserId
 from orchestrator.rooms.outgoing import TURN_KEY
 from orchestrator.store.api import InboxKind
+from orchestrator.store.growth import drop_old_words
+from orchestrator.store.opening import DATABASE_NAME
+from orchestrator.store.snapshot import read_snapshot
 from tests.support.memory_claude import Turn
-from tests.support.room_rig import ALICE, ROOM, Life, Rig, open_rig, run_rooms
+from tests.support.room_rig import ALICE, ME, ROOM, Life, Rig, open_rig, run_rooms
 from tests.support.virtual_time import loop_clock
 from tests.unit.rooms.scenario import audit, hang, run, tell, works_for
 from tests.unit.rooms.test_restore import make_copy, restored
@@ -220,3 +228,84 @@ def test_a_second_restore_from_another_copy_replaces_the_runner_of_the_first(
                     assert await rig.backend.list() == []
 
     run_rooms(main())
+
+
+async def kept_end(rig: Rig) -> JsonObject:
+    """What the homeserver has of the last turn's end."""
+    ends: list[Any] = [c for c in await rig.said() if TURN_KEY in c]
+    return next(c for c in reversed(ends) if c[TURN_KEY]["final"])
+
+
+def own(event_id: str, content: JsonObject, event_type: str = "m.room.message") -> SeenEvent:
+    return SeenEvent(
+        room_id=ROOM,
+        event_id=EventId(event_id),
+        sender=UserId(ME),
+        event_type=event_type,
+        is_own=True,
+        is_new=False,
+        digest=build_digest(content),
+        mark=parse_mark(content),
+    )
+
+
+def report(folder: Path, *events: SeenEvent) -> Report:
+    evidence = replace(read_snapshot(folder / DATABASE_NAME).evidence, events=events)
+    return account(evidence, now=evidence.turns[0].created_at)
+
+
+def test_the_answer_that_a_restored_copy_does_not_know_is_no_second_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_rig(tmp_path) as rig:
+            rig.claude.scripts["work"] = works_for(30)
+            async with rig.life() as life:
+                await tell(rig, life, "work")
+                await rig.wait_body("begun")
+                copy = make_copy(tmp_path)
+                await rig.wait_ended(1)
+                known = own("$answer", await kept_end(rig))
+            async with restored(rig, tmp_path, copy):
+                await deliver(rig)
+                found = report(tmp_path, known)
+            assert found.findings == ()
+            assert [note.remark for note in found.notes] == [Remark.UNKNOWN_EVENT]
+
+    run_rooms(main())
+
+
+def test_an_event_that_was_redacted_is_no_copy_of_a_notice_whose_words_were_dropped(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await tell(rig, life, "hello")
+            await rig.wait_ended(1)
+            await upgrade(rig, life)
+            notice = "UPDATE outbox SET room_id = ? WHERE room_id = ?"
+            await rig.store.database.run(lambda db: db.execute(notice, (ROOM, NEW)))
+            await deliver(rig)
+        await drop_old_words(rig.store.database, now=loop_clock() + 8 * 86400)
+        assert report(tmp_path, own("$redacted", {})).findings == ()
+
+    run(tmp_path, test)
+
+
+def test_a_retry_is_no_second_run_for_the_audit_although_the_clock_was_set_back(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        rig.claude.scripts["work"] = hang
+        async with rig.life() as life:
+            await tell(rig, life, "work")
+            await rig.wait_body("working")
+            await tell(rig, life, "!cancel")
+            await rig.wait_ended(1)
+            del rig.claude.scripts["work"]
+            await tell(rig, life, "!retry")
+            await rig.wait_ended(2)
+        # As if the clock had been set back by an hour between the two.
+        earlier = "UPDATE turns SET created_at = created_at - 3600 WHERE continues IS NOT NULL"
+        await rig.store.database.run(lambda db: db.execute(earlier))
+        assert audit(tmp_path) == ()
+
+    run(tmp_path, test)
