@@ -20,7 +20,7 @@ from orchestrator.core.verdict import Finding, Note, Problem, Remark
 from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, TxnId
 
 _Key = tuple[RoomId, str, str]
-# What was redacted shows nothing; a row whose words were dropped is as unlike it as any other.
+# What was redacted shows nothing, and is alike to each row whose words were dropped.
 _REDACTED = build_digest({})
 
 

@@ -422,14 +422,17 @@ class Intake:
         if room is not None:
             await self._store.rooms.ensure(room_id, joined=False)
             await self._rooms.retire(room_id)
-            for pending in await self._store.inbox.pending_keys():
-                if pending.room_id == room_id and not _was_before_move(pending, room):
-                    await self._done(pending, LEFT_ROOM)
-            # Last: the ends of its turns are of no use there, either. (Of a room that was replaced
-            # nothing but what goes on elsewhere is left.)
-            if room.moved_seq is None:
-                await self._store.outbox.drop_room(room_id, reason=LEFT_ROOM, now=self._clock())
+            # What a replaced room leaves goes on in the new one, which may not be known yet.
+            if room.replaced_by is None:
+                await self._drop_room(room_id)
         await self._done(row, "left")
+
+    async def _drop_room(self, room_id: RoomId) -> None:
+        """Nothing of the room is of use any more; last what its turns' ends would have said."""
+        for pending in await self._store.inbox.pending_keys():
+            if pending.room_id == room_id:
+                await self._done(pending, LEFT_ROOM)
+        await self._store.outbox.drop_room(room_id, reason=LEFT_ROOM, now=self._clock())
 
     async def _retry_pending(self, rooms: set[RoomId]) -> None:
         """A key came: what waited for one is new again, and before what came after it.

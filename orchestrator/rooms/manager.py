@@ -140,7 +140,8 @@ class RoomManager:
         self, room_id: RoomId, room: RoomRow | None, sender: UserId, items: tuple[Heard, ...]
     ) -> None:
         """A turn of `room`; `room_id` is where it was said, which may be replaced since."""
-        if room is None or not room.joined:
+        # In a room that was left and is replaced a turn waits for the new room to be known.
+        if room is None or not (room.joined or room.replaced_by is not None):
             for item in items:
                 await self._kit.store.inbox.mark(item.seq, InboxState.IGNORED, reason=LEFT_ROOM)
             return

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orchestrator.core import texts
 from orchestrator.core.accounting import account
 from orchestrator.core.evidence import SeenEvent, build_digest
@@ -25,7 +27,7 @@ from tests.support.room_rig import ALICE, ME, ROOM, Life, Rig, open_rig, run_roo
 from tests.support.virtual_time import loop_clock
 from tests.unit.rooms.scenario import audit, hang, run, tell, works_for
 from tests.unit.rooms.test_restore import make_copy, restored
-from tests.unit.rooms.test_upgrade import NEW, deliver, upgrade
+from tests.unit.rooms.test_upgrade import NEW, creation, deliver, tombstone, upgrade
 from tests.unit.rooms.test_usage_limit import limited
 
 FORBIDDEN = RequestRefusedError(errcode="M_FORBIDDEN", status=403, what="sending an event")
@@ -118,6 +120,33 @@ def test_the_end_mark_that_an_upgrade_forbade_goes_into_the_new_room_and_nothing
         assert sum(bool(c[TURN_KEY]["final"]) for c in marks) == 1  # type: ignore[index,call-overload]
         assert await rig.bodies(NEW) == [texts.ROOM_CONTINUES]
         assert audit(tmp_path) == ()
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("is_known_s", [0, 5])
+def test_whoever_is_sent_out_of_the_old_room_before_the_new_one_is_known_still_tells_each_end(
+    tmp_path: Path, is_known_s: float
+) -> None:
+    async def test(rig: Rig) -> None:
+        rig.claude.scripts["work"] = hang
+        async with rig.life() as life:
+            working = await rig.receive("work")
+            life.notify()
+            await rig.wait_body("working")
+            await deliver(rig)
+            collected = await rig.receive("just before", sender="@bob:test")
+            await tombstone(rig)
+            await rig.receive_row(InboxKind.LEAVE, {})
+            life.notify()
+            await asyncio.sleep(is_known_s)
+            await refuse_all(rig, life)
+            await creation(rig)
+            life.notify()
+            await rig.wait_body("You said: just before", room=NEW)
+        marks: list[Any] = [content.get(TURN_KEY) for content in await rig.said(NEW)]
+        ends = {mark["asked"][0]: mark["outcome"] for mark in marks if mark and mark["final"]}
+        assert ends == {working: "refused", collected: "done"}
 
     run(tmp_path, test)
 
