@@ -26,17 +26,12 @@ from tests.support.memory_claude import Turn
 from tests.support.room_rig import ALICE, ME, ROOM, Life, Rig, open_rig, run_rooms
 from tests.support.virtual_time import loop_clock
 from tests.unit.rooms.scenario import audit, hang, run, tell, works_for
+from tests.unit.rooms.test_going_on import kill_runner
 from tests.unit.rooms.test_restore import make_copy, restored
 from tests.unit.rooms.test_upgrade import NEW, creation, deliver, tombstone, upgrade
 from tests.unit.rooms.test_usage_limit import limited
 
 FORBIDDEN = RequestRefusedError(errcode="M_FORBIDDEN", status=403, what="sending an event")
-
-
-async def kill_runner(rig: Rig) -> None:
-    info = await rig.info()
-    assert info is not None
-    await rig.backend.stop(info.name, grace_s=0)
 
 
 def test_what_was_interrupted_before_an_upgrade_can_be_retried_in_the_new_room(
