@@ -30,7 +30,7 @@ from orchestrator.store.api import RoomRow, TurnRow
 
 __all__ = ["MAIN", "RoomWorker"]
 
-# How long a waiting turn may wait too long after the host's clock was set, or the host slept.
+# A waiting turn is looked at so often, however far off the end of its wait is.
 _LOOK_EVERY_S = 60.0
 
 
