@@ -109,7 +109,10 @@ async def test_a_kill_right_after_a_message_was_received_answers_it_once(
     for delay_s in (0.0, 0.1, 0.3, 0.6):
         text = f"killed after {delay_s}"
         assert alice.texts(room, sender=agent).count(f"You said: {text}") == 1
-        assert [r.last_user_text for r in installation.api.asked].count(text) == 1
+        # A request that was under way is asked again by the CLI; its conversation has the message
+        # once, which is what was given to the model.
+        conversation = [message.text for message in installation.api.asked[-1].messages]
+        assert sum(text in said for said in conversation if said.startswith("killed after")) == 1
 
 
 async def test_a_message_sent_while_the_orchestrator_is_down_is_answered_when_it_is_up(
