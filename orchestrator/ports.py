@@ -182,6 +182,10 @@ class RunnerBackend(Protocol):
         """Events from now on, until cancelled; reconnects by itself, so events can be missed."""
         ...
 
+    async def count_tasks(self, name: str) -> int:
+        """How many processes and threads it has. Raises RunnerGoneError when it does not run."""
+        ...
+
     async def stats(self, name: str) -> RunnerStats:
         """One sample. Raises RunnerGoneError when it does not run."""
         ...

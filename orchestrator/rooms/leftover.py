@@ -50,7 +50,7 @@ async def end_leftovers(
 async def _is_crowded(runner: RoomRunner, kit: Kit, limit: int) -> bool:
     try:
         async with asyncio.timeout(_LOOK_S):
-            stats = await kit.backend.stats(runner.name)
+            count = await kit.backend.count_tasks(runner.name)
     except (TimeoutError, *TROUBLE):
         return False
-    return stats.pids > limit - min(limit // 8, _MOST_SPARE)
+    return count > limit - min(limit // 8, _MOST_SPARE)

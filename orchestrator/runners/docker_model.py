@@ -148,3 +148,14 @@ class Stats(_Answer):
             cpu_total_s=self.cpu_stats.cpu_usage.total_usage / _NANO,
             pids=self.pids_stats.current,
         )
+
+
+class Top(_Answer):
+    """`GET /containers/{id}/top`: a row for each line that ps prints of it."""
+
+    processes: list[list[str]] = Field(default=[], alias="Processes")
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self.processes)

@@ -151,6 +151,10 @@ class MemoryBackend:
         self._watchers.add(queue)
         return self._watch(queue)
 
+    async def count_tasks(self, name: str) -> int:
+        """As many as `stats` says."""
+        return (await self.stats(name)).pids
+
     async def stats(self, name: str) -> RunnerStats:
         """As the port says; the numbers are the smallest that a process can have."""
         limits = self._get_running(name).spec.limits

@@ -381,6 +381,7 @@ async def test_a_running_runner_has_numbers_within_its_limits(world: World) -> N
     assert 0 < sample.memory_bytes < limits.memory_bytes
     assert 0 < sample.pids <= limits.pids
     assert sample.cpu_total_s >= 0
+    assert 0 < await world.ours.count_tasks(runner.name) <= limits.pids
 
 
 async def test_a_runner_that_does_not_run_has_no_numbers(world: World) -> None:
@@ -389,6 +390,8 @@ async def test_a_runner_that_does_not_run_has_no_numbers(world: World) -> None:
     for name in (spec.name, "aiagentchat-nobody"):
         with pytest.raises(RunnerGoneError):
             await world.ours.stats(name)
+        with pytest.raises(RunnerGoneError):
+            await world.ours.count_tasks(name)
 
 
 async def test_a_file_goes_in_and_comes_out_as_an_archive(world: World) -> None:

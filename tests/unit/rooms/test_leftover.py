@@ -11,7 +11,6 @@ import pytest
 from orchestrator.core.naming import room_slug
 from orchestrator.errors import EngineRequestError, RunnerGoneError
 from orchestrator.model import RoomId
-from orchestrator.ports import RunnerStats
 from tests.support.memory_claude import ExitNow, Turn
 from tests.support.room_rig import ROOM, Life, Rig, room_spec
 from tests.unit.rooms.scenario import run, tell
@@ -24,13 +23,13 @@ def count_processes(life: Life, *counts: int | Exception) -> None:
     """What the engine says after each turn; the last of them from then on."""
     left = list(counts)
 
-    async def stats(_: str) -> RunnerStats:
+    async def count_tasks(_: str) -> int:
         count = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(count, Exception):
             raise count
-        return RunnerStats(memory_bytes=1, memory_limit_bytes=2, cpu_total_s=0.0, pids=count)
+        return count
 
-    life.backend.stats = stats  # type: ignore[attr-defined] # in place of the memory engine's
+    life.backend.count_tasks = count_tasks  # type: ignore[attr-defined] # in place of the memory engine's
 
 
 def test_processes_that_use_up_the_room_are_ended_and_the_conversation_goes_on(
@@ -71,12 +70,12 @@ def test_processes_that_leave_room_or_can_not_be_counted_are_left_alone(
 
 def test_an_engine_that_does_not_count_delays_the_next_turn_by_seconds(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        async def hang(_: str) -> RunnerStats:
+        async def hang(_: str) -> int:
             await asyncio.Event().wait()
             raise AssertionError
 
         async with rig.life() as life:
-            life.backend.stats = hang  # type: ignore[attr-defined] # in place of the memory engine's
+            life.backend.count_tasks = hang  # type: ignore[attr-defined] # in place of the memory engine's
             await tell(rig, life, "one")
             await rig.wait_ended(1)
             await tell(rig, life, "two")
