@@ -8,52 +8,22 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 
+from orchestrator.config_types import Seconds, Section, UserPattern
 from orchestrator.errors import ConfigError
-from orchestrator.model import Limits, Permissions, UserId
+from orchestrator.room_profile import BudgetConfig, RoomProfile
 
 # Below the directory that it is started in.
 DEFAULT_STATE_DIR = Path("state")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_USER_ID = r"^@[^:\s]+:[^\s]+$"
-# Lower-case labels with an optional leading "*."; no empty label, no address, no port.
-_HOST = r"^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 
-def parse_size(value: object) -> object:
-    """Bytes from `512m`, `2g`, `100 MiB` or a number; powers of 1024, as Docker reads them.
-
-    Raises:
-        ValueError: for text that is not a size.
-    """
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        msg = "expected a size such as 512m or 2g"
-        raise ValueError(msg)
-    return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
-UserPattern = Annotated[UserId, Field(pattern=_USER_ID)]
-HostPattern = Annotated[str, Field(pattern=_HOST, max_length=253)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class MatrixConfig(_Section):
+class MatrixConfig(Section):
     """The homeserver and the agent's account there."""
 
     homeserver: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/.*)?$")]
@@ -62,7 +32,7 @@ class MatrixConfig(_Section):
     autojoin: Literal["allowed_users", "never"] = "allowed_users"
 
 
-class AnthropicConfig(_Section):
+class AnthropicConfig(Section):
     """Where the Messages API is."""
 
     upstream: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/.*)?$")] = (
@@ -70,22 +40,28 @@ class AnthropicConfig(_Section):
     )
 
 
-class AccessConfig(_Section):
+class AccessConfig(Section):
     """Who may do what; patterns as in a shell, `@*:example.org`."""
 
     admins: tuple[UserPattern, ...] = ()
     users: tuple[UserPattern, ...] = ()
+    approvers: tuple[UserPattern, ...] = ()
+    """May grant what an agent asks for; admins always may, agents never."""
 
     def is_allowed(self, user_id: str) -> bool:
         """Whether the user may run turns; admins always may."""
         return any(fnmatch.fnmatchcase(user_id, p) for p in (*self.admins, *self.users))
+
+    def is_approver(self, user_id: str) -> bool:
+        """Whether the user may grant what an agent asks for, as far as this section knows."""
+        return any(fnmatch.fnmatchcase(user_id, p) for p in (*self.admins, *self.approvers))
 
     def is_admin(self, user_id: str) -> bool:
         """Whether the user is an admin."""
         return any(fnmatch.fnmatchcase(user_id, p) for p in self.admins)
 
 
-class GatewayConfig(_Section):
+class GatewayConfig(Section):
     """How messages become turns, and output becomes messages."""
 
     inbound_window_s: Seconds = 2.0
@@ -101,71 +77,17 @@ class GatewayConfig(_Section):
     sender_per_minute: Annotated[int, Field(ge=1, le=100000)] = 30
 
 
-class DockerConfig(_Section):
+class DockerConfig(Section):
     """The engine's side."""
 
     image: str | None = None
     runtime: str | None = None
+    disk_quota: Literal["auto", "image", "measured"] = "auto"
+    """How `limits.disk` is kept: a file system of its own for each room, or by measuring."""
     prewarm: Annotated[int, Field(ge=0, le=64)] = 0
 
 
-class LimitsConfig(_Section):
-    """What one runner may use."""
-
-    memory: Size = 2 << 30
-    cpus: Annotated[float, Field(gt=0, le=1024)] = 2.0
-    pids: Annotated[int, Field(ge=64, le=1 << 20)] = 512
-    tmp: Size = 512 << 20
-    disk: Size = 5 << 30
-    output_bytes: Size = 100 << 20
-
-    def limits(self) -> Limits:
-        """The same as a value of the model."""
-        return Limits(
-            memory_bytes=self.memory,
-            cpus=self.cpus,
-            pids=self.pids,
-            tmp_bytes=self.tmp,
-            disk_bytes=self.disk,
-            output_bytes=self.output_bytes,
-        )
-
-
-class EgressConfig(_Section):
-    """Hosts that a room's runner may reach besides the API."""
-
-    allow: tuple[HostPattern, ...] = ()
-
-
-class BudgetConfig(_Section):
-    """What a room may spend."""
-
-    usd_per_day: Annotated[float, Field(gt=0)] | None = None
-    agent_turns_in_a_row: Annotated[int, Field(ge=1)] = 10
-
-
-class RoomProfile(_Section):
-    """How one room works; `defaults` is one, and `rooms` names what differs."""
-
-    agent: str = "claude"
-    model: str | None = None
-    system_prompt: str | None = None
-    trigger: Literal["auto", "all", "mention"] = "auto"
-    stream: Literal["edit", "final"] = "edit"
-    timeout_s: Seconds = 300
-    ceiling_s: Seconds = 1800
-    idle_stop_s: Seconds = 900
-    hibernate_s: Seconds = 7200
-    permissions: Permissions = Permissions.ASK
-    approval_timeout_s: Seconds = 3600
-    on_interrupt: Literal["tell", "resume"] = "tell"
-    on_usage_limit: Literal["tell", "wait"] = "tell"
-    limits: LimitsConfig = LimitsConfig()
-    egress: EgressConfig = EgressConfig()
-    budget: BudgetConfig = BudgetConfig()
-
-
-class AgentConfig(_Section):
+class AgentConfig(Section):
     """A Matrix account plus what makes it an agent of its own."""
 
     user_id: UserPattern | None = None
@@ -173,7 +95,7 @@ class AgentConfig(_Section):
     system_prompt: str | None = None
 
 
-class ObservabilityConfig(_Section):
+class ObservabilityConfig(Section):
     """Metrics and logs."""
 
     metrics: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")] | None = "127.0.0.1:9464"
@@ -181,14 +103,14 @@ class ObservabilityConfig(_Section):
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
-class BackupsConfig(_Section):
+class BackupsConfig(Section):
     """Copies of the database, made beside its use."""
 
     every_h: Annotated[float, Field(ge=0.1, le=24 * 365)] = 24
     keep: Annotated[int, Field(ge=1, le=1000)] = 7
 
 
-class Config(_Section):
+class Config(Section):
     """The whole file."""
 
     matrix: MatrixConfig
@@ -198,10 +120,12 @@ class Config(_Section):
     gateway: GatewayConfig = GatewayConfig()
     docker: DockerConfig = DockerConfig()
     defaults: RoomProfile = RoomProfile()
-    rooms: dict[Annotated[str, Field(pattern=r"^[#!][^\s]+$")], RoomProfile] = {}
-    agents: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], AgentConfig] = {
-        "claude": AgentConfig()
-    }
+    rooms: dict[Annotated[str, Field(pattern=r"^[#!][^\s]+$")], RoomProfile] = Field(
+        default_factory=dict
+    )
+    agents: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], AgentConfig] = Field(
+        default_factory=lambda: {"claude": AgentConfig()}
+    )
     observability: ObservabilityConfig = ObservabilityConfig()
     backups: BackupsConfig | None = BackupsConfig()
 
@@ -216,7 +140,7 @@ class Config(_Section):
         return self.rooms.get(alias or "", self.defaults)
 
 
-class Secrets(_Section):
+class Secrets(Section):
     """What comes from the environment, each at most one way."""
 
     matrix_access_token: SecretStr | None = None
@@ -267,9 +191,8 @@ class Secrets(_Section):
 # Their names are settled and they are validated, but nothing acts on them yet.
 _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
     DockerConfig: ("prewarm",),
-    EgressConfig: ("allow",),
-    BudgetConfig: ("usd_per_day", "agent_turns_in_a_row"),
-    RoomProfile: ("stream", "idle_stop_s", "hibernate_s", "approval_timeout_s"),
+    BudgetConfig: ("agent_turns_in_a_row",),
+    RoomProfile: ("stream", "idle_stop_s", "hibernate_s"),
     AgentConfig: ("user_id",),
 }
 # What asks for nothing: a file may say that it wants none of it.

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import os
 import secrets
 from pathlib import Path
 
 from orchestrator.config import Config
+from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.naming import room_uid, runner_name
+from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
 from orchestrator.egress.credential import room_placeholder
 from orchestrator.egress.door import RoomDoor
 from orchestrator.egress.gateway import EgressGateway
 from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId
+from orchestrator.room_profile import EgressConfig
 from orchestrator.rooms.kit import Quarters
 from orchestrator.runners.workdir import prepare_room_dirs
 from orchestrator.store.api import RoomRow
@@ -57,6 +61,7 @@ class HostHousing:
         dirs = await asyncio.to_thread(prepare_room_dirs, folder, uid=uid, gid=uid)
         placeholder = room_placeholder(self._installation, room.slug, self._key)
         tag = hashlib.sha256(f"{self._installation}/{room.slug}".encode()).hexdigest()
+        profile = self._config.profile(room.room_id, room.alias, room.former)
         await self._egress.open_door(
             RoomDoor(
                 slug=room.slug,
@@ -65,6 +70,7 @@ class HostHousing:
                 gid=uid,
                 placeholder=placeholder,
                 user_tag=tag,
+                proxy=_proxy_policy(profile.egress),
             )
         )
         spec = SandboxSpec(
@@ -78,7 +84,7 @@ class HostHousing:
             workspace=dirs.workspace,
             home=dirs.home,
             egress_dir=dirs.egress,
-            limits=self._config.profile(room.room_id, room.alias, room.former).limits.limits(),
+            limits=profile.limits.limits(),
             runtime=self._config.docker.runtime,
         )
         return Quarters(
@@ -87,6 +93,20 @@ class HostHousing:
             placeholder=placeholder,
             is_subscription=self._egress.is_subscription,
         )
+
+
+def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:
+    return ProxyPolicy(
+        allow=tuple(parse_rule(rule) for rule in egress.allow),
+        internal=tuple(ipaddress.ip_network(network) for network in egress.internal),
+        hosts={name: ipaddress.ip_address(address) for name, address in egress.hosts.items()},
+        intercept=tuple(parse_rule(rule) for rule in egress.intercept),
+        asks=egress.ask,
+        connections=egress.connections,
+        bytes_per_s=egress.bytes_per_second,
+        bytes_per_day=egress.bytes_per_day,
+        idle_s=egress.idle_s,
+    )
 
 
 def _load_or_make_key(path: Path) -> bytes:

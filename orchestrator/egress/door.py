@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,9 @@ import aiohttp
 from loguru import logger
 
 from orchestrator.core.egress_http import MAX_BODY_BYTES, Denial
+from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.core.pace import Pace
+from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.egress.connection import Connection
 from orchestrator.egress.listener import Listener, open_listener, peer_uid
 from orchestrator.egress.readiness import wait_readable
@@ -49,6 +51,10 @@ _LOG_PER_S, _LOG_BURST = 1.0, 20.0
 _MAX_TAG_CHARS = 256
 
 
+OnDeniedHost = Callable[[RoomSlug, Target], None]
+"""Called for each refused host; must not block, and must bound what it remembers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoomDoor:
     """Which room may come through which socket, and as whom it is seen by the API."""
@@ -60,6 +66,7 @@ class RoomDoor:
     placeholder: str = field(repr=False)
     user_tag: str
     """Sent as metadata.user_id: opaque, one for each room."""
+    proxy: ProxyPolicy = field(default_factory=ProxyPolicy)
 
     def __post_init__(self) -> None:
         if not self.placeholder or not self.placeholder.isascii():
@@ -90,9 +97,19 @@ class DoorStats:
 class Door:
     """Serves one room, within MAX_CONNECTIONS and BODY_BUDGET_BYTES at any time."""
 
-    def __init__(self, room: RoomDoor, *, upstream: Upstream, inspector: Inspector) -> None:
+    def __init__(
+        self,
+        room: RoomDoor,
+        *,
+        upstream: Upstream,
+        inspector: Inspector,
+        on_denied_host: OnDeniedHost | None = None,
+    ) -> None:
         """Binds the socket at once; raises EgressError where that fails."""
         self.room = room
+        self.grants: tuple[HostRule, ...] = ()
+        """What was granted in the room, besides the policy's rules; replaced as a whole."""
+        self.on_denied_host = on_denied_host or _tell_nobody
         self.upstream = upstream
         self.inspector = inspector
         self.log = logger.bind(component="egress", room=room.slug)
@@ -261,3 +278,7 @@ class Door:
         self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()
+
+
+def _tell_nobody(slug: RoomSlug, target: Target) -> None:
+    """Where nobody listens for refused hosts."""

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from loguru import logger
 
+from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken, room_placeholder
-from orchestrator.egress.door import Door, DoorStats, RoomDoor
+from orchestrator.egress.door import Door, DoorStats, OnDeniedHost, RoomDoor
 from orchestrator.egress.inspector import Inspector, open_inspector
 from orchestrator.egress.upstream import Upstream
 from orchestrator.errors import EgressError
@@ -46,6 +47,8 @@ class EgressGateway:
         self._inspector = inspector
         self._group = group
         self._doors: dict[RoomSlug, Door] = {}
+        self._grants: dict[RoomSlug, tuple[HostRule, ...]] = {}
+        self._on_denied_host: OnDeniedHost | None = None
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -73,10 +76,31 @@ class EgressGateway:
         if self._is_closed:
             msg = "the egress gateway is closing"
             raise EgressError(msg)
-        opened = Door(door, upstream=self._upstream, inspector=self._inspector)
+        opened = Door(
+            door,
+            upstream=self._upstream,
+            inspector=self._inspector,
+            on_denied_host=self._note_denied_host,
+        )
+        opened.grants = self._grants.get(door.slug, ())
         self._doors[door.slug] = opened
         self._group.create_task(opened.serve(), name=f"egress:{door.slug}:door")
         _log.info("a door was opened", action="egress_open", room=door.slug)
+
+    def listen_for_denied_hosts(self, listener: OnDeniedHost) -> None:
+        """Tell this listener of each refused host from now on; there is one."""
+        self._on_denied_host = listener
+
+    def set_grants(self, slug: RoomSlug, rules: Sequence[HostRule]) -> None:
+        """Replace what was granted in a room, for new connections; its door may be closed."""
+        self._grants[slug] = tuple(rules)
+        held = self._doors.get(slug)
+        if held is not None:
+            held.grants = self._grants[slug]
+
+    def _note_denied_host(self, slug: RoomSlug, target: Target) -> None:
+        if self._on_denied_host is not None:
+            self._on_denied_host(slug, target)
 
     async def close_door(self, slug: RoomSlug) -> None:
         """Stop listening, give running answers a few seconds (DRAIN_S), close them. Idempotent."""

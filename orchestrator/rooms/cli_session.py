@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from loguru import logger
 
-from orchestrator.config import RoomProfile
 from orchestrator.core.cli_command import build_cli_argv, build_cli_env
 from orchestrator.errors import RunnerGoneError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, SessionId
+from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.connection import LinkLost
 from orchestrator.rooms.idle import IdleEar
 from orchestrator.rooms.kit import Kit
@@ -139,7 +139,9 @@ class CliSessions:
 
     def _command(self) -> str:
         """A digest of the command line as the settings are now, whatever the session."""
-        text = "\0".join(self._argv(SessionId(""), resume=False))
+        quarters = self._runner.quarters
+        variables = [f"{n}={v}" for n, v in quarters.environment] if quarters else []
+        text = "\0".join([*self._argv(SessionId(""), resume=False), *variables])
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     async def _open(self, link: RunnerLink, session: SessionRow, *, resume: bool) -> None:
@@ -150,10 +152,13 @@ class CliSessions:
             f"open:{uuid.uuid4()}",
             session.session_id,
             argv=argv,
-            env=build_cli_env(
-                self._runner.quarters.placeholder,
-                is_subscription=self._runner.quarters.is_subscription,
-            ),
+            env={
+                **dict(self._runner.quarters.environment),
+                **build_cli_env(
+                    self._runner.quarters.placeholder,
+                    is_subscription=self._runner.quarters.is_subscription,
+                ),
+            },
             cwd="/workspace",
         )
         reach(FaultPoint.SESSION_OPENED)

@@ -25,6 +25,8 @@ class Quarters:
     placeholder: str
     is_subscription: bool = False
     """Whether it stands for a subscription's token, and not for an API key."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """More variables for the CLI: the way through the proxy, surrogates of secrets. No secret."""
 
 
 class Housing(Protocol):

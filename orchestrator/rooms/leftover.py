@@ -11,8 +11,8 @@ import asyncio
 
 from loguru import logger
 
-from orchestrator.config import RoomProfile
 from orchestrator.core import texts
+from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows

@@ -11,7 +11,6 @@ from enum import Enum
 
 from loguru import logger
 
-from orchestrator.config import RoomProfile
 from orchestrator.core import texts
 from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.errors import (
@@ -25,6 +24,7 @@ from orchestrator.errors import (
 )
 from orchestrator.model import TurnOutcome, TurnState
 from orchestrator.ports import RunnerInfo
+from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.leftover import end_leftovers

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from orchestrator.config import RoomProfile
 from orchestrator.core import texts
 from orchestrator.core.going_on import GoOn, decide_going_on
 from orchestrator.model import Epoch, Seq, TurnOutcome
+from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.turn_output import TurnOutput
 from orchestrator.store.api import TurnRow

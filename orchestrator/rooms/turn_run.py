@@ -10,7 +10,6 @@ import asyncio
 
 from loguru import logger
 
-from orchestrator.config import RoomProfile
 from orchestrator.core import texts
 from orchestrator.core.cli_input import (
     build_control_error,
@@ -35,6 +34,7 @@ from orchestrator.core.turn_view import (
 from orchestrator.errors import RunnerError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Seq, TurnOutcome, TurnState
+from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.cut_line import CutKind, parse_cut
 from orchestrator.rooms.kit import Kit

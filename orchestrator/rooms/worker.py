@@ -14,11 +14,11 @@ from typing import NoReturn
 
 from loguru import logger
 
-from orchestrator.config import RoomProfile
 from orchestrator.core.naming import runner_name
 from orchestrator.errors import RunnerError, WireProtocolError
 from orchestrator.model import RoomId, TurnId, TurnOutcome, TurnState
 from orchestrator.ports import RunnerInfo
+from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.cli_session import MAIN
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.idle import IdleEar

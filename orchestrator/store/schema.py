@@ -115,4 +115,51 @@ MIGRATIONS: tuple[str, ...] = (
     UPDATE turns SET parts = 1 WHERE outcome = 'refused' AND parts = 0;
     CREATE INDEX turns_unmarked ON turns (room_id) WHERE outcome = 'refused' AND parts = 0;
     """,
+    # 3: what a room asked to be allowed and who decided, what it may reach, what it used.
+    """
+    CREATE TABLE approvals (
+        approval_id TEXT PRIMARY KEY,
+        room_id     TEXT NOT NULL,
+        kind        TEXT NOT NULL,
+        subject     TEXT NOT NULL,
+        wanted_by   TEXT,
+        turn_id     TEXT,
+        txn_id      TEXT NOT NULL UNIQUE,
+        state       TEXT NOT NULL,
+        asked_at    REAL NOT NULL,
+        expires_at  REAL NOT NULL,
+        decision    TEXT,
+        decided_by  TEXT,
+        decided_at  REAL
+    ) STRICT;
+    CREATE INDEX approvals_open ON approvals (room_id) WHERE state = 'open';
+
+    CREATE TABLE grants (
+        grant_id    INTEGER PRIMARY KEY AUTOINCREMENT,
+        room_id     TEXT NOT NULL,
+        rule        TEXT NOT NULL,
+        granted_by  TEXT NOT NULL,
+        granted_at  REAL NOT NULL,
+        expires_at  REAL,
+        approval_id TEXT,
+        revoked_by  TEXT,
+        revoked_at  REAL
+    ) STRICT;
+    CREATE INDEX grants_of_room ON grants (room_id) WHERE revoked_at IS NULL;
+
+    CREATE TABLE egress_days (
+        room_id  TEXT NOT NULL,
+        day      TEXT NOT NULL,
+        bytes    INTEGER NOT NULL,
+        PRIMARY KEY (room_id, day)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE spending (
+        room_id    TEXT NOT NULL,
+        day        TEXT NOT NULL,
+        requests   INTEGER NOT NULL,
+        micro_usd  INTEGER NOT NULL,
+        PRIMARY KEY (room_id, day)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

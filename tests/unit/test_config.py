@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import load_config, load_secrets, not_built, parse_config, parse_size
+from orchestrator.config import load_config, load_secrets, not_built, parse_config
+from orchestrator.config_types import parse_size
 from orchestrator.errors import ConfigError
 
 MINIMAL = {"matrix": {"homeserver": "https://matrix.example.org", "user_id": "@claude:example.org"}}
@@ -39,11 +40,11 @@ def test_a_key_that_has_no_effect_yet_is_named_once_where_it_is_set() -> None:
         {
             **MINIMAL,
             "defaults": {"idle_stop_s": 60},
-            "rooms": {"#a:b": {"budget": {"usd_per_day": 5}, "timeout_s": 9}},
+            "rooms": {"#a:b": {"budget": {"agent_turns_in_a_row": 5}, "timeout_s": 9}},
         },
         source="c.yaml",
     )
-    assert not_built(config) == ["defaults.idle_stop_s", "rooms.#a:b.budget.usd_per_day"]
+    assert not_built(config) == ["defaults.idle_stop_s", "rooms.#a:b.budget.agent_turns_in_a_row"]
 
 
 def test_nothing_is_named_where_nothing_without_effect_is_asked_for() -> None:
@@ -82,7 +83,7 @@ def test_a_room_starts_from_the_defaults_and_changes_only_what_it_names() -> Non
         ("defaults", {"timeout_s": 0}, "c.yaml: defaults.timeout_s:"),
         ("defaults", {"limits": {"memory": "lots"}}, "expected a size such as 512m or 2g"),
         ("defaults", {"egress": {"allow": ["http://x/y"]}}, "c.yaml: defaults.egress.allow.0:"),
-        ("defaults", {"egress": {"allow": ["10.0.0.1"]}}, "c.yaml: defaults.egress.allow.0:"),
+        ("defaults", {"egress": {"allow": ["10.1"]}}, "c.yaml: defaults.egress.allow.0:"),
         ("rooms", {"ops": {}}, "c.yaml: rooms.ops"),
         ("gateway", {"max_event_bytes": 70000}, "c.yaml: gateway.max_event_bytes:"),
         ("observability", {"metrics": "everywhere"}, "c.yaml: observability.metrics:"),

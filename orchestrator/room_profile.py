@@ -1,0 +1,139 @@
+"""A room's profile: the part of the configuration that can differ from room to room."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from orchestrator.config_types import (
+    Address,
+    HostPattern,
+    Network,
+    Seconds,
+    Section,
+    Size,
+    parse_size,
+)
+from orchestrator.core.egress_rules import is_address, parse_host
+from orchestrator.model import Limits, Permissions
+
+_VARIABLE = r"^[A-Z][A-Z0-9_]{0,63}$"
+_BETA = r"^[a-z0-9][a-z0-9-]{0,63}$"
+_FIELD = r"^[a-z][a-z0-9_]{0,63}$"
+ServerTool = Literal["web_search", "web_fetch", "code_execution", "mcp", "files", "urls"]
+
+
+VariableName = Annotated[str, Field(pattern=_VARIABLE)]
+
+
+def _check_name(value: str) -> str:
+    host = parse_host(value)
+    if host is None or is_address(host):
+        msg = "expected a host name such as git.example.org"
+        raise ValueError(msg)
+    return host
+
+
+HostName = Annotated[str, AfterValidator(_check_name)]
+
+
+class LimitsConfig(Section):
+    """What one runner may use."""
+
+    memory: Size = 2 << 30
+    cpus: Annotated[float, Field(gt=0, le=1024)] = 2.0
+    pids: Annotated[int, Field(ge=64, le=1 << 20)] = 512
+    tmp: Size = 512 << 20
+    disk: Size = 5 << 30
+    output_bytes: Size = 100 << 20
+
+    def limits(self) -> Limits:
+        """The same as a value of the model."""
+        return Limits(
+            memory_bytes=self.memory,
+            cpus=self.cpus,
+            pids=self.pids,
+            tmp_bytes=self.tmp,
+            disk_bytes=self.disk,
+            output_bytes=self.output_bytes,
+        )
+
+
+class EgressConfig(Section):
+    """Hosts that a room's runner may reach besides the API, and how much of it."""
+
+    allow: tuple[HostPattern, ...] = ()
+    ask: bool = True
+    """Whether a host that was refused is shown in the room, where an approver may grant it."""
+    internal: tuple[Network, ...] = ()
+    """Networks that are not public and may be reached all the same."""
+    hosts: dict[HostName, Address] = Field(default_factory=dict)
+    """Addresses of names, instead of what DNS says."""
+    intercept: tuple[HostPattern, ...] = ()
+    """Hosts whose TLS is opened with the installation's CA, so that secrets can be put in."""
+    connections: Annotated[int, Field(ge=1, le=1024)] = 32
+    bytes_per_second: Size = 16 << 20
+    bytes_per_day: Size = 10 << 30
+    idle_s: Seconds = 120
+
+
+class SecretConfig(Section):
+    """A secret that a runner has in name only; its value comes from the environment."""
+
+    hosts: Annotated[tuple[HostPattern, ...], Field(min_length=1)]
+    variable: VariableName | None = None
+    """The orchestrator's variable (or NAME_FILE) that holds it. None: of the secret's own name."""
+
+
+class ApiConfig(Section):
+    """What a room may ask of the Messages API besides plain messages; nothing by default."""
+
+    server_tools: tuple[ServerTool, ...] = ()
+    betas: tuple[Annotated[str, Field(pattern=_BETA)], ...] = ()
+    fields: tuple[Annotated[str, Field(pattern=_FIELD)], ...] = ()
+    max_body: Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=32 << 20)] = 32 << 20
+
+
+class ProjectConfig(Section):
+    """What of the CLI's configuration in a workspace counts, whoever wrote it there."""
+
+    claude_md: bool = True
+    hooks: bool = False
+    mcp_servers: bool = False
+    permission_rules: bool = False
+    environment: bool = False
+    plugins: bool = False
+
+
+class BudgetConfig(Section):
+    """What a room may spend."""
+
+    usd_per_day: Annotated[float, Field(gt=0)] | None = None
+    agent_turns_in_a_row: Annotated[int, Field(ge=1)] = 10
+
+
+class RoomProfile(Section):
+    """How one room works; `defaults` is one, and `rooms` names what differs."""
+
+    agent: str = "claude"
+    model: str | None = None
+    system_prompt: str | None = None
+    trigger: Literal["auto", "all", "mention"] = "auto"
+    stream: Literal["edit", "final"] = "edit"
+    timeout_s: Seconds = 300
+    ceiling_s: Seconds = 1800
+    idle_stop_s: Seconds = 900
+    hibernate_s: Seconds = 7200
+    permissions: Permissions = Permissions.ASK
+    approval_timeout_s: Seconds = 3600
+    on_interrupt: Literal["tell", "resume"] = "tell"
+    on_usage_limit: Literal["tell", "wait"] = "tell"
+    limits: LimitsConfig = LimitsConfig()
+    egress: EgressConfig = EgressConfig()
+    secrets: dict[Annotated[str, Field(pattern=_VARIABLE)], SecretConfig] = Field(
+        default_factory=dict
+    )
+    api: ApiConfig = ApiConfig()
+    project: ProjectConfig = ProjectConfig()
+    budget: BudgetConfig = BudgetConfig()
