@@ -5,7 +5,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up test unit check lock image bench chaos clean
+.PHONY: help up test unit check lock image bench chaos fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ bench: ## what is measured, and how to run it
 
 chaos: ## kill, cut and flood for long; ARGS="--kills 1000" for more kills than 100
 	@exec scripts/setup.sh chaos $(ARGS)
+
+fuzz: ## fuzz what reads a room, a minute each; ARGS="wire -max_total_time=3600" for one target
+	@exec scripts/setup.sh fuzz $(ARGS)
 
 clean: ## remove what make made here; a state directory and the engine's images stay
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage

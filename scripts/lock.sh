@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write both lock files anew: every package with its version and digests, for Python 3.11 and later.
+# Write the lock files anew: every package with its version and digests, for Python 3.11 and later.
 set -eu
 cd "$(dirname "$0")/.."
 uv="${UV:-.venv/bin/uv}"
@@ -9,3 +9,7 @@ uv="${UV:-.venv/bin/uv}"
 "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
   --extra embedded --extra build --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+# What guided fuzzing needs besides, and most machines never install. 3.0 is the last for Python 3.11.
+echo 'atheris>=3.0,<3.1' | "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+  -o requirements-fuzz.lock -

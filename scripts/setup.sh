@@ -5,6 +5,7 @@
 #   setup.sh test [ARGUMENTS…]   environment, engine, runner image; then all tests
 #   setup.sh unit [ARGUMENTS…]   environment; then the tests that need nothing else
 #   setup.sh chaos [ARGUMENTS…]  the same as for test; then the long tests, and kills ARGUMENTS…
+#   setup.sh fuzz [ARGUMENTS…]   environment, atheris; then fuzzing, guided by coverage
 #   setup.sh check               environment; then format, lint, types, imports, shell
 #   setup.sh image [ARGUMENTS…]  environment, engine; then `orchestrator image build ARGUMENTS`
 #   setup.sh run|dev|engine      only that part of the set-up
@@ -343,6 +344,27 @@ chaos() {
   return "$failed"
 }
 
+# One target after the other, a minute each, or the one that ARGUMENTS name.
+fuzz() {
+  ensure_venv dev
+  "$VENV/bin/python" -c 'import atheris' 2> /dev/null || install_fuzzer
+  if [ $# -gt 0 ]; then exec "$VENV/bin/python" -m tests.fuzz "$@"; fi
+  failed=0
+  for target in $("$VENV/bin/python" -m tests.fuzz.targets); do
+    say "· fuzzing: $target"
+    "$VENV/bin/python" -m tests.fuzz "$target" > "$LOGS/fuzz-$target.log" 2>&1 || failed=1
+    tail -n 1 "$LOGS/fuzz-$target.log"
+  done
+  return "$failed"
+}
+
+install_fuzzer() {
+  step fuzzer "installing the fuzzer" \
+    "$VENV/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
+    --require-hashes --no-deps -r requirements-fuzz.lock \
+    || fail "The fuzzer could not be installed: it is there for Linux on x86-64 and CPython only."
+}
+
 # run_pytest LOG ARGUMENTS…: its output is shown and kept. The status is pytest's own, except that
 # a selection (-k) which leaves nothing to run is no failure.
 run_pytest() {
@@ -362,7 +384,7 @@ run_pytest() {
 closing_line() { tail -n 1 "$1" | tr -d '=' | sed 's/^ *//; s/ *$//'; }
 
 command=${1:-}
-[ -n "$command" ] || fail "usage: setup.sh up|test|unit|chaos|check|image|run|dev|engine"
+[ -n "$command" ] || fail "usage: setup.sh up|test|unit|chaos|fuzz|check|image|run|dev|engine"
 shift
 case $command in
   up) up "$@" ;;
@@ -370,6 +392,7 @@ case $command in
   unit) unit "$@" ;;
   test) all_tests "$@" ;;
   chaos) chaos "$@" ;;
+  fuzz) fuzz "$@" ;;
   image)
     ensure_venv run
     ensure_engine

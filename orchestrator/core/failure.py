@@ -1,11 +1,14 @@
 """Why a turn failed, in words for the room: a clause to stand behind "Failed: ", with no full stop.
 
+What the CLI says of it itself is quoted: whoever is in its place can't speak in our name.
+
 All of it is taken from the result alone, so that it reads the same after a crash of ours.
 """
 
 from __future__ import annotations
 
 from orchestrator.core.cli_event import Result
+from orchestrator.core.quoting import quote
 
 _MAX_CHARS = 300
 _CREDENTIAL = "the API did not accept the credential ({status}); the operator has to check it"
@@ -65,7 +68,7 @@ def _explain_api_error(result: Result) -> str | None:
     status = result.api_error_status or 0
     if result.api_error == "usage_limit_reached":
         # The CLI's own words name the limit and when it resets.
-        return f"a usage limit was met: {_one_line(result)}"
+        return f"a usage limit was met: {quote(_one_line(result), max_chars=_MAX_CHARS)}"
     if result.api_error in _BY_API_ERROR:
         return _BY_API_ERROR[result.api_error]
     if status in _BY_STATUS:
@@ -76,8 +79,8 @@ def _explain_api_error(result: Result) -> str | None:
 def _own_words(result: Result) -> str:
     """What the CLI says itself, as one short line."""
     if line := _one_line(result):
-        return f"the CLI says: {line}"
-    return f"the CLI ended the turn with {result.terminal_reason or result.subtype}"[:_MAX_CHARS]
+        return f"the CLI says: {quote(line, max_chars=_MAX_CHARS)}"
+    return f"the CLI ended the turn with {quote(result.terminal_reason or result.subtype)}"
 
 
 def _one_line(result: Result) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.core.sanitise import sanitise
 from orchestrator.model import TurnOutcome
 
 # In a row and for one message, whatever the reasons were: a message that ends its runner does it
@@ -21,8 +20,6 @@ MAX_RESUMES = 3
 WAIT_MARGIN_S = 60.0
 # The longest limit of a subscription is a week; a reset beyond it is a mistake of somebody's.
 MAX_WAIT_S = 8 * 86400.0
-# One line on a phone.
-_QUOTE_CHARS = 80
 
 _NOTE = (
     "[Note by the system that carries messages between the room and you; no person wrote it. The "
@@ -83,11 +80,3 @@ def build_prompt_again(prompt: str) -> str:
 def strip_note(prompt: str) -> str:
     """The message without the note before it, where there is one."""
     return prompt.removeprefix(_NOTE).lstrip() if prompt.startswith(_NOTE) else prompt
-
-
-def quote(text: str) -> str:
-    """The beginning of what somebody wrote, as one line of code: it has no effect in a room."""
-    line = " ".join(sanitise(text[: 8 * _QUOTE_CHARS]).replace("`", "'").split())
-    if not line:
-        return "`…`"
-    return f"`{line}`" if len(line) <= _QUOTE_CHARS else f"`{line[: _QUOTE_CHARS - 1].rstrip()}…`"

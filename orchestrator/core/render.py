@@ -12,6 +12,7 @@ import re
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import nh3
 from markdown_it import MarkdownIt
@@ -50,6 +51,9 @@ _LANGUAGE_CLASS = re.compile(r"language-[A-Za-z0-9_+#.-]{1,40}")
 _PERSON_LINK = re.compile(
     r"\s*(?:matrix:|https?://(?:www\.)?matrix\.to(?:[/?#:]|$))", re.IGNORECASE
 )
+
+
+_OUTER_LINK = re.compile(r"(?:https?://|mailto:)[^\s/]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +105,7 @@ def _formatted(body: str) -> str | None:
     if any(token.level >= _MAX_NESTING - 1 for token in tokens):
         return None
     for token in tokens:
-        token.children = _without_person_links(token.children or [])
+        token.children = _without_inner_links(token.children or [])
     raw = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
     clean = nh3.clean(
         raw,
@@ -114,14 +118,19 @@ def _formatted(body: str) -> str | None:
     return None if clean in {"", f"<p>{html.escape(body.strip(), quote=False)}</p>"} else clean
 
 
-def _without_person_links(children: list[Token]) -> list[Token]:
-    """The same with each link into Matrix as the text that it had: clients would show a pill."""
+def _without_inner_links(children: list[Token]) -> list[Token]:
+    """The same with each link into Matrix or into the client as the text that it had.
+
+    A client would show a pill, or take an address without a scheme (`/#/room/…`) as one of its own
+    pages. A path is shown behind the text.
+    """
     kept: list[Token] = []
     inside: Token | None = None
     for token in children:
-        if token.type == "link_open" and _PERSON_LINK.match(str(token.attrs.get("href", ""))):
+        if token.type == "link_open" and _is_inner(_href(token)):
             inside = token
         elif inside is not None and token.type == "link_close":
+            kept += _path_behind(_href(inside))
             inside = None
         elif inside is not None and inside.info == "auto":
             # The address itself as text would be made a link again; clients leave code alone.
@@ -129,6 +138,24 @@ def _without_person_links(children: list[Token]) -> list[Token]:
         else:
             kept.append(token)
     return kept
+
+
+def _href(token: Token) -> str:
+    return str(token.attrs.get("href", ""))
+
+
+def _is_inner(href: str) -> bool:
+    return _OUTER_LINK.match(href) is None or _PERSON_LINK.match(href) is not None
+
+
+def _path_behind(href: str) -> list[Token]:
+    if not href or _PERSON_LINK.match(href):
+        return []
+    return [
+        Token("text", "", 0, content=" ("),
+        Token("code_inline", "code", 0, content=unquote(href)),
+        Token("text", "", 0, content=")"),
+    ]
 
 
 def _filter_attribute(tag: str, attribute: str, value: str) -> str | None:
@@ -175,7 +202,7 @@ class _Renderer(RendererHTML):
         token = tokens[idx]
         source = str(token.attrs.get("src", ""))
         label = self.renderInlineAsText(token.children, options, env) or source
-        if _PERSON_LINK.match(source):
+        if _is_inner(source):
             return html.escape(label)
         return f'<a href="{html.escape(source)}">{html.escape(label)}</a>'
 

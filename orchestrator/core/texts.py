@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from orchestrator.core.going_on import MAX_RESUMES, GoOn, quote
+from orchestrator.core.going_on import MAX_RESUMES, GoOn
+from orchestrator.core.quoting import quote
 from orchestrator.model import Limits, TurnOutcome
 
 HELP_HINT = "`!help` lists the commands."
@@ -142,7 +143,7 @@ def tool_denied(tool: str) -> str:
 
 def tool_denied_notice(tools: list[str], mode: str) -> str:
     """What the room is told about tools that were not run."""
-    names = ", ".join(f"`{tool}`" for tool in tools)
+    names = ", ".join(quote(tool) for tool in tools)
     return (
         f"Not run, because it would need an approval (permissions: {mode}): {names}. "
         "The operator can set `permissions: accept_edits` or `bypass` for this room."

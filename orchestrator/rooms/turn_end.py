@@ -12,6 +12,7 @@ from loguru import logger
 
 from orchestrator.core import texts
 from orchestrator.core.going_on import GoOn, decide_going_on
+from orchestrator.core.quoting import quote
 from orchestrator.model import Epoch, Seq, TurnOutcome
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.kit import Kit
@@ -41,9 +42,9 @@ class LastWords:
         self._texts.clear()
 
     def render(self) -> str:
-        """Behind a sentence: a colon and the words, or nothing."""
+        """Behind a sentence: a colon and the words, quoted; or nothing."""
         words = "\n".join(self._texts)[-_STDERR_CHARS:].strip()
-        return f": {words}" if words else ""
+        return f": {quote(words, max_chars=_STDERR_CHARS)}" if words else ""
 
 
 async def end_turn(

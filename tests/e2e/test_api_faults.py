@@ -126,7 +126,7 @@ async def test_a_usage_limit_is_shown_with_its_reset_waited_for_and_can_be_cance
     agent = installation.agent.user_id
 
     said = await ask(alice, room, "work", "Waiting:", agent=agent)
-    assert "a usage limit was met: You've hit your 5-hour limit" in said
+    assert "a usage limit was met: `You've hit your 5-hour limit" in said
     assert f"Going on with `work` at {utc_time(resets_at + WAIT_MARGIN_S)} (1 of 3)" in said
     await orchestrator.kill()
     await orchestrator.start()

@@ -15,8 +15,8 @@ from orchestrator.core.going_on import (
     GoOn,
     build_prompt_again,
     decide_going_on,
-    quote,
 )
+from orchestrator.core.quoting import quote
 from orchestrator.model import TurnOutcome
 
 NOW = 1_800_000_000.0

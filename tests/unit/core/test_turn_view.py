@@ -266,9 +266,9 @@ def test_the_cost_of_a_turn_is_what_it_spent_and_not_what_the_process_did() -> N
         ({"api_error": "connection_failed"}, "the API could not be reached; try again in a minute"),
         ({"subtype": "error_max_turns"}, "it met the limit of steps for one turn"),
         ({"terminal_reason": "budget_exhausted"}, "it met the limit of what one turn may cost"),
-        ({"errors": ["Hook\n failed."], "result": ""}, "the CLI says: Hook failed"),
-        ({"errors": ["[ede_diagnostic] x"], "result": ""}, "the CLI ended the turn with success"),
-        ({"result": "y" * 1000}, "the CLI says: " + "y" * 300),
+        ({"errors": ["Hook\n failed."], "result": ""}, "the CLI says: `Hook failed`"),
+        ({"errors": ["[ede_diagnostic] x"], "result": ""}, "the CLI ended the turn with `success`"),
+        ({"result": "y" * 1000}, "the CLI says: `" + "y" * 300 + "`"),
     ],
 )
 def test_a_failure_is_told_in_words(changes: dict[str, object], reason: str) -> None:

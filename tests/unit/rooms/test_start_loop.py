@@ -60,7 +60,7 @@ def test_a_cli_that_ends_as_it_is_started_is_tried_with_pauses_and_told_with_its
             await rig.wait_ended(3)
         _, failed, answer = await rig.bodies()
         assert "Claude Code ended by itself (code 7)" in failed
-        assert failed.endswith("the end.")
+        assert failed.endswith("the end`.")
         assert "\x1b" not in failed
         assert len(failed) < 800
         assert answer == "You said: two"

@@ -191,7 +191,7 @@ def test_a_cli_that_crashes_is_told_with_its_last_words(tmp_path: Path) -> None:
             await tell(rig, life, "after")
             await rig.wait_ended(2)
         assert await rig.bodies() == [
-            "Failed: Claude Code ended by itself (code 3): TypeError: oops.",
+            "Failed: Claude Code ended by itself (code 3): `TypeError: oops`.",
             "You said: after",
         ]
 

@@ -64,7 +64,7 @@ def test_a_limit_that_is_not_waited_for_is_told_with_its_reset_and_what_to_type(
             await rig.wait_ended(1)
             await asyncio.sleep(10 * 24 * HOUR)
             assert await rig.bodies() == [
-                f"Failed: a usage limit was met: {WORDS}. `!retry` has another go when it has "
+                f"Failed: a usage limit was met: `{WORDS}`. `!retry` has another go when it has "
                 "reset."
             ]
             await tell(rig, life, "!retry")
@@ -95,7 +95,7 @@ def test_a_limit_is_waited_for_over_a_restart_and_what_is_behind_waits_too(tmp_p
         assert rig.claude.asked == ["go", build_prompt_again("go"), "later"]
         waiting, queued, status, *answers = await rig.bodies()
         assert waiting == (
-            f"Waiting: a usage limit was met: {WORDS}. Going on with `go` at "
+            f"Waiting: a usage limit was met: `{WORDS}`. Going on with `go` at "
             "2027-01-15 13:01 UTC (1 of 3); what is sent meanwhile waits behind it. "
             "`!cancel` withdraws it."
         )

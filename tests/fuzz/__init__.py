@@ -1,0 +1,1 @@
+"""Fuzzing of everything that reads what a room controls; `make fuzz` runs it guided by coverage."""
