@@ -108,8 +108,15 @@ async def open_rooms(root: Path, image: str) -> AsyncIterator[Rooms]:
 
 @asynccontextmanager
 async def open_runner(
-    backend: DockerBackend, gateway: EgressGateway, root: Path, image: str, index: int
+    backend: DockerBackend,
+    gateway: EgressGateway,
+    root: Path,
+    image: str,
+    index: int,
+    *,
+    placeholder: str | None = None,
 ) -> AsyncIterator[Room]:
+    placeholder = placeholder or PLACEHOLDERS[index]
     spec = prepare(room_spec(root, backend.installation, image, index=index))
     await gateway.open_door(
         RoomDoor(
@@ -117,14 +124,14 @@ async def open_runner(
             directory=spec.egress_dir,
             uid=spec.uid,
             gid=spec.gid,
-            placeholder=PLACEHOLDERS[index],
+            placeholder=placeholder,
             user_tag="tag",
         )
     )
     await backend.ensure(spec)
     await backend.start(spec.name)
     async with backend.attach(spec.name) as stream, linked(stream) as link:
-        yield Room(spec=spec, backend=backend, link=link, placeholder=PLACEHOLDERS[index])
+        yield Room(spec=spec, backend=backend, link=link, placeholder=placeholder)
 
 
 @asynccontextmanager
