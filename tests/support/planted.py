@@ -86,7 +86,7 @@ def _plant_home(folder: Path) -> None:
 def _plant_installed_plugin(folder: Path) -> None:
     market = f"{WORKSPACE}/market"
     then: JsonObject = {"lastUpdated": "2026-01-01T00:00:00.000Z"}
-    source: JsonObject = {"source": "directory", "path": market}
+    source: JsonValue = {"source": "directory", "path": market}
     known: JsonObject = {"source": source, "installLocation": market, **then}
     plugin: JsonObject = {"scope": "user", "installPath": f"{market}/plug", "version": "1.0.0"}
     installed: JsonValue = [{**plugin, "installedAt": then["lastUpdated"], **then}]
@@ -124,7 +124,7 @@ def _plant_marketplace(folder: Path) -> None:
 
 def _settings(source: str) -> JsonObject:
     """Every key that names a program, widens what is allowed, or steers the CLI elsewhere."""
-    market = {"source": {"source": "directory", "path": f"{WORKSPACE}/market"}}
+    market: JsonValue = {"source": {"source": "directory", "path": f"{WORKSPACE}/market"}}
     return {
         "hooks": _hooks(source),
         "permissions": {
