@@ -10,6 +10,7 @@ import secrets
 from pathlib import Path
 
 from orchestrator.config import Config
+from orchestrator.core.cli_policy import render_policy
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.naming import room_uid, runner_name
 from orchestrator.core.proxy_policy import ProxyPolicy
@@ -21,7 +22,7 @@ from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId
 from orchestrator.room_profile import EgressConfig
 from orchestrator.rooms.kit import Quarters
-from orchestrator.runners.workdir import prepare_room_dirs
+from orchestrator.runners.workdir import prepare_policy_dir, prepare_room_dirs
 from orchestrator.store.api import RoomRow
 
 _KEY_BYTES = 32
@@ -62,6 +63,7 @@ class HostHousing:
         placeholder = room_placeholder(self._installation, room.slug, self._key)
         tag = hashlib.sha256(f"{self._installation}/{room.slug}".encode()).hexdigest()
         profile = self._config.profile(room.room_id, room.alias, room.former)
+        policy = render_policy(profile.project.policy())
         await self._egress.open_door(
             RoomDoor(
                 slug=room.slug,
@@ -86,6 +88,7 @@ class HostHousing:
             egress_dir=dirs.egress,
             limits=profile.limits.limits(),
             runtime=self._config.docker.runtime,
+            policy_dir=await asyncio.to_thread(prepare_policy_dir, folder, policy),
         )
         return Quarters(
             spec=spec,

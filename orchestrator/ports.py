@@ -197,17 +197,6 @@ class RunnerBackend(Protocol):
         """
         ...
 
-    async def put_archive(self, name: str, path: str, tar: bytes) -> None:
-        """Unpack a tar archive at `path` inside the runner. Raises RunnerGoneError."""
-        ...
-
-    async def get_archive(self, name: str, path: str, *, max_bytes: int) -> bytes:
-        """The tar archive of `path`; EngineRequestError past `max_bytes`.
-
-        Raises RunnerGoneError.
-        """
-        ...
-
 
 class Encryption(Protocol):
     """End-to-end encryption of the agent's device. Input is hostile; nothing here raises for it."""

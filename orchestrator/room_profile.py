@@ -15,6 +15,7 @@ from orchestrator.config_types import (
     Size,
     parse_size,
 )
+from orchestrator.core.cli_policy import ProjectPolicy
 from orchestrator.core.egress_rules import is_address, parse_host
 from orchestrator.model import Limits, Permissions
 
@@ -104,6 +105,17 @@ class ProjectConfig(Section):
     permission_rules: bool = False
     environment: bool = False
     plugins: bool = False
+
+    def policy(self) -> ProjectPolicy:
+        """The same as a value of the core."""
+        return ProjectPolicy(
+            claude_md=self.claude_md,
+            hooks=self.hooks,
+            mcp_servers=self.mcp_servers,
+            permission_rules=self.permission_rules,
+            environment=self.environment,
+            plugins=self.plugins,
+        )
 
 
 class BudgetConfig(Section):

@@ -5,6 +5,7 @@ Each flag and variable was tried on that version; docs/cli-facts.md says what it
 
 from __future__ import annotations
 
+from orchestrator.core.cli_policy import NOTHING_MORE, ProjectPolicy, build_launcher
 from orchestrator.model import Permissions, SessionId
 
 # By its full path: the search path starts in the home, where the room could put another one.
@@ -49,6 +50,7 @@ def build_cli_argv(
     permissions: Permissions,
     model: str | None = None,
     system_prompt: str | None = None,
+    project: ProjectPolicy = NOTHING_MORE,
     executable: str = CLAUDE,
     workspace: str = WORKSPACE,
 ) -> list[str]:
@@ -57,13 +59,16 @@ def build_cli_argv(
     `resume` continues a session that this id already has; without it the id must be unused (the CLI
     refuses with exit code 1 either way). `system_prompt` is added to the CLI's own.
     """
-    argv = [executable, "-p", "--verbose", "--include-partial-messages"]
+    argv = [*build_launcher(project), executable, "-p", "--verbose", "--include-partial-messages"]
     argv += ["--input-format", "stream-json", "--output-format", "stream-json"]
     argv += ["--permission-prompt-tool", "stdio"]
     argv += ["--permission-mode", PERMISSION_MODES[permissions]]
     # No settings of the workspace or of the home: they could allow tools, run hooks, and set
-    # ANTHROPIC_BASE_URL. `--add-dir` brings CLAUDE.md back (see build_cli_env), and only that.
-    argv += ["--setting-sources", "", "--strict-mcp-config", "--add-dir", workspace]
+    # ANTHROPIC_BASE_URL. `--add-dir` brings CLAUDE.md back (see build_cli_env), and only that; what
+    # else the room honours is the launcher's to bring.
+    argv += ["--setting-sources", "", "--strict-mcp-config"]
+    if project.claude_md:
+        argv += ["--add-dir", workspace]
     argv += ["--disallowedTools", ",".join(DISALLOWED_TOOLS)]
     argv += ["--resume" if resume else "--session-id", session_id]
     if model is not None:
@@ -78,6 +83,7 @@ def build_cli_env(
     placeholder: str,
     *,
     is_subscription: bool = False,
+    claude_md: bool = True,
     gateway_url: str = GATEWAY_URL,
     home: str = HOME,
 ) -> dict[str, str]:
@@ -86,6 +92,11 @@ def build_cli_env(
     With a subscription's token behind the gateway the CLI has to know that it is one: only then
     does it say when a usage limit resets.
     """
+    claude_md_variable = (
+        "CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD"
+        if claude_md
+        else "CLAUDE_CODE_DISABLE_CLAUDE_MDS"
+    )
     return {
         "CLAUDE_CODE_OAUTH_TOKEN" if is_subscription else "ANTHROPIC_API_KEY": placeholder,
         "ANTHROPIC_BASE_URL": gateway_url,
@@ -100,7 +111,7 @@ def build_cli_env(
         # a turn of its own.
         "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
         "CLAUDE_CODE_DISABLE_CRON": "1",
-        "CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1",
+        claude_md_variable: "1",
         "CLAUDE_CODE_MAX_RETRIES": str(MAX_RETRIES),
         "MCP_TOOL_TIMEOUT": str(_MCP_TOOL_TIMEOUT_MS),
     }

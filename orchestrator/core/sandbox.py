@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+from orchestrator.core.cli_policy import POLICY
 from orchestrator.core.seccomp import build_seccomp_profile
 from orchestrator.model import InstallationId, JsonObject, Limits, RoomSlug
 
@@ -97,17 +98,20 @@ class SandboxSpec:
     egress_dir: Path
     limits: Limits
     runtime: str | None = None
+    policy_dir: Path | None = None
+    """The CLI's managed settings where the room's differ from the image's; named by its content."""
 
     def __post_init__(self) -> None:
         if self.uid <= 0 or self.gid <= 0:
             msg = "a runner never runs as root: uid and gid must be more than zero"
             raise ValueError(msg)
-        folders = (self.workspace, self.home, self.egress_dir)
+        own = () if self.policy_dir is None else (self.policy_dir,)
+        folders = (self.workspace, self.home, self.egress_dir, *own)
         if not all(folder.is_absolute() for folder in folders):
-            msg = "workspace, home and egress_dir must be absolute paths"
+            msg = "workspace, home, egress_dir and policy_dir must be absolute paths"
             raise ValueError(msg)
         if len(set(folders)) != len(folders):
-            msg = "workspace, home and egress_dir must be three directories"
+            msg = "workspace, home, egress_dir and policy_dir must be different directories"
             raise ValueError(msg)
 
 
@@ -182,6 +186,7 @@ def build_options(spec: SandboxSpec) -> SandboxOptions:
             BindMount(source=spec.workspace, target=WORKSPACE, read_only=False),
             BindMount(source=spec.home, target=HOME, read_only=False),
             BindMount(source=spec.egress_dir, target=EGRESS, read_only=True),
+            *_policy(spec),
         ),
         tmpfs=(
             # Executable: build tools, pip and npm run what they unpacked under /tmp.
@@ -216,6 +221,12 @@ def build_labels(spec: SandboxSpec) -> Mapping[str, str]:
         LABEL_GENERATION: str(spec.generation),
         LABEL_SPEC: spec_hash(spec),
     }
+
+
+def _policy(spec: SandboxSpec) -> tuple[BindMount, ...]:
+    if spec.policy_dir is None:
+        return ()
+    return (BindMount(source=spec.policy_dir, target=POLICY, read_only=True),)
 
 
 def _tmpfs(

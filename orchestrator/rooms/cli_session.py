@@ -135,6 +135,7 @@ class CliSessions:
             model=self._profile.model or (agent.model if agent else None),
             system_prompt=self._profile.system_prompt or (agent.system_prompt if agent else None),
             permissions=self._profile.permissions,
+            project=self._profile.project.policy(),
         )
 
     def _command(self) -> str:
@@ -157,6 +158,7 @@ class CliSessions:
                 **build_cli_env(
                     self._runner.quarters.placeholder,
                     is_subscription=self._runner.quarters.is_subscription,
+                    claude_md=self._profile.project.claude_md,
                 ),
             },
             cwd="/workspace",

@@ -34,8 +34,6 @@ from orchestrator.runners.stream import AttachedStream, DiagnosticLines
 # A removal that somebody else began: the engine unmounts and deletes; seconds at most.
 _REMOVAL_S: Final = 20.0
 _POLL_S: Final = 0.1
-_NOT_FOUND: Final = 404
-_ARCHIVE_CHUNK_BYTES: Final = 64 * 1024
 
 
 @asynccontextmanager
@@ -165,34 +163,6 @@ class DockerBackend:
         """
         return self._attach(name)
 
-    async def put_archive(self, name: str, path: str, tar: bytes) -> None:
-        """Unpack a tar archive at `path` inside the runner; owners are as the archive says.
-
-        Only the workspace and the home can be written: the rest is read-only or memory.
-
-        Raises:
-            RunnerGoneError: there is no such runner.
-            EngineRequestError: among others, when `path` is not there, or read-only.
-        """
-        runner = await self._get(name)
-        try:
-            await self.engine.call(self.engine.api.put_archive, runner.container_id, path, tar)
-        except RunnerGoneError as e:
-            raise await self._missing_path(name, e) from e
-
-    async def get_archive(self, name: str, path: str, *, max_bytes: int) -> bytes:
-        """The tar archive of `path`, headers and padding counted in `max_bytes`.
-
-        Raises:
-            RunnerGoneError: there is no such runner.
-            EngineRequestError: among others past `max_bytes`, or when `path` is not there.
-        """
-        runner = await self._get(name)
-        try:
-            return await self.engine.call(self._read_archive, runner.container_id, path, max_bytes)
-        except RunnerGoneError as e:
-            raise await self._missing_path(name, e) from e
-
     async def _create(self, spec: SandboxSpec) -> RunnerInfo:
         config = container_config(build_options(spec), build_labels(spec))
         try:
@@ -255,26 +225,3 @@ class DockerBackend:
         path = f"/containers/{runner.container_id}/attach"
         async with self.engine.upgrade(path, query) as exchange:
             yield AttachedStream(exchange.reader, exchange.writer, lines)
-
-    def _read_archive(self, container_id: str, path: str, max_bytes: int) -> bytes:
-        """By the client's session: `get_archive` keeps hold of what was not read to its end."""
-        api = self.engine.api
-        url = f"{api.base_url}/v{api.api_version}/containers/{container_id}/archive"
-        parts = bytearray()
-        with api.get(url, params={"path": path}, stream=True, timeout=CALL_S) as answer:
-            if answer.status_code == _NOT_FOUND:
-                raise RunnerGoneError
-            if not answer.ok:
-                msg = f"the Docker Engine refused: {answer.status_code}"
-                raise EngineRequestError(msg)
-            for chunk in answer.iter_content(_ARCHIVE_CHUNK_BYTES):
-                parts += chunk
-                if len(parts) > max_bytes:
-                    msg = f"{path} is larger than {max_bytes} bytes"
-                    raise EngineRequestError(msg)
-        return bytes(parts)
-
-    async def _missing_path(self, name: str, gone: RunnerGoneError) -> Exception:
-        if await self.inspect(name) is None:
-            return gone
-        return EngineRequestError("there is no such path in the runner")

@@ -7,14 +7,11 @@ engine does to a container's life happens here too; nothing here isolates anythi
 from __future__ import annotations
 
 import asyncio
-import io
 import itertools
-import tarfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Final
 
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
@@ -35,7 +32,6 @@ class _Container:
     spec: SandboxSpec
     stdio: MemoryStdio = field(default_factory=MemoryStdio)
     task: asyncio.Task[int] | None = None
-    files: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,31 +161,6 @@ class MemoryBackend:
     def attach(self, name: str) -> AbstractAsyncContextManager[ByteStream]:
         """As the port says."""
         return self._attach(name)
-
-    async def put_archive(self, name: str, path: str, tar: bytes) -> None:
-        """As the port says; plain files only, their contents and names."""
-        files = self._get(name).files
-        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-            for entry in archive:
-                content = archive.extractfile(entry)
-                if content is not None:
-                    files[str(PurePosixPath(path) / entry.name)] = content.read()
-
-    async def get_archive(self, name: str, path: str, *, max_bytes: int) -> bytes:
-        """As the port says, for one plain file."""
-        data = self._get(name).files.get(path)
-        if data is None:
-            msg = "there is no such path in the runner"
-            raise EngineRequestError(msg)
-        stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w") as archive:
-            entry = tarfile.TarInfo(PurePosixPath(path).name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-        if len(stream.getvalue()) > max_bytes:
-            msg = f"{path} is larger than {max_bytes} bytes"
-            raise EngineRequestError(msg)
-        return stream.getvalue()
 
     def kill_all(self) -> None:
         """End every runner of this backend at once."""

@@ -1,12 +1,14 @@
 """A room's directories on the host, as the runner's mounts need them.
 
-Owns `workspace`, `home` and `egress` in a room's directory. Rules: root makes them and hands the
-first two to the room's uid; their parents stay root's, so that a room can't replace one; no symlink
-is followed; what is inside them is never looked at from here.
+Owns `workspace`, `home`, `egress` and `policy-*` in a room's directory. Rules: root makes them and
+hands the first two to the room's uid; their parents stay root's, so that a room can't replace one;
+no symlink is followed; what is inside of those two is never looked at from here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -20,6 +22,9 @@ from orchestrator.errors import PreconditionError
 _PRIVATE: Final = 0o700
 # The room's group may enter and connect; it can't add, remove or rename a socket.
 _EGRESS: Final = 0o750
+# The CLI, as the room's user, reads what it is managed by; root alone can change it.
+_POLICY: Final = 0o755
+_POLICY_FILE: Final = "managed-settings.json"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -56,6 +61,44 @@ def prepare_room_dirs(root: Path, uid: int, gid: int) -> RoomDirs:
     return RoomDirs(
         workspace=resolved / "workspace", home=resolved / "home", egress=resolved / "egress"
     )
+
+
+def prepare_policy_dir(root: Path, text: str | None) -> Path | None:
+    """A directory under `root` with these managed settings of the CLI; None for None. Blocks.
+
+    Idempotent. It is named by what it holds: a room with other settings has another one, and a
+    runner that still has this one keeps what it was started with.
+
+    Raises:
+        PreconditionError: it can't be made.
+    """
+    if text is None:
+        return None
+    data = text.encode()
+    name = f"policy-{hashlib.sha256(data).hexdigest()[:16]}"
+    with _readable_errors(root), _opened(root, None) as parent:
+        _prepare(parent, name, 0, 0, _POLICY)
+        with _opened(name, parent) as folder:
+            _write_whole(folder, _POLICY_FILE, data)
+    return root.resolve() / name
+
+
+def _write_whole(folder: int, name: str, data: bytes) -> None:
+    """The whole file or none: without it the CLI would have no managed settings at all."""
+
+    def inside(path: str, flags: int) -> int:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o644, dir_fd=folder)
+
+    with contextlib.suppress(FileNotFoundError), open(name, "rb", opener=inside) as there:
+        if there.read() == data:
+            return
+    new = f".{name}.new"
+    with open(new, "wb", opener=inside) as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _prepare(parent: int, name: str, uid: int, gid: int, mode: int) -> None:

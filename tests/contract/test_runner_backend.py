@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import tarfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
@@ -13,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from orchestrator.core.sandbox import WORKSPACE, SandboxSpec, spec_hash
+from orchestrator.core.sandbox import SandboxSpec, spec_hash
 from orchestrator.errors import EngineRequestError, ImageMissingError, RunnerGoneError
 from orchestrator.model import InstallationId, RunnerState
 from orchestrator.ports import ByteStream, RunnerBackend, RunnerEvent, RunnerInfo
@@ -238,10 +236,6 @@ async def test_another_installations_runner_can_be_neither_seen_nor_touched(worl
     with pytest.raises(RunnerGoneError):
         await world.ours.stats(spec.name)
     with pytest.raises(RunnerGoneError):
-        await world.ours.put_archive(spec.name, WORKSPACE, make_tar("a", b"b"))
-    with pytest.raises(RunnerGoneError):
-        await world.ours.get_archive(spec.name, WORKSPACE, max_bytes=1 << 20)
-    with pytest.raises(RunnerGoneError):
         async with world.ours.attach(spec.name):
             pass
 
@@ -392,43 +386,6 @@ async def test_a_runner_that_does_not_run_has_no_numbers(world: World) -> None:
             await world.ours.stats(name)
         with pytest.raises(RunnerGoneError):
             await world.ours.count_tasks(name)
-
-
-async def test_a_file_goes_in_and_comes_out_as_an_archive(world: World) -> None:
-    runner = await world.running()
-    await world.ours.put_archive(runner.name, WORKSPACE, make_tar("note.txt", b"hello"))
-    tar = await world.ours.get_archive(runner.name, f"{WORKSPACE}/note.txt", max_bytes=1 << 20)
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-        (entry,) = archive
-        content = archive.extractfile(entry)
-        assert content is not None
-        assert (entry.name, content.read()) == ("note.txt", b"hello")
-
-
-async def test_an_archive_past_the_limit_is_refused(world: World) -> None:
-    runner = await world.running()
-    await world.ours.put_archive(runner.name, WORKSPACE, make_tar("big", b"x" * 100_000))
-    with pytest.raises(EngineRequestError):
-        await world.ours.get_archive(runner.name, f"{WORKSPACE}/big", max_bytes=50_000)
-
-
-async def test_a_path_that_is_not_there_is_not_taken_for_a_runner_that_is_gone(
-    world: World,
-) -> None:
-    runner = await world.running()
-    with pytest.raises(EngineRequestError):
-        await world.ours.get_archive(runner.name, f"{WORKSPACE}/nothing", max_bytes=1 << 20)
-    with pytest.raises(RunnerGoneError):
-        await world.ours.get_archive("aiagentchat-nobody", WORKSPACE, max_bytes=1 << 20)
-
-
-def make_tar(name: str, data: bytes) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(data)
-        archive.addfile(entry, io.BytesIO(data))
-    return stream.getvalue()
 
 
 def test_the_installations_of_a_test_are_different() -> None:

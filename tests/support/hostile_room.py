@@ -6,14 +6,15 @@ import asyncio
 import json
 import stat
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
+from orchestrator.core.cli_policy import NOTHING_MORE, ProjectPolicy, render_policy
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.egress.gateway import ApiKey, EgressGateway, RoomDoor, open_egress
 from orchestrator.model import Seq
@@ -21,6 +22,7 @@ from orchestrator.ports import ByteStream, RunnerInfo
 from orchestrator.runners.docker_backend import DockerBackend
 from orchestrator.runners.event import CliLine, SessionExited
 from orchestrator.runners.link import RunnerLink, open_link
+from orchestrator.runners.workdir import prepare_policy_dir
 from tests.support.egress import REAL_KEY, Upstream, open_upstream
 from tests.support.runner_engine import open_clean_backend, prepare, room_spec
 
@@ -115,9 +117,15 @@ async def open_runner(
     index: int,
     *,
     placeholder: str | None = None,
+    project: ProjectPolicy = NOTHING_MORE,
+    before: Callable[[SandboxSpec], None] = lambda _: None,
 ) -> AsyncIterator[Room]:
+    """A runner that honours `project`; `before` may put something into its directories."""
     placeholder = placeholder or PLACEHOLDERS[index]
     spec = prepare(room_spec(root, backend.installation, image, index=index))
+    policy = prepare_policy_dir(spec.workspace.parent, render_policy(project))
+    spec = replace(spec, policy_dir=policy)
+    before(spec)
     await gateway.open_door(
         RoomDoor(
             slug=spec.slug,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.core.cli_command import MAX_RETRIES, build_cli_argv, build_cli_env
+from orchestrator.core.cli_policy import ProjectPolicy
 from orchestrator.model import Permissions, SessionId
 
 SESSION = SessionId("11111111-1111-4111-8111-111111111111")
@@ -77,3 +78,44 @@ def test_a_subscriptions_placeholder_is_given_as_its_token_and_not_as_a_key() ->
     env = build_cli_env("room-placeholder", is_subscription=True)
     assert env["CLAUDE_CODE_OAUTH_TOKEN"] == "room-placeholder"
     assert "ANTHROPIC_API_KEY" not in env
+
+
+# ---- what a workspace may configure
+
+
+def test_without_claude_md_the_workspace_is_not_given_as_a_place_to_read_it_from() -> None:
+    arguments = build_cli_argv(
+        session_id=SESSION,
+        resume=False,
+        permissions=Permissions.ASK,
+        project=ProjectPolicy(claude_md=False),
+    )
+    assert "--add-dir" not in arguments
+    env = build_cli_env("room-placeholder", claude_md=False)
+    assert env["CLAUDE_CODE_DISABLE_CLAUDE_MDS"] == "1"
+    assert "CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD" not in env
+
+
+def test_with_claude_md_and_nothing_else_the_cli_is_started_directly() -> None:
+    assert argv()[0] == "/usr/local/bin/claude"
+    assert value_of(argv(), "--add-dir") == "/workspace"
+    env = build_cli_env("room-placeholder")
+    assert env["CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD"] == "1"
+    assert "CLAUDE_CODE_DISABLE_CLAUDE_MDS" not in env
+
+
+@pytest.mark.parametrize(
+    "kind", ["hooks", "mcp_servers", "permission_rules", "environment", "plugins"]
+)
+def test_what_a_room_honours_goes_through_the_launcher_and_opens_no_source_of_the_cli(
+    kind: str,
+) -> None:
+    arguments = build_cli_argv(
+        session_id=SESSION,
+        resume=False,
+        permissions=Permissions.ASK,
+        project=ProjectPolicy(**{kind: True}),
+    )
+    assert arguments[:4] == ["/usr/bin/python3", "-I", "-S", "/opt/aiagentchat/launcher"]
+    assert arguments[4:6] == [kind, "/usr/local/bin/claude"]
+    assert arguments[5:] == argv()

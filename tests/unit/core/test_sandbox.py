@@ -49,6 +49,7 @@ OTHER: dict[str, Any] = {
     "home": Path("/state/rooms/x/home"),
     "egress_dir": Path("/state/rooms/x/egress"),
     "runtime": "runsc",
+    "policy_dir": Path("/state/rooms/r/policy-1"),
 }
 FORBIDDEN_NAMES = """
     add_key bpf chroot clone clone3 fanotify_init finit_module fsopen init_module io_uring_enter
@@ -100,6 +101,20 @@ def test_the_hash_is_the_same_at_every_call_and_short() -> None:
 # ---- the specification
 
 
+def test_a_policy_of_the_rooms_own_is_mounted_read_only_over_the_images() -> None:
+    without = build_options(SPEC).binds
+    own = build_options(replace(SPEC, policy_dir=OTHER["policy_dir"])).binds
+    assert {bind.target for bind in without} == {"/workspace", "/home/agent", "/run/egress"}
+    (added,) = set(own) - set(without)
+    assert (added.target, added.read_only) == ("/etc/claude-code", True)
+
+
+def test_a_policy_in_a_place_that_the_room_can_write_can_not_be_specified() -> None:
+    for folder in (SPEC.workspace, SPEC.home, SPEC.egress_dir):
+        with pytest.raises(ValueError, match="different directories"):
+            replace(SPEC, policy_dir=folder)
+
+
 @pytest.mark.parametrize("name", ["uid", "gid"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_runner_as_root_can_not_be_specified(name: str, value: int) -> None:
@@ -116,7 +131,7 @@ def test_a_relative_directory_can_not_be_specified(name: str) -> None:
 
 
 def test_one_directory_can_not_be_mounted_twice() -> None:
-    with pytest.raises(ValueError, match="three directories"):
+    with pytest.raises(ValueError, match="different directories"):
         replace(SPEC, home=SPEC.workspace)
 
 

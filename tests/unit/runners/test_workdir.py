@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import PreconditionError
-from orchestrator.runners.workdir import prepare_room_dirs
+from orchestrator.runners.workdir import prepare_policy_dir, prepare_room_dirs
 
 UID, GID = 1073741825, 1073741826
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
@@ -95,3 +95,48 @@ def test_without_root_the_error_says_that_root_is_needed(
     with pytest.raises(PreconditionError, match="Run the orchestrator as root"):
         prepare_room_dirs(tmp_path / "slug", UID, GID)
     assert not (tmp_path / "slug").exists()
+
+
+# ---- the CLI's policy
+
+
+@needs_root
+def test_a_policy_is_roots_readable_by_the_room_and_named_by_what_it_says(tmp_path: Path) -> None:
+    prepare_room_dirs(tmp_path / "slug", UID, GID)
+    first = prepare_policy_dir(tmp_path / "slug", '{"a": 1}')
+    other = prepare_policy_dir(tmp_path / "slug", '{"a": 2}')
+    assert first is not None
+    assert other is not None
+    assert first != other
+    assert facts(first) == (0, 0, 0o755)
+    assert facts(first / "managed-settings.json") == (0, 0, 0o644)
+    assert (first / "managed-settings.json").read_text() == '{"a": 1}'
+    assert [file.name for file in first.iterdir()] == ["managed-settings.json"]
+
+
+def test_a_room_without_a_policy_of_its_own_gets_no_directory(tmp_path: Path) -> None:
+    assert prepare_policy_dir(tmp_path, None) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_root
+@pytest.mark.parametrize("text", [None, "", "{", '{"a": 2}'])
+def test_a_policy_that_is_missing_cut_or_changed_is_made_whole_before_it_is_used(
+    tmp_path: Path, text: str | None
+) -> None:
+    folder = prepare_policy_dir(tmp_path, '{"a": 1}')
+    assert folder is not None
+    file = folder / "managed-settings.json"
+    file.unlink() if text is None else file.write_text(text)
+    assert prepare_policy_dir(tmp_path, '{"a": 1}') == folder
+    assert file.read_text() == '{"a": 1}'
+
+
+@needs_root
+def test_a_policy_that_is_right_is_not_written_again_under_a_running_cli(tmp_path: Path) -> None:
+    folder = prepare_policy_dir(tmp_path, "{}")
+    assert folder is not None
+    before = (folder / "managed-settings.json").stat()
+    prepare_policy_dir(tmp_path, "{}")
+    after = (folder / "managed-settings.json").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
