@@ -13,7 +13,15 @@ from typing import Final
 
 from orchestrator.core import isolation_confinement as confinement
 from orchestrator.core import isolation_resources as resources
-from orchestrator.core.isolation import Check, Control
+from orchestrator.core.isolation import Check, Control, Judged, judge
+from orchestrator.core.isolation_evidence import (
+    EngineRecord,
+    Expected,
+    Host,
+    Inside,
+    RoomFolders,
+    RunnerEvidence,
+)
 
 
 def _control(id_: str, check: Check, *required_by: str) -> Control:
@@ -148,6 +156,36 @@ CONTROLS: Final[tuple[Control, ...]] = (
     _control("inside-writes", confinement.check_inside_writes, "CIS 5.13"),
     _control("inside-identity", confinement.check_inside_identity, "CIS 4.1"),
 )
+
+# What can be said of a room that has no runner now.
+_FOLDERS: Final = ("folders", "parents", "door", "listener")
+
+
+def judge_folders(expected: Expected, folders: RoomFolders, host: Host) -> tuple[Judged, ...]:
+    """The verdicts on a room's directories alone."""
+    nobody = EngineRecord(
+        container_id="",
+        name="",
+        pid=0,
+        is_paused=False,
+        image="",
+        apparmor="",
+        log_path="",
+        host={},
+        config={},
+        networks=(),
+        ports=(),
+        mounts=(),
+        changes=(),
+        foreign_execs=(),
+        probes=frozenset(),
+        image_config={},
+    )
+    evidence = RunnerEvidence(
+        engine=nobody, kernel=None, folders=folders, inside=Inside(), host=host
+    )
+    controls = [control for control in CONTROLS if control.id in _FOLDERS]
+    return judge(controls, expected, evidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

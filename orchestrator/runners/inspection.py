@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field
 
@@ -31,8 +31,8 @@ PROBE_S: Final = 20.0
 _PROBE_BYTES: Final = 64 << 10
 _PYTHON: Final = ("/usr/bin/python3", "-I", "-S", "-c")
 
-JsonMap = Annotated[JsonObject, BeforeValidator(lambda value: value or {})]
-_Maps = Annotated[list[JsonObject], BeforeValidator(lambda value: value or [])]
+# The engine's own JSON: what of it counts is decided by the controls. null is an empty map.
+_Map = Annotated[dict[str, Any], BeforeValidator(lambda value: value or {})]
 _Names = Annotated[list[str], BeforeValidator(lambda value: value or [])]
 
 
@@ -51,8 +51,8 @@ class _Mount(Answer):
 
 
 class _Network(Answer):
-    ports: JsonMap = Field(alias="Ports", default={})
-    networks: JsonMap = Field(alias="Networks", default={})
+    ports: _Map = Field(alias="Ports", default={})
+    networks: _Map = Field(alias="Networks", default={})
 
 
 class _Runner(Answer):
@@ -65,8 +65,8 @@ class _Runner(Answer):
     log_path: str = Field(alias="LogPath", default="")
     execs: _Names = Field(alias="ExecIDs", default=[])
     state: _State = Field(alias="State")
-    host: JsonMap = Field(alias="HostConfig")
-    config: JsonMap = Field(alias="Config")
+    host: _Map = Field(alias="HostConfig")
+    config: _Map = Field(alias="Config")
     network: _Network = Field(alias="NetworkSettings")
     mounts: list[_Mount] = Field(alias="Mounts", default=[])
 
@@ -94,7 +94,7 @@ class _Exec(Answer):
 
 
 class _Image(Answer):
-    config: JsonMap = Field(alias="Config", default={})
+    config: _Map = Field(alias="Config", default={})
 
 
 class _Change(Answer):
@@ -104,7 +104,7 @@ class _Change(Answer):
 class _Listed(Answer):
     container_id: str = Field(alias="Id")
     names: _Names = Field(alias="Names", default=[])
-    labels: JsonMap = Field(alias="Labels", default={})
+    labels: _Map = Field(alias="Labels", default={})
     mounts: list[_Mount] = Field(alias="Mounts", default=[])
 
 
