@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from orchestrator.core.isolation_evidence import FileFacts
+from orchestrator.core.isolation_evidence import FileFacts, Mount
 
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _UCRED: Final = struct.Struct("3i")
@@ -25,6 +25,7 @@ _CONNECT_S: Final = 2.0
 _DIGEST_BYTES: Final = 1 << 20
 _SETUID: Final = stat.S_ISUID | stat.S_ISGID
 _MOST_FOUND: Final = 20
+_MOST_CHANGES: Final = 1000
 _KINDS: Final = (
     (stat.S_ISDIR, "directory"),
     (stat.S_ISREG, "file"),
@@ -86,6 +87,24 @@ def find_listener(path: Path) -> int | None:
         return None
     pid, _, _ = _UCRED.unpack(raw)
     return int(pid) or None
+
+
+def find_changes(mounts: Sequence[Mount]) -> tuple[str, ...] | None:
+    """What an overlay's upper directory holds: all that differs from the image below it.
+
+    None where the root file system is no overlay of this host's.
+    """
+    root = next((mount for mount in mounts if mount.target == "/"), None)
+    options = dict(option.partition("=")[::2] for option in root.super_options) if root else {}
+    if root is None or root.kind != "overlay" or not os.path.isdir(options.get("upperdir", "")):  # noqa: PTH112
+        return None
+    found: list[str] = []
+    for folder, folders, names in os.walk(options["upperdir"]):
+        below = folder.removeprefix(options["upperdir"])
+        found += [f"{below}/{name}" for name in (*folders, *names)]
+        if len(found) >= _MOST_CHANGES:
+            break
+    return tuple(found)
 
 
 def find_setuid(root: str) -> tuple[str, ...]:

@@ -20,7 +20,14 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.audit import inside_probe
-from orchestrator.audit.file_evidence import digest, find_listener, find_setuid, look, look_into
+from orchestrator.audit.file_evidence import (
+    digest,
+    find_changes,
+    find_listener,
+    find_setuid,
+    look,
+    look_into,
+)
 from orchestrator.audit.process_evidence import (
     is_runner,
     read_cgroup_limits,
@@ -45,7 +52,7 @@ from orchestrator.core.isolation_evidence import (
 from orchestrator.core.isolation_resources import SETTINGS, SOCKET_NAME
 from orchestrator.core.sandbox import EGRESS, SandboxOptions
 from orchestrator.runners.engine import Engine
-from orchestrator.runners.inspection import read_record, run_probe
+from orchestrator.runners.inspection import read_changes, read_record, run_probe
 
 PROBE: Final = Path(inside_probe.__file__).read_text(encoding="utf-8")
 # A process between two states (another audit's probe that is just being started) is not one twice.
@@ -113,6 +120,9 @@ class Gatherer:
     async def _look(self, container_id: str, expected: Expected) -> RunnerEvidence:
         record = await read_record(self._engine, container_id, PROBE)
         kernel = await asyncio.to_thread(self._read_kernel, record, expected.options)
+        if kernel is not None and kernel.changes is None:
+            changes = await read_changes(self._engine, container_id)
+            kernel = replace(kernel, changes=changes)
         folders = await asyncio.to_thread(read_folders, expected.options, self._state_dir)
         return RunnerEvidence(
             engine=record,
@@ -128,29 +138,38 @@ class Gatherer:
             return None
         root = f"/proc/{pid}/root"
         tasks = read_tasks(pid, record.container_id, self._host.namespaces)
+        mounts = read_mounts(pid)
+        changes = find_changes(mounts)
         hidden = (*options.masked_paths, *options.readonly_paths)
         return Kernel(
             tasks=tasks,
-            mounts=read_mounts(pid),
+            mounts=mounts,
+            changes=changes,
             interfaces=read_interfaces(pid),
             cgroup=read_cgroup_limits(pid),
             own_paths=frozenset(path for path in hidden if _is_there(path)),
             mounted={
                 bind.target: look(Path(bind.target), root=root).identity for bind in options.binds
             },
-            setuid=self._find_setuid(record.image, root),
+            setuid=self._find_setuid(record.image, root, changes),
             settings=look(Path(SETTINGS), root=root),
             settings_digest=digest(Path(SETTINGS), root=root),
             leaks=tuple(self._find_leaks(record, {task.pid for task in tasks})),
         )
 
-    def _find_setuid(self, image: str, root: str) -> tuple[str, ...]:
-        if image not in self._setuid:
-            try:
-                self._setuid[image] = find_setuid(root)
-            except OSError as e:
-                return (f"(its files can't be read: {e.strerror})",)
-        return self._setuid[image]
+    def _find_setuid(
+        self, image: str, root: str, changes: tuple[str, ...] | None
+    ) -> tuple[str, ...]:
+        """Of the image, once, as long as the files are the image's."""
+        if not changes and changes is not None and image in self._setuid:
+            return self._setuid[image]
+        try:
+            found = find_setuid(root)
+        except OSError as e:
+            return (f"(its files can't be read: {e.strerror})",)
+        if not changes:
+            self._setuid[image] = found
+        return found
 
     def _find_leaks(self, record: EngineRecord, pids: set[int]) -> Iterator[str]:
         held = json.dumps([dict(record.host), dict(record.config)])

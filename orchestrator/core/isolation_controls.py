@@ -176,7 +176,6 @@ def judge_folders(expected: Expected, folders: RoomFolders, host: Host) -> tuple
         networks=(),
         ports=(),
         mounts=(),
-        changes=(),
         foreign_execs=(),
         probes=frozenset(),
         image_config={},

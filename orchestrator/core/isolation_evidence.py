@@ -44,8 +44,6 @@ class EngineRecord:
     networks: tuple[str, ...]
     ports: tuple[str, ...]
     mounts: tuple[EngineMount, ...]
-    changes: tuple[str, ...]
-    """Paths of the root file system that differ from the image; the engine's mount points too."""
     foreign_execs: tuple[str, ...]
     """Commands that the engine runs in it besides an audit's probe."""
     probes: frozenset[int]
@@ -138,6 +136,11 @@ class Kernel:
     mounts: tuple[Mount, ...]
     interfaces: tuple[str, ...]
     cgroup: CgroupLimits
+    changes: tuple[str, ...] | None
+    """Paths of the root file system that differ from the image; the engine's mount points too.
+
+    None: the kernel does not say.
+    """
     own_paths: frozenset[str]
     """Of the masked and read-only paths, those that this kernel has."""
     mounted: Mapping[str, tuple[int, int]]

@@ -170,11 +170,16 @@ async def read_record(engine: Engine, container_id: str, probe: str) -> EngineRe
         networks=tuple(found.network.networks),
         ports=tuple(found.network.ports),
         mounts=tuple(_mount(mount) for mount in found.mounts if mount.kind != "tmpfs"),
-        changes=await _read_changes(engine, container_id),
         foreign_execs=tuple(_describe(e) for e in execs if not e.is_probe(probe)),
         probes=frozenset(e.pid for e in execs if e.is_probe(probe)),
         image_config=await _read_image(engine, found.image),
     )
+
+
+async def read_changes(engine: Engine, container_id: str) -> tuple[str, ...]:
+    """Paths that differ from the image. Takes seconds. Raises as `read_record`."""
+    answer = await engine.call(engine.api.diff, container_id)
+    return tuple(_Change.parse(item).path for item in answer or ())
 
 
 async def read_daemon(engine: Engine) -> DaemonFacts:
@@ -240,11 +245,6 @@ async def _read_exec(engine: Engine, exec_id: str) -> _Exec | None:
     except RunnerGoneError:
         return None
     return found if found.running else None
-
-
-async def _read_changes(engine: Engine, container_id: str) -> tuple[str, ...]:
-    answer = await engine.call(engine.api.diff, container_id)
-    return tuple(_Change.parse(item).path for item in answer or ())
 
 
 async def _read_image(engine: Engine, image: str) -> JsonObject:

@@ -83,9 +83,9 @@ async def wait_started(spec: SandboxSpec) -> None:
 
 @asynccontextmanager
 async def open_audited_rooms(
-    directory: Path, image: str, *, count: int = 1
+    directory: Path, image: str, *, count: int = 1, start: bool = True
 ) -> AsyncIterator[AuditedRooms]:
-    """Rooms with small limits, each with a live runner and an open door."""
+    """Rooms with small limits, each with an open door and, if `start`, a live runner."""
     config = parse_config(
         {
             "matrix": {"homeserver": "http://localhost", "user_id": "@claude:example.org"},
@@ -118,10 +118,8 @@ async def open_audited_rooms(
             dirs = prepare_room_dirs(spec.workspace.parent, spec.uid, spec.gid)
             stack.callback(open_listener(dirs.egress, gid=spec.gid).close)
         async with open_clean_backend(installation) as backend:
-            rooms_ = AuditedRooms(
-                backend=backend, config=config, state_dir=state_dir, specs=specs
-            )
-            for spec in specs:
+            rooms_ = AuditedRooms(backend=backend, config=config, state_dir=state_dir, specs=specs)
+            for spec in specs if start else ():
                 await rooms_.replace_runner(spec)
             yield rooms_
 
