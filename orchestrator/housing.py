@@ -12,15 +12,16 @@ from pathlib import Path
 from orchestrator.config import Config
 from orchestrator.core.cli_policy import render_policy
 from orchestrator.core.egress_rules import parse_rule
-from orchestrator.core.naming import room_uid, runner_name
+from orchestrator.core.naming import room_uid
 from orchestrator.core.proxy_policy import ProxyPolicy
-from orchestrator.core.sandbox import SandboxSpec, spec_hash
+from orchestrator.core.sandbox import spec_hash
 from orchestrator.egress.credential import room_placeholder
 from orchestrator.egress.door import RoomDoor
 from orchestrator.egress.gateway import EgressGateway
 from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId
 from orchestrator.room_profile import EgressConfig
+from orchestrator.room_spec import build_room_spec
 from orchestrator.rooms.kit import Quarters
 from orchestrator.runners.workdir import prepare_policy_dir, prepare_room_dirs
 from orchestrator.store.api import RoomRow
@@ -64,6 +65,7 @@ class HostHousing:
         tag = hashlib.sha256(f"{self._installation}/{room.slug}".encode()).hexdigest()
         profile = self._config.profile(room.room_id, room.alias, room.former)
         policy = render_policy(profile.project.policy())
+        await asyncio.to_thread(prepare_policy_dir, folder, policy)
         await self._egress.open_door(
             RoomDoor(
                 slug=room.slug,
@@ -75,20 +77,13 @@ class HostHousing:
                 proxy=_proxy_policy(profile.egress),
             )
         )
-        spec = SandboxSpec(
-            name=runner_name(self._installation, room.slug),
+        spec = build_room_spec(
+            room,
+            config=self._config,
             installation=self._installation,
-            slug=room.slug,
-            generation=generation,
             image=self._image_id,
-            uid=uid,
-            gid=uid,
-            workspace=dirs.workspace,
-            home=dirs.home,
-            egress_dir=dirs.egress,
-            limits=profile.limits.limits(),
-            runtime=self._config.docker.runtime,
-            policy_dir=await asyncio.to_thread(prepare_policy_dir, folder, policy),
+            folder=dirs.workspace.parent,
+            generation=generation,
         )
         return Quarters(
             spec=spec,

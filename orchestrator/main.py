@@ -20,6 +20,7 @@ import typer
 
 from orchestrator import __version__, faultpoint
 from orchestrator.account_limit import describe_limit, find_account, lift_limit
+from orchestrator.audit.isolation import IsolationPlan, audit_isolation
 from orchestrator.audit.messages import AuditPlan, audit_messages, render_json, render_text
 from orchestrator.config import (
     DEFAULT_STATE_DIR,
@@ -29,7 +30,7 @@ from orchestrator.config import (
     not_built,
     parse_config,
 )
-from orchestrator.core import texts
+from orchestrator.core import isolation_report, texts
 from orchestrator.daemon import Plan, run_daemon
 from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
 from orchestrator.embedded.homeserver import DEFAULT_PORT, EmbeddedHomeserver
@@ -242,6 +243,35 @@ def audit_messages_command(
         report = asyncio.run(audit_messages(plan))
         _say(render_json(report) if as_json else render_text(report))
         if not report.is_clean(settled=settled):
+            raise typer.Exit(1)
+
+
+@audit_app.command("isolation")
+def audit_isolation_command(
+    config: ConfigOption = None,
+    embedded: EmbeddedOption = False,
+    state_dir: StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look at every live runner from outside and inside: does the policy hold?
+
+    Beside a running orchestrator or without it, as root; changes nothing. Exit code 1 when a
+    control fails.
+    """
+    with _exit_codes():
+        secrets = load_secrets()
+        on_embedded = embedded or config is None
+        checked = _build_config(config, _on_homeserver(None) if on_embedded else {}, {})
+        configure_logging(fmt="text", level="WARNING", secrets=secrets.values())
+        plan = IsolationPlan(
+            config=checked,
+            secrets=secrets,
+            state_dir=(state_dir or checked.state_dir).absolute(),
+        )
+        report = asyncio.run(audit_isolation(plan))
+        render = isolation_report.render_json if as_json else isolation_report.render_text
+        _say(render(report))
+        if not report.is_clean():
             raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ the image refuse everything; a room that honours what they refuse gets its own o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Final
@@ -70,6 +71,11 @@ def render_policy(project: ProjectPolicy) -> str | None:
     if not project.loosens:
         return None
     return json.dumps(build_managed_settings(project), indent=2, sort_keys=True) + "\n"
+
+
+def policy_dir_name(text: str) -> str:
+    """The directory that holds these settings, in a room's: another text has another name."""
+    return f"policy-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def build_launcher(project: ProjectPolicy) -> list[str]:

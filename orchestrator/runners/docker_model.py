@@ -31,7 +31,9 @@ _NANO: Final = 1e9
 Labels = Annotated[dict[str, str], BeforeValidator(lambda value: value or {})]
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """One answer of the API; what is not named is ignored."""
+
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     @classmethod
@@ -48,18 +50,18 @@ class _Answer(BaseModel):
             raise EngineRequestError(msg) from e
 
 
-class _Config(_Answer):
+class _Config(Answer):
     labels: Labels = Field(alias="Labels")
 
 
-class _State(_Answer):
+class _State(Answer):
     status: str = Field(alias="Status")
     exit_code: int = Field(alias="ExitCode")
     oom_killed: bool = Field(alias="OOMKilled")
     started_at: str = Field(alias="StartedAt")
 
 
-class Container(_Answer):
+class Container(Answer):
     """`GET /containers/{id}/json`."""
 
     container_id: str = Field(alias="Id")
@@ -87,11 +89,11 @@ class Container(_Answer):
         )
 
 
-class _Actor(_Answer):
+class _Actor(Answer):
     attributes: Labels = Field(alias="Attributes")
 
 
-class Event(_Answer):
+class Event(Answer):
     """One line of `GET /events`."""
 
     action: str = Field(alias="Action")
@@ -110,25 +112,25 @@ class Event(_Answer):
         )
 
 
-class _MemoryStats(_Answer):
+class _MemoryStats(Answer):
     usage: int | None = None
     limit: int = 0
     stats: Annotated[dict[str, int], BeforeValidator(lambda value: value or {})] = {}
 
 
-class _CpuUsage(_Answer):
+class _CpuUsage(Answer):
     total_usage: int = 0
 
 
-class _CpuStats(_Answer):
+class _CpuStats(Answer):
     cpu_usage: _CpuUsage = _CpuUsage()
 
 
-class _PidsStats(_Answer):
+class _PidsStats(Answer):
     current: int = 0
 
 
-class Stats(_Answer):
+class Stats(Answer):
     """`GET /containers/{id}/stats`; empty parts mean that the container does not run."""
 
     memory_stats: _MemoryStats = _MemoryStats()
@@ -150,7 +152,7 @@ class Stats(_Answer):
         )
 
 
-class Top(_Answer):
+class Top(Answer):
     """`GET /containers/{id}/top`: a row for each line that ps prints of it."""
 
     processes: list[list[str]] = Field(default=[], alias="Processes")

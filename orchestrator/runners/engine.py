@@ -26,6 +26,7 @@ from orchestrator.errors import (
     ImageMissingError,
     RunnerGoneError,
 )
+from orchestrator.model import JsonObject
 from orchestrator.runners import engine_http
 from orchestrator.runners.call_threads import CallThreads
 from orchestrator.runners.engine_http import CALL_S, EngineAddress, Exchange, parse_address
@@ -94,9 +95,11 @@ class Engine:
             self.address, method, self._versioned(path), query, body=body, body_bytes=body_bytes
         )
 
-    def upgrade(self, path: str, query: Mapping[str, str]) -> AbstractAsyncContextManager[Exchange]:
+    def upgrade(
+        self, path: str, query: Mapping[str, str], *, body: JsonObject | None = None
+    ) -> AbstractAsyncContextManager[Exchange]:
         """`engine_http.upgrade` with this engine, in its API version."""
-        return engine_http.upgrade(self.address, self._versioned(path), query)
+        return engine_http.upgrade(self.address, self._versioned(path), query, body=body)
 
     def _versioned(self, path: str) -> str:
         return f"/v{self.api.api_version}{path}"

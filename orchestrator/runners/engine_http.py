@@ -25,6 +25,8 @@ _LINE_BYTES: Final = 1 << 20
 _ATTACH_BYTES: Final = 64 << 10
 # How much of a refusal's reason is read.
 _REASON_BYTES: Final = 4096
+_TAR: Final = "application/x-tar"
+_JSON: Final = "application/json"
 # How long a stream that is being closed may take to send what it still holds.
 _CLOSE_S: Final = 1.0
 
@@ -160,29 +162,33 @@ async def exchange(
 
 @asynccontextmanager
 async def upgrade(
-    address: EngineAddress, path: str, query: Mapping[str, str]
+    address: EngineAddress, path: str, query: Mapping[str, str], *, body: JsonObject | None = None
 ) -> AsyncIterator[Exchange]:
-    """A POST that turns its connection into a duplex byte stream.
+    """A POST (with a JSON body, if any) that turns its connection into a duplex byte stream.
 
     Raises:
         RunnerGoneError: the engine answered 404 or 409.
         EngineUnavailableError: no connection.
         EngineRequestError: another refusal, or no answer within CALL_S.
     """
-    head = _head("POST", path, query, "Connection: Upgrade", "Upgrade: tcp")
+    sent = b"" if body is None else json.dumps(body).encode()
+    headers = ("Connection: Upgrade", "Upgrade: tcp", f"Content-Length: {len(sent)}")
+    head = _head("POST", path, query, *headers, kind=_TAR if body is None else _JSON)
     async with _connection(address, _ATTACH_BYTES) as (reader, writer):
         with _translated(address):
             async with asyncio.timeout(CALL_S):
-                await _send(writer, head, b"")
+                await _send(writer, head, sent)
                 await _read_head(reader, of_a_runner=True)
         yield Exchange(reader=reader, writer=writer)
 
 
-def _head(method: str, path: str, query: Mapping[str, str], *headers: str) -> bytes:
+def _head(
+    method: str, path: str, query: Mapping[str, str], *headers: str, kind: str = _TAR
+) -> bytes:
     lines = (
         f"{method} {path}?{urlencode(query)} HTTP/1.1",
         "Host: docker",
-        "Content-Type: application/x-tar",
+        f"Content-Type: {kind}",
         *headers,
     )
     return "\r\n".join((*lines, "", "")).encode("ascii")

@@ -8,7 +8,6 @@ no symlink is followed; what is inside of those two is never looked at from here
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from orchestrator.core.cli_policy import policy_dir_name
 from orchestrator.errors import PreconditionError
 
 _PRIVATE: Final = 0o700
@@ -74,8 +74,7 @@ def prepare_policy_dir(root: Path, text: str | None) -> Path | None:
     """
     if text is None:
         return None
-    data = text.encode()
-    name = f"policy-{hashlib.sha256(data).hexdigest()[:16]}"
+    data, name = text.encode(), policy_dir_name(text)
     with _readable_errors(root), _opened(root, None) as parent:
         _prepare(parent, name, 0, 0, _POLICY)
         with _opened(name, parent) as folder:

@@ -132,6 +132,12 @@ class RoomTable:
         return await self._database.run(lambda db: _select(db, "ORDER BY idx"))
 
 
+def read_rooms(db: sqlite3.Connection) -> tuple[InstallationId | None, Sequence[RoomRow]]:
+    """The installation (None: never started) and every room, for who only reads."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'installation'").fetchone()
+    return (InstallationId(row[0]) if row else None), _select(db, "ORDER BY idx")
+
+
 def reserve_indexes(db: sqlite3.Connection, indexes: Mapping[str, int]) -> None:
     """After a restore: rooms (by slug) that the copy does not know keep the uid of their files."""
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_RESERVED_KEY, json.dumps(indexes)))

@@ -26,7 +26,9 @@ from orchestrator.core.evidence import (
 from orchestrator.core.reason import RESTORED
 from orchestrator.core.turn_mark import parse_mark, parse_reply
 from orchestrator.errors import StoreError, StoreTooNewError
-from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, TxnId, UserId
+from orchestrator.model import EventId, InstallationId, RoomId, TurnId, TurnOutcome, TxnId, UserId
+from orchestrator.store import room_table
+from orchestrator.store.api import RoomRow
 from orchestrator.store.checking import opened_to_read
 from orchestrator.store.failure import translated
 from orchestrator.store.schema import MIGRATIONS
@@ -72,6 +74,21 @@ def read_snapshot(path: Path) -> Snapshot:
             ),
             sync_token=_sync_token(db),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """The installation, None where it never was started, and its rooms."""
+
+    installation: InstallationId | None
+    rooms: tuple[RoomRow, ...]
+
+
+def read_rooms(path: Path) -> Rooms:
+    """Its rooms alone, in one transaction. Blocks. Raises as `read_snapshot`."""
+    with _opened(path) as db:
+        installation, rooms = room_table.read_rooms(db)
+        return Rooms(installation=installation, rooms=tuple(rooms))
 
 
 @contextmanager

@@ -1,0 +1,271 @@
+"""`orchestrator audit isolation`: every live runner against the policy, from outside and inside.
+
+Rule: it changes nothing, beside a running orchestrator or without one; what it needs to start in a
+runner (one short program as the room's user) is all that it does there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from orchestrator.audit.file_evidence import digest, find_listener, look, look_into
+from orchestrator.audit.process_evidence import host_namespaces
+from orchestrator.audit.runner_evidence import Gatherer, read_folders
+from orchestrator.config import Config, Secrets
+from orchestrator.core.isolation import judge
+from orchestrator.core.isolation_controls import CONTROLS, judge_folders
+from orchestrator.core.isolation_evidence import Expected, Host
+from orchestrator.core.isolation_installation import (
+    Container,
+    Daemon,
+    InstallationEvidence,
+    KnownRoom,
+    judge_installation,
+)
+from orchestrator.core.isolation_report import IsolationReport, RoomReport
+from orchestrator.core.isolation_resources import SETTINGS
+from orchestrator.core.naming import runner_name
+from orchestrator.core.sandbox import (
+    LABEL_INSTALLATION,
+    LABEL_ROOM,
+    SandboxOptions,
+    SandboxSpec,
+    build_options,
+)
+from orchestrator.errors import (
+    ImageMissingError,
+    LoginRefusedError,
+    PreconditionError,
+    RunnerGoneError,
+    StoreError,
+)
+from orchestrator.matrix.session import load_session
+from orchestrator.model import InstallationId, RunnerState
+from orchestrator.ports import RunnerInfo
+from orchestrator.room_spec import build_room_spec
+from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
+from orchestrator.runners.image import find_image, image_dir
+from orchestrator.runners.inspection import OtherContainer, list_containers, read_daemon
+from orchestrator.store.api import RoomRow
+from orchestrator.store.opening import DATABASE_NAME
+from orchestrator.store.snapshot import read_rooms
+
+_CONTROL_SOCKET: Final = "control.sock"
+# Each starts one short program in a room, and waits for it most of the time.
+_AT_ONCE: Final = 4
+_LIVE: Final = {RunnerState.RUNNING, RunnerState.PAUSED}
+_APPARMOR: Final = Path("/sys/module/apparmor/parameters/enabled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsolationPlan:
+    """What the command was asked for."""
+
+    config: Config
+    secrets: Secrets
+    state_dir: Path
+
+
+async def audit_isolation(plan: IsolationPlan) -> IsolationReport:
+    """Look at everything that runs, and at the directories of what does not.
+
+    Raises:
+        PreconditionError: we are not root, or there is no engine.
+        StoreError: and its children: the database can't be read.
+        EngineRequestError: the engine does not answer as it should.
+    """
+    _require_root()
+    state_dir = plan.state_dir.resolve()
+    known = await asyncio.to_thread(read_rooms, state_dir / DATABASE_NAME)
+    if known.installation is None:
+        msg = f"the installation in {state_dir} was never started"
+        raise StoreError(msg)
+    async with open_docker_backend(known.installation) as backend:
+        audit = _Audit(plan, state_dir, known.installation, known.rooms, backend)
+        return await audit.run()
+
+
+class _Audit:
+    """One run. Invariant: `_rooms` has each room by its slug."""
+
+    def __init__(
+        self,
+        plan: IsolationPlan,
+        state_dir: Path,
+        installation: InstallationId,
+        rooms: tuple[RoomRow, ...],
+        backend: DockerBackend,
+    ) -> None:
+        self._config = plan.config
+        self._state_dir = state_dir
+        self._installation = installation
+        self._rooms = {room.slug: room for room in rooms}
+        self._backend = backend
+        self._host = _read_host(state_dir)
+        self._gatherer = Gatherer(
+            backend.engine, self._host, _secret_values(plan, state_dir), state_dir
+        )
+        self._image = ""
+
+    async def run(self) -> IsolationReport:
+        """All of it, a few runners at once: an audit is not in a hurry, rooms are."""
+        self._image = await self._find_image()
+        live = [runner for runner in await self._backend.list() if runner.state in _LIVE]
+        marks = await self._read_marks(live)
+        # One that bears our label and is no room's is named by the installation's control.
+        ours = [runner for runner in live if runner.slug in self._rooms]
+        reports = await self._judge_all(ours, marks)
+        idle = await asyncio.to_thread(self._judge_idle, {runner.slug for runner in live})
+        return IsolationReport(
+            rooms=(*(report for report in reports if report is not None), *idle),
+            installation=judge_installation(
+                await self._read_installation({runner.container_id for runner in live})
+            ),
+            gone=tuple(
+                runner.name for runner, report in zip(ours, reports, strict=True) if report is None
+            ),
+        )
+
+    async def _find_image(self) -> str:
+        try:
+            return await find_image(self._backend.engine, self._config.docker.image)
+        except ImageMissingError:
+            # Then every runner that is there is made from another one.
+            return "(the configured image is not there)"
+
+    async def _read_marks(self, live: list[RunnerInfo]) -> Mapping[str, frozenset[str]]:
+        """What no other runner may have: namespaces, and what is mounted, by container."""
+        containers = await list_containers(self._backend.engine)
+        sources = {each.container_id: frozenset(each.sources) for each in containers}
+        marks: dict[str, frozenset[str]] = {}
+        for runner in live:
+            try:
+                names = await self._gatherer.namespaces(runner.container_id)
+            except RunnerGoneError:
+                continue
+            marks[runner.container_id] = names | sources.get(runner.container_id, frozenset())
+        return marks
+
+    async def _judge(self, room: RoomRow, runner: RunnerInfo, others: frozenset[str]) -> RoomReport:
+        spec = self._spec(room, runner.generation)
+        options = build_options(spec)
+        expected = Expected(
+            spec=spec,
+            options=options,
+            settings_digest=await asyncio.to_thread(self._settings_digest, options),
+            others=others,
+        )
+        evidence = await self._gatherer.gather(runner.container_id, expected)
+        return RoomReport(
+            room_id=room.room_id,
+            slug=room.slug,
+            runner=runner.name,
+            judged=judge(CONTROLS, expected, evidence),
+        )
+
+    def _judge_idle(self, live: set[str]) -> list[RoomReport]:
+        """Rooms without a runner: their directories, where they were made."""
+        reports = []
+        for slug, room in self._rooms.items():
+            if slug in live or not slug or not (self._state_dir / "rooms" / slug).is_dir():
+                continue
+            spec = self._spec(room, 0)
+            options = build_options(spec)
+            folders = read_folders(options, self._state_dir)
+            judged = judge_folders(Expected(spec=spec, options=options), folders, self._host)
+            reports.append(RoomReport(room_id=room.room_id, slug=slug, runner=None, judged=judged))
+        return reports
+
+    def _spec(self, room: RoomRow, generation: int) -> SandboxSpec:
+        return build_room_spec(
+            room,
+            config=self._config,
+            installation=self._installation,
+            image=self._image,
+            folder=self._state_dir / "rooms" / room.slug,
+            generation=generation,
+        )
+
+    def _settings_digest(self, options: SandboxOptions) -> str | None:
+        """Of the settings that the CLI must read: a mount's, or those of the image we build."""
+        for bind in options.binds:
+            if Path(SETTINGS).is_relative_to(bind.target):
+                return digest(bind.source / Path(SETTINGS).relative_to(bind.target))
+        if self._config.docker.image is not None:
+            return None
+        text = (image_dir() / "managed-settings.json").read_bytes()
+        return hashlib.sha256(text).hexdigest()
+
+    async def _read_installation(self, live: set[str]) -> InstallationEvidence:
+        engine = self._backend.engine
+        containers, facts = await list_containers(engine), await read_daemon(engine)
+        return InstallationEvidence(
+            state_dir=look(self._state_dir),
+            entries=look_into(self._state_dir),
+            rooms={
+                room.slug: KnownRoom(
+                    runner=runner_name(self._installation, room.slug), is_joined=room.joined
+                )
+                for room in self._rooms.values()
+            },
+            containers=tuple(self._container(each, live) for each in containers),
+            daemon=Daemon(
+                version=facts.version,
+                runc=facts.runc.commit,
+                security=tuple(facts.security),
+                has_live_restore=facts.live_restore,
+                swarm=facts.swarm.state,
+                is_on_tcp=engine.address.socket is None,
+            ),
+        )
+
+    def _container(self, each: OtherContainer, live: set[str]) -> Container:
+        is_ours = each.labels.get(LABEL_INSTALLATION) == self._installation
+        return Container(
+            name=each.name,
+            slug=each.labels.get(LABEL_ROOM, "") if is_ours else None,
+            is_live=each.container_id in live,
+            sources=each.sources,
+        )
+
+
+def _read_host(state_dir: Path) -> Host:
+    swaps = Path("/proc/swaps").read_text(encoding="utf-8").splitlines()
+    return Host(
+        namespaces=host_namespaces(),
+        has_apparmor=_APPARMOR.is_file() and _APPARMOR.read_text().startswith("Y"),
+        has_swap=len(swaps) > 1,
+        orchestrator=find_listener(state_dir / _CONTROL_SOCKET),
+    )
+
+
+def _secret_values(plan: IsolationPlan, state_dir: Path) -> dict[str, str]:
+    """By name: the environment's secrets, the agent's token, and what rooms have in name only."""
+    held = {
+        name.upper(): secret.get_secret_value()
+        for name in Secrets.model_fields
+        if (secret := getattr(plan.secrets, name)) is not None
+    }
+    try:
+        session = load_session(state_dir)
+    except (LoginRefusedError, StoreError):
+        session = None
+    if session is not None and session.access_token is not None:
+        held["the agent's token"] = session.access_token.get_secret_value()
+    for profile in (plan.config.defaults, *plan.config.rooms.values()):
+        for name, secret in profile.secrets.items():
+            if value := os.environ.get(secret.variable or name):
+                held[name] = value
+    return held
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        msg = "only root sees every process of a runner. Type: sudo orchestrator audit isolation"
+        raise PreconditionError(msg)

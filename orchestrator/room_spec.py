@@ -1,0 +1,45 @@
+"""A room's runner as the configuration wants it now.
+
+Pure, and the one place: who starts a runner and who audits it can't want different things.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.config import Config
+from orchestrator.core.cli_policy import policy_dir_name, render_policy
+from orchestrator.core.naming import room_uid, runner_name
+from orchestrator.core.sandbox import SandboxSpec
+from orchestrator.model import InstallationId
+from orchestrator.store.api import RoomRow
+
+
+def build_room_spec(
+    room: RoomRow,
+    *,
+    config: Config,
+    installation: InstallationId,
+    image: str,
+    folder: Path,
+    generation: int,
+) -> SandboxSpec:
+    """The specification; `folder` is the room's directory below STATE_DIR, without symlinks."""
+    uid = room_uid(installation, room.index)
+    profile = config.profile(room.room_id, room.alias, room.former)
+    policy = render_policy(profile.project.policy())
+    return SandboxSpec(
+        name=runner_name(installation, room.slug),
+        installation=installation,
+        slug=room.slug,
+        generation=generation,
+        image=image,
+        uid=uid,
+        gid=uid,
+        workspace=folder / "workspace",
+        home=folder / "home",
+        egress_dir=folder / "egress",
+        limits=profile.limits.limits(),
+        runtime=config.docker.runtime,
+        policy_dir=None if policy is None else folder / policy_dir_name(policy),
+    )
