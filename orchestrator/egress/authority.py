@@ -12,7 +12,7 @@ import ipaddress
 import os
 import ssl
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -271,8 +271,3 @@ def _server_context(host: str, pem: bytes) -> ssl.SSLContext:
         file.flush()
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     return context
-
-
-def intercepts(policies: Iterable[Sequence[HostRule]]) -> tuple[HostRule, ...]:
-    """All rules of several rooms, each once, in order."""
-    return tuple(dict.fromkeys(rule for rules in policies for rule in rules))

@@ -22,6 +22,7 @@ from orchestrator.core.egress_http import MAX_BODY_BYTES, Denial
 from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.core.pace import Pace
 from orchestrator.core.proxy_policy import ProxyPolicy
+from orchestrator.core.room_secret import RoomSecret
 from orchestrator.egress.connection import Connection
 from orchestrator.egress.listener import Listener, open_listener, peer_uid
 from orchestrator.egress.readiness import wait_readable
@@ -67,6 +68,7 @@ class RoomDoor:
     user_tag: str
     """Sent as metadata.user_id: opaque, one for each room."""
     proxy: ProxyPolicy = field(default_factory=ProxyPolicy)
+    secrets: tuple[RoomSecret, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.placeholder or not self.placeholder.isascii():

@@ -98,8 +98,10 @@ class TlsStream:
 
     async def send(self, data: bytes) -> None:
         """Encrypt and send all of it."""
-        if data:
-            self._tls.write(data)
+        left = memoryview(data)
+        while left:
+            # One record at a time.
+            left = left[self._tls.write(left) :]
         await self._flush()
 
     async def end(self) -> None:
@@ -112,8 +114,9 @@ class TlsStream:
     async def _fill(self) -> int:
         data = await receive(self._sock)
         if data:
-            await self._charge(len(data))
+            # In this order: a cancelled wait loses nothing.
             self._incoming.write(data)
+            await self._charge(len(data))
         return len(data)
 
     async def _flush(self) -> None:
