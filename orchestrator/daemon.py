@@ -32,7 +32,8 @@ from orchestrator.control.server import open_control
 from orchestrator.core import texts
 from orchestrator.core.pacing import BudgetState, SendBudget
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
-from orchestrator.egress.gateway import open_egress
+from orchestrator.egress.gateway import ProxyMeans, open_egress
+from orchestrator.egress.interceptor import TlsInterceptor
 from orchestrator.embedded.homeserver import (
     EmbeddedHomeserver,
     open_embedded_homeserver,
@@ -180,7 +181,8 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     backend = await enter(open_docker_backend(installation))
     image_id = await _ensure_image(backend, config, plan, say)
     authority = open_authority(config, plan.state_dir)
-    egress = await enter(open_egress(upstream=upstream, credential=credential))
+    means = ProxyMeans(interceptor=TlsInterceptor(authority) if authority else None)
+    egress = await enter(open_egress(upstream=upstream, credential=credential, means=means))
     housing = HostHousing(
         config=config,
         state_dir=plan.state_dir,

@@ -6,7 +6,8 @@
 ```
 
 The same for a request in clear and for one that was read inside an opened tunnel. Redirects are
-passed on: the client follows them, and asks for the next host here. No credential of ours is near.
+passed on: the client follows them, and asks for the next host here. Where the room has a secret for
+the target, it is put into the request's headers, and taken out of the whole answer.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from orchestrator.core.chunked import ChunkedBody
 from orchestrator.core.egress_http import MAX_HEAD_BYTES, Denial, DenialReason
 from orchestrator.core.egress_rules import Scheme, Target
 from orchestrator.core.proxy_http import ProxyRequest
+from orchestrator.core.room_secret import hide_in_headers, is_searchable
 from orchestrator.egress.day_budget import DaySpentError
 from orchestrator.egress.dialer import UnreachableError
 from orchestrator.egress.proxy_client import ClientGoneError, ClientSide
 from orchestrator.egress.readiness import CHUNK_BYTES
+from orchestrator.egress.secret_filter import SecretFilters
 
 if TYPE_CHECKING:
     from orchestrator.core.proxy_policy import IpAddress
@@ -60,12 +63,11 @@ class _TargetFailedError(Exception):
 
 async def exchange(
     proxy: RoomProxy, request: ProxyRequest, client: ClientSide, *, may_keep: bool = False
-) -> Denial | None:
+) -> Denial | bool:
     """Pass a request on, and its answer back; a Denial where nothing was answered yet.
 
     The target is checked once more, resolved, and connected to at a checked address. With
-    `may_keep` the client may send another request after this returned None, as long as the answer
-    did not say `Connection: close`.
+    `may_keep` this may return True: the answer was given, and another request may follow.
 
     Raises:
         ClientGoneError: the client left, or the answer broke off, so that it must be cut.
@@ -95,6 +97,9 @@ class _Exchange:
         self._proxy = proxy
         self._flow = flow
         self._request = request
+        self._sealed = proxy.seal(request.target, request.headers)
+        self._filters = SecretFilters(self._sealed.hidden)
+        flow.secrets = self._sealed.used
         self._client = client
         self._keeps = may_keep and request.keep_alive
         self._has_answered = self._is_body_sent = self._is_chunked = False
@@ -103,7 +108,7 @@ class _Exchange:
         self._limit = asyncio.timeout(None)
         self._held_back = 0
 
-    async def run(self, addresses: tuple[IpAddress, ...]) -> Denial | None:
+    async def run(self, addresses: tuple[IpAddress, ...]) -> Denial | bool:
         target = self._request.target
         try:
             async with _open(self._proxy, target, addresses) as (reader, writer), self._limit:
@@ -115,7 +120,7 @@ class _Exchange:
             return self._fail(504, f"{target} did not answer in time.")
         except DaySpentError:
             return self._fail(429, "This room has moved as many bytes today as it may.")
-        return None
+        return self._keeps
 
     def _fail(self, status: int, message: str) -> Denial:
         self._flow.ended_by = "day" if status == 429 else "target"
@@ -158,7 +163,7 @@ class _Exchange:
 
     def _head(self) -> h11.Request:
         request = self._request
-        headers = dict(self._proxy.rewrite_headers(request.target, request.headers))
+        headers = dict(self._sealed.headers)
         if request.length is None:
             headers["transfer-encoding"] = "chunked"
         headers["connection"] = "close"
@@ -241,21 +246,44 @@ class _Exchange:
 
     async def _pass_head(self, answer: h11.Response) -> None:
         headers, self._is_chunked = _filter(answer, is_head=self._request.method == "HEAD")
+        headers, reason = self._search_head(headers, bytes(answer.reason))
         # A body that is still under way would be read as the next request.
         self._keeps = self._keeps and self._is_body_sent
         if self._is_chunked:
             headers.append((b"transfer-encoding", b"chunked"))
         if not self._keeps:
             headers.append((b"connection", b"close"))
-        lines = [b"HTTP/1.1 %d %b" % (answer.status_code, bytes(answer.reason))]
+        lines = [b"HTTP/1.1 %d %b" % (answer.status_code, reason)]
         lines += [name + b": " + value for name, value in headers]
         self._has_answered = True
         await self._pass(b"\r\n".join([*lines, b"", b""]))
 
+    def _search_head(
+        self, headers: list[tuple[bytes, bytes]], reason: bytes
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Both without a secret. An answer that can't be searched is none."""
+        hidden = self._sealed.hidden
+        if not hidden:
+            return headers, reason
+        text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        if not is_searchable(text):
+            raise _TargetFailedError(
+                "gave an answer that is compressed or in parts, so that it can't be searched for "
+                "the room's secrets"
+            )
+        text = hide_in_headers([*text, ("reason", reason.decode("latin-1"))], hidden)
+        *kept, last = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in text]
+        return kept, last[1]
+
     async def _pass_data(self, data: bytes) -> None:
-        await self._pass(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        await self._pass_piece(self._filters.feed(data))
+
+    async def _pass_piece(self, data: bytes) -> None:
+        if data:
+            await self._pass(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
     async def _pass_end(self) -> None:
+        await self._pass_piece(self._filters.end())
         if self._is_chunked:
             await self._pass(_END_OF_CHUNKS)
 

@@ -24,6 +24,7 @@ from orchestrator.core.egress_http import Denial, DenialReason
 from orchestrator.core.egress_rules import Target, is_covered
 from orchestrator.core.pace import Pace
 from orchestrator.core.proxy_http import CONNECT, ProxyRequest, parse_proxy_head
+from orchestrator.core.room_secret import Sealed, seal_headers, secrets_for
 from orchestrator.egress import exchange, tunnel
 from orchestrator.egress.day_budget import DayBook, DayBudget, DaySpentError, MemoryDayBook
 from orchestrator.egress.dialer import Dialer
@@ -49,9 +50,6 @@ _PLACE_S = 30.0
 _GIVE_BACK_S = 1.0
 # Refused ones linger for a moment, and hold no place.
 _MORE_PRESENT = 32
-
-RewriteHeaders = Callable[[Target, Mapping[str, str]], Mapping[str, str]]
-"""What a request's headers become on their way to the target. Pure; may not raise."""
 
 _OWN_FAILURE = Denial(
     status=502,
@@ -97,7 +95,6 @@ class ProxyMeans:
     tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)
     """How the certificates of intercepted hosts are checked."""
     interceptor: Interceptor | None = None
-    rewrite_headers: RewriteHeaders | None = None
 
 
 @dataclass(slots=True)
@@ -110,6 +107,8 @@ class Flow:
     up: int = 0
     down: int = 0
     ended_by: str = "end"
+    secrets: tuple[str, ...] = ()
+    """Names of those that were put in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +130,6 @@ class RoomProxy:
         self.policy = door.room.proxy
         self.dialer = Dialer(Resolver(means.lookup, self.policy.hosts), self.policy.internal)
         self.interceptor = means.interceptor
-        self.rewrite_headers = means.rewrite_headers or _leave
         self.tls = means.tls
         self.budget = DayBudget(door.room.slug, self.policy.bytes_per_day, means.book, means.clock)
         self._door = door
@@ -165,7 +163,7 @@ class RoomProxy:
             if self._present > self.policy.connections + _MORE_PRESENT:
                 self.note_denial(_CROWDED)
                 return
-            await self._door.wait_for(self._requests, 1)
+            await self.pace_request()
             await self._serve(raw, client)
         except ClientGoneError:
             pass
@@ -183,6 +181,19 @@ class RoomProxy:
         if self.policy.asks:
             self._door.on_denied_host(self._door.room.slug, target)
         return _not_listed(target, asks=self.policy.asks)
+
+    def seal(self, target: Target, headers: Mapping[str, str]) -> Sealed:
+        """A request's headers with the room's secrets for this target in them."""
+        held = secrets_for(target, self._door.room.secrets, intercept=self.policy.intercept)
+        return seal_headers(list(headers.items()), held)
+
+    async def pace_request(self) -> None:
+        """Book a request at the room's pace, and wait as long as it says."""
+        await self._door.wait_for(self._requests, 1)
+
+    def note_failure(self, error: Exception) -> None:
+        """Log a bug of ours."""
+        self._door.note_failure(error)
 
     async def move(self, size: int) -> None:
         """Book bytes that are about to be moved, either way, and wait as long as the pace says.
@@ -246,6 +257,7 @@ class RoomProxy:
                 bytes_up=flow.up,
                 bytes_down=flow.down,
                 ended_by=flow.ended_by,
+                secrets=",".join(flow.secrets),
                 seconds=round(time.monotonic() - flow.began, 3),
             )
 
@@ -271,11 +283,11 @@ class RoomProxy:
 
     async def _serve_request(self, request: ProxyRequest, client: SocketClient) -> None:
         if request.method == CONNECT:
-            denial = await tunnel.serve_tunnel(self, request.target, client)
+            done: Denial | bool | None = await tunnel.serve_tunnel(self, request.target, client)
         else:
-            denial = await exchange.exchange(self, request, client)
-        if denial is not None:
-            await self._refuse(client, denial, request.target, is_head=request.method == "HEAD")
+            done = await exchange.exchange(self, request, client)
+        if isinstance(done, Denial):
+            await self._refuse(client, done, request.target, is_head=request.method == "HEAD")
         else:
             await client.linger()
 
@@ -314,10 +326,6 @@ class RoomProxy:
             yield True
         finally:
             self._places.release()
-
-
-def _leave(_target: Target, headers: Mapping[str, str]) -> Mapping[str, str]:
-    return headers
 
 
 def _not_listed(target: Target, *, asks: bool) -> Denial:
