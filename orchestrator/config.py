@@ -281,23 +281,36 @@ def load_secrets(environ: Mapping[str, str] = os.environ) -> Secrets:
     found: dict[str, str] = {}
     problems: list[str] = []
     for field in Secrets.model_fields:
-        name = field.upper()
-        value, file = environ.get(name), environ.get(f"{name}_FILE")
-        if value and file:
-            problems.append(f"{name}: set it or {name}_FILE, not both")
-        elif file:
-            try:
-                value = Path(file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as e:
-                problems.append(f"{name}_FILE: {file} cannot be read: {type(e).__name__}")
-                continue
-            if not value:
-                problems.append(f"{name}_FILE: {file} is empty")
+        try:
+            value = read_secret(field.upper(), environ)
+        except ConfigError as e:
+            problems += e.problems
+            continue
         if value:
             found[field] = value
     if problems:
         raise ConfigError(problems)
     return Secrets.model_validate(found)
+
+
+def read_secret(name: str, environ: Mapping[str, str]) -> str | None:
+    """The text in NAME or in the file that NAME_FILE names; None where neither is set.
+
+    Raises:
+        ConfigError: both are set, or the file can't be read or is empty; one line.
+    """
+    value, file = environ.get(name), environ.get(f"{name}_FILE")
+    if value and file:
+        raise ConfigError([f"{name}: set it or {name}_FILE, not both"])
+    if not file:
+        return value or None
+    try:
+        value = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError([f"{name}_FILE: {file} cannot be read: {type(e).__name__}"]) from e
+    if not value:
+        raise ConfigError([f"{name}_FILE: {file} is empty"])
+    return value
 
 
 def _merge(base: Any, over: Any) -> Any:  # noqa: ANN401 - raw YAML, validated right after

@@ -32,7 +32,8 @@ from orchestrator.control.server import open_control
 from orchestrator.core import texts
 from orchestrator.core.pacing import BudgetState, SendBudget
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
-from orchestrator.egress.gateway import open_egress
+from orchestrator.egress.gateway import ProxyMeans, open_egress
+from orchestrator.egress.interceptor import TlsInterceptor
 from orchestrator.embedded.homeserver import (
     EmbeddedHomeserver,
     open_embedded_homeserver,
@@ -51,7 +52,7 @@ from orchestrator.gateway.clock import SteadyClock
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.gateway.outbound import OutboxSender
-from orchestrator.housing import HostHousing
+from orchestrator.housing import HostHousing, open_authority
 from orchestrator.log import register_secret
 from orchestrator.matrix.client import MatrixClient, open_matrix
 from orchestrator.matrix.sent import find_sent
@@ -61,6 +62,7 @@ from orchestrator.metrics.source import MetricsSource
 from orchestrator.model import EventId, RunnerState
 from orchestrator.overview import Overview
 from orchestrator.ports import RunnerBackend, RunnerInfo
+from orchestrator.room_secret import RoomSecrets
 from orchestrator.rooms.intake import Heard, Intake
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.manager import RoomManager
@@ -89,6 +91,7 @@ class Plan:
 
     state_dir: Path
     secrets: Secrets
+    room_secrets: RoomSecrets
     build_config: Callable[[EmbeddedHomeserver | None], Config]
     embedded_port: int | None
     """Set: run the embedded homeserver on this port of 127.0.0.1."""
@@ -177,13 +180,17 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     installation = await store.rooms.installation()
     backend = await enter(open_docker_backend(installation))
     image_id = await _ensure_image(backend, config, plan, say)
-    egress = await enter(open_egress(upstream=upstream, credential=credential))
+    authority = open_authority(config, plan.state_dir)
+    means = ProxyMeans(interceptor=TlsInterceptor(authority) if authority else None)
+    egress = await enter(open_egress(upstream=upstream, credential=credential, means=means))
     housing = HostHousing(
         config=config,
         state_dir=plan.state_dir,
         installation=installation,
         image_id=image_id,
         egress=egress,
+        room_secrets=plan.room_secrets,
+        authority=authority,
     )
     secrets = plan.secrets if embedded is None else _agent_secrets(embedded)
     matrix = await enter(open_matrix(config.matrix, secrets, plan.state_dir))

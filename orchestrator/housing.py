@@ -14,13 +14,23 @@ from orchestrator.core.cli_policy import render_policy
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.naming import room_uid
 from orchestrator.core.proxy_policy import ProxyPolicy
+from orchestrator.core.room_secret import RoomSecret
 from orchestrator.core.sandbox import spec_hash
+from orchestrator.core.surrogate import make_surrogates
+from orchestrator.egress.authority import Authority, load_or_make_authority
 from orchestrator.egress.credential import room_placeholder
 from orchestrator.egress.door import RoomDoor
 from orchestrator.egress.gateway import EgressGateway
+from orchestrator.egress.trust import (
+    find_public_roots,
+    remove_trust,
+    trust_environment,
+    write_trust,
+)
 from orchestrator.errors import PreconditionError
-from orchestrator.model import InstallationId
-from orchestrator.room_profile import EgressConfig
+from orchestrator.model import InstallationId, RoomSlug
+from orchestrator.room_profile import EgressConfig, RoomProfile
+from orchestrator.room_secret import RoomSecrets
 from orchestrator.room_spec import build_room_spec
 from orchestrator.rooms.kit import Quarters
 from orchestrator.runners.workdir import prepare_policy_dir, prepare_room_dirs
@@ -43,12 +53,16 @@ class HostHousing:
         installation: InstallationId,
         image_id: str,
         egress: EgressGateway,
+        room_secrets: RoomSecrets,
+        authority: Authority | None,
     ) -> None:
         self._config = config
         self._root = state_dir / "rooms"
         self._installation = installation
         self._image_id = image_id
         self._egress = egress
+        self._room_secrets = room_secrets
+        self._authority = authority
         self._key = _load_or_make_key(state_dir / "placeholder.key")
 
     async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
@@ -66,6 +80,8 @@ class HostHousing:
         profile = self._config.profile(room.room_id, room.alias, room.former)
         policy = render_policy(profile.project.policy())
         await asyncio.to_thread(prepare_policy_dir, folder, policy)
+        held = self._secrets(profile, room.slug)
+        trust = await asyncio.to_thread(self._prepare_trust, profile, dirs.egress, uid)
         await self._egress.open_door(
             RoomDoor(
                 slug=room.slug,
@@ -75,6 +91,7 @@ class HostHousing:
                 placeholder=placeholder,
                 user_tag=tag,
                 proxy=_proxy_policy(profile.egress),
+                secrets=held,
             )
         )
         spec = build_room_spec(
@@ -90,7 +107,44 @@ class HostHousing:
             spec_hash=spec_hash(spec),
             placeholder=placeholder,
             is_subscription=self._egress.is_subscription,
+            environment=(*trust, *((secret.name, secret.surrogate) for secret in held)),
         )
+
+    def _secrets(self, profile: RoomProfile, slug: RoomSlug) -> tuple[RoomSecret, ...]:
+        """What the door puts in the place of which surrogates."""
+        values = self._room_secrets.of(profile)
+        made = make_surrogates(values, key=self._key, installation=self._installation, slug=slug)
+        return tuple(
+            RoomSecret(
+                name=name,
+                surrogate=made[name],
+                value=value,
+                hosts=tuple(parse_rule(host) for host in profile.secrets[name].hosts),
+            )
+            for name, value in values.items()
+        )
+
+    def _prepare_trust(
+        self, profile: RoomProfile, directory: Path, gid: int
+    ) -> tuple[tuple[str, str], ...]:
+        """The CA's files where the room has hosts that are intercepted; none elsewhere."""
+        if not profile.egress.intercept or self._authority is None:
+            remove_trust(directory)
+            return ()
+        ca = self._authority.certificate_pem
+        write_trust(directory, gid=gid, ca=ca, roots=find_public_roots())
+        return trust_environment()
+
+
+def open_authority(config: Config, state_dir: Path) -> Authority | None:
+    """The CA for all hosts that any room has intercepted; none is made until one has.
+
+    Raises:
+        PreconditionError: its file can't be made or used.
+    """
+    profiles = (config.defaults, *config.rooms.values())
+    hosts = {host for profile in profiles for host in profile.egress.intercept}
+    return load_or_make_authority(state_dir, map(parse_rule, hosts)) if hosts else None
 
 
 def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:

@@ -40,6 +40,7 @@ from orchestrator.log import configure_logging
 from orchestrator.model import Permissions
 from orchestrator.recovery import back_up
 from orchestrator.recovery import restore as recover
+from orchestrator.room_secret import load_room_secrets, uncovered_secrets
 from orchestrator.runners.engine import open_engine
 from orchestrator.runners.image import Base, ensure_image
 from orchestrator.store.copying import COPIES_DIR, copy_name
@@ -141,13 +142,16 @@ def up(
         _require_root()
         checked = build(None)
         _name_not_built(checked)
+        room_secrets = load_room_secrets(checked)
         if not on_embedded:
             secrets.require_api_credential()
-        _configure_logging(checked, secrets.values(), for_a_person=config is None)
+        hidden = [*secrets.values(), *room_secrets.values()]
+        _configure_logging(checked, hidden, for_a_person=config is None)
         where = (state_dir or checked.state_dir).absolute()
         plan = Plan(
             state_dir=where,
             secrets=secrets,
+            room_secrets=room_secrets,
             build_config=build,
             embedded_port=(port or _remembered_port(where)) if on_embedded else None,
             base=base,
@@ -351,6 +355,8 @@ def _configure_logging(config: Config, secrets: list[str], *, for_a_person: bool
 def _name_not_built(config: Config) -> None:
     for path in not_built(config):
         sys.stderr.write(f"orchestrator: {path}: read, and without effect yet\n")
+    for line in uncovered_secrets(config):
+        sys.stderr.write(f"orchestrator: {line}\n")
 
 
 def _require_root() -> None:

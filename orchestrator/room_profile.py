@@ -17,6 +17,7 @@ from orchestrator.config_types import (
 )
 from orchestrator.core.cli_policy import ProjectPolicy
 from orchestrator.core.egress_rules import is_address, parse_host
+from orchestrator.core.variable_name import is_reserved
 from orchestrator.model import Limits, Permissions
 
 _VARIABLE = r"^[A-Z][A-Z0-9_]{0,63}$"
@@ -36,7 +37,15 @@ def _check_name(value: str) -> str:
     return host
 
 
+def _check_secret_name(value: str) -> str:
+    if is_reserved(value):
+        msg = "a secret can't have this name: programs in the runner are steered by it"
+        raise ValueError(msg)
+    return value
+
+
 HostName = Annotated[str, AfterValidator(_check_name)]
+SecretName = Annotated[str, Field(pattern=_VARIABLE), AfterValidator(_check_secret_name)]
 
 
 class LimitsConfig(Section):
@@ -143,9 +152,7 @@ class RoomProfile(Section):
     on_usage_limit: Literal["tell", "wait"] = "tell"
     limits: LimitsConfig = LimitsConfig()
     egress: EgressConfig = EgressConfig()
-    secrets: dict[Annotated[str, Field(pattern=_VARIABLE)], SecretConfig] = Field(
-        default_factory=dict
-    )
+    secrets: dict[SecretName, SecretConfig] = Field(default_factory=dict)
     api: ApiConfig = ApiConfig()
     project: ProjectConfig = ProjectConfig()
     budget: BudgetConfig = BudgetConfig()

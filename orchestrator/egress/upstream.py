@@ -23,6 +23,7 @@ from yarl import URL
 
 from orchestrator.core.egress_policy import UpstreamRequest, return_headers
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
+from orchestrator.egress.secret_filter import SecretFilter
 from orchestrator.errors import EgressError
 
 # Long enough for a handshake across the world with a lost packet.
@@ -45,42 +46,6 @@ class UpstreamSilentError(UpstreamFailedError):
 
 class UpstreamCutError(UpstreamFailedError):
     """The Messages API's answer broke off before its end."""
-
-
-class SecretFilter:
-    """Takes the credential out of a stream of bytes, wherever the pieces are cut.
-
-    The API does not repeat credentials; something in between (a proxy's error page, a debugging
-    stand-in) may. Only what could be the beginning of the credential is held back.
-    """
-
-    _MARK = b"[removed]"
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
-        self._held = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """What may be passed on now."""
-        data = (self._held + data).replace(self._secret, self._MARK)
-        keep = self._overlap(data)
-        self._held = data[len(data) - keep :]
-        return data[: len(data) - keep]
-
-    def end(self) -> bytes:
-        """What was still held back: it was not the credential."""
-        held, self._held = self._held, b""
-        return held
-
-    def _overlap(self, data: bytes) -> int:
-        """The length of the longest end of `data` that is a beginning of the secret."""
-        first = self._secret[:1]
-        start = data.find(first, max(0, len(data) - len(self._secret) + 1))
-        while start != -1:
-            if self._secret.startswith(data[start:]):
-                return len(data) - start
-            start = data.find(first, start + 1)
-        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from orchestrator.egress.credential import ApiKey
-from orchestrator.egress.upstream import SecretFilter, Upstream
+from orchestrator.egress.secret_filter import SecretFilter
+from orchestrator.egress.upstream import Upstream
 
 SECRET = "sk-ant-sk"
 
