@@ -32,7 +32,7 @@ from orchestrator.control.server import open_control
 from orchestrator.core import texts
 from orchestrator.core.pacing import BudgetState, SendBudget
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
-from orchestrator.egress.gateway import open_egress
+from orchestrator.egress.gateway import ProxyMeans, open_egress
 from orchestrator.embedded.homeserver import (
     EmbeddedHomeserver,
     open_embedded_homeserver,
@@ -69,6 +69,7 @@ from orchestrator.runners.image import Base, ensure_image, find_image
 from orchestrator.signals import Stopped, raise_at_signal, until_signal, watch_signals
 from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
+from orchestrator.store.egress_day_table import EgressDayTable
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.upkeep import Upkeep
 
@@ -177,7 +178,8 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     installation = await store.rooms.installation()
     backend = await enter(open_docker_backend(installation))
     image_id = await _ensure_image(backend, config, plan, say)
-    egress = await enter(open_egress(upstream=upstream, credential=credential))
+    means = ProxyMeans(book=EgressDayTable(store.database), clock=clock)
+    egress = await enter(open_egress(upstream=upstream, credential=credential, means=means))
     housing = HostHousing(
         config=config,
         state_dir=plan.state_dir,
