@@ -71,6 +71,7 @@ from orchestrator.runners.image import Base, ensure_image, find_image
 from orchestrator.signals import Stopped, raise_at_signal, until_signal, watch_signals
 from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
+from orchestrator.store.egress_day_table import EgressDayTable
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.upkeep import Upkeep
 
@@ -181,7 +182,11 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     backend = await enter(open_docker_backend(installation))
     image_id = await _ensure_image(backend, config, plan, say)
     authority = open_authority(config, plan.state_dir)
-    means = ProxyMeans(interceptor=TlsInterceptor(authority) if authority else None)
+    means = ProxyMeans(
+        book=EgressDayTable(store.database),
+        clock=clock,
+        interceptor=TlsInterceptor(authority) if authority else None,
+    )
     egress = await enter(open_egress(upstream=upstream, credential=credential, means=means))
     housing = HostHousing(
         config=config,

@@ -13,6 +13,7 @@ from orchestrator.config import Config
 from orchestrator.core.cli_policy import render_policy
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.naming import room_uid
+from orchestrator.core.proxy_env import build_proxy_env
 from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.room_secret import RoomSecret
 from orchestrator.core.sandbox import spec_hash
@@ -107,7 +108,11 @@ class HostHousing:
             spec_hash=spec_hash(spec),
             placeholder=placeholder,
             is_subscription=self._egress.is_subscription,
-            environment=(*trust, *((secret.name, secret.surrogate) for secret in held)),
+            environment=(
+                *build_proxy_env(),
+                *trust,
+                *((secret.name, secret.surrogate) for secret in held),
+            ),
         )
 
     def _secrets(self, profile: RoomProfile, slug: RoomSlug) -> tuple[RoomSecret, ...]:
