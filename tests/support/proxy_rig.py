@@ -8,6 +8,7 @@ import ipaddress
 import itertools
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from pydantic import SecretStr
 from orchestrator.core.egress_rules import Target, parse_rule
 from orchestrator.core.proxy_policy import IpAddress, ProxyPolicy
 from orchestrator.egress import dialer
+from orchestrator.egress.day_budget import DayBook, MemoryDayBook
 from orchestrator.egress.gateway import ApiKey, EgressGateway, ProxyMeans, RoomDoor, open_egress
+from orchestrator.egress.proxy import Interceptor, RewriteHeaders
 from tests.support.egress import (
     ANSWER_S,
     REAL_KEY,
@@ -155,8 +158,17 @@ def _parse(addresses: Iterable[str]) -> tuple[IpAddress, ...]:
 
 
 @contextlib.asynccontextmanager
-async def open_rig(directory: Path) -> AsyncIterator[Rig]:
-    """Sites at 127.0.0.77, a witness at one port of every address of this host, an API."""
+async def open_rig(
+    directory: Path,
+    *,
+    book: DayBook | None = None,
+    rewrite_headers: RewriteHeaders | None = None,
+    opens: Callable[[ssl.SSLContext], Interceptor] | None = None,
+) -> AsyncIterator[Rig]:
+    """Sites at 127.0.0.77, a witness at one port of every address of this host, an API.
+
+    `opens` makes an interceptor from the context of a server for the site's names.
+    """
     authority = make_authority(directory)
     context = authority.server_context("good.example", "*.wild.example", "*.addr.example")
     async with contextlib.AsyncExitStack() as stack:
@@ -170,7 +182,13 @@ async def open_rig(directory: Path) -> AsyncIterator[Rig]:
             open_egress(
                 upstream=api.url,
                 credential=ApiKey(SecretStr(REAL_KEY)),
-                means=ProxyMeans(lookup=lambda host: rig.look_up(host)),
+                means=ProxyMeans(
+                    book=book or MemoryDayBook(),
+                    lookup=lambda host: rig.look_up(host),
+                    tls=authority.client_context(),
+                    interceptor=opens(context) if opens else None,
+                    rewrite_headers=rewrite_headers,
+                ),
             )
         )
         rig = Rig(gateway, directory, authority, tls, plain, api, inside)

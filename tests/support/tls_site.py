@@ -97,6 +97,9 @@ class Site:
 
     port: int = 0
     context: ssl.SSLContext | None = None
+    closes: bool = False
+    """Close after each answer, whatever was asked."""
+    server: asyncio.Server = field(init=False)
     connections: int = 0
     heads: list[bytes] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -113,7 +116,7 @@ class Site:
                 self.bodies.append(await _read_body(reader, head))
                 writer.write(self.answers.pop(0) if self.answers else _USUAL)
                 await writer.drain()
-                if b"connection: close" in head.lower():
+                if self.closes or b"connection: close" in head.lower():
                     break
         writer.close()
 
@@ -147,7 +150,7 @@ async def open_site(
     site = Site()
     if sock is None:
         sock = socket.create_server((address, 0))
-    server = await asyncio.start_server(site.serve, sock=sock)
+    server = site.server = await asyncio.start_server(site.serve, sock=sock)
     site.context = context
     site.port = sock.getsockname()[1]
     try:
