@@ -32,7 +32,7 @@ from orchestrator.control.server import open_control
 from orchestrator.core import texts
 from orchestrator.core.pacing import BudgetState, SendBudget
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
-from orchestrator.egress.gateway import open_egress
+from orchestrator.egress.gateway import EgressGateway, open_egress
 from orchestrator.embedded.homeserver import (
     EmbeddedHomeserver,
     open_embedded_homeserver,
@@ -132,6 +132,7 @@ class _Opened:
     clock: SteadyClock
     backend: DockerBackend
     housing: HostHousing
+    egress: EgressGateway
     matrix: MatrixClient
     learnt: BudgetState | None
     txns_since: float
@@ -200,6 +201,7 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
             clock=clock,
             backend=backend,
             housing=housing,
+            egress=egress,
             matrix=matrix,
             learnt=await store.meta.send_budget(),
             txns_since=await store.meta.device_since(matrix.device_id, now=clock()),
@@ -236,6 +238,7 @@ def _assemble(opened: _Opened) -> _System:
         store=store,
         backend=opened.backend,
         housing=opened.housing,
+        doors=opened.egress,
         courtesies=courtesies,
         notify_outbox=sender.notify,
         may_show_progress=sender.may_show_progress,
@@ -326,6 +329,8 @@ def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[
     """Everything else that runs in the daemon besides one task for each room."""
     tasks: dict[str, Coroutine[Any, Any, None]] = {
         "rooms": system.manager.run(),
+        "egress grants": system.manager.asking.keeper.run(),
+        "egress questions": system.manager.asking.run(),
         "inbound windows": system.gate.run(),
         "intake": system.intake.run(),
         "sync": _sync(system, in_step),
