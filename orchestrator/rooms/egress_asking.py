@@ -28,7 +28,7 @@ from orchestrator.core import egress_texts
 from orchestrator.core.approval import ApprovalKind, Deciders
 from orchestrator.core.denial import Denial, Denials, Wanted, is_worth_asking
 from orchestrator.core.egress_rules import Target, is_covered, parse_rule
-from orchestrator.core.grant import SEEN_EVERY_S, build_subject
+from orchestrator.core.grant import build_subject
 from orchestrator.errors import StoreError
 from orchestrator.gateway.clock import wait_for_event
 from orchestrator.model import EventId, RoomId, RoomSlug, UserId
@@ -65,7 +65,6 @@ class EgressAsking:
         )
         self._denials = Denials()
         self._wake = asyncio.Event()
-        self._seen_at = 0.0
         self._max_event_bytes = kit.config.gateway.max_event_bytes
         self.keeper = GrantKeeper(kit)
         self.reactions = Reactions(kit, self._deciders, self._on_changed)
@@ -78,17 +77,13 @@ class EgressAsking:
 
     async def run(self) -> NoReturn:
         """Ask, and end what nobody decides, until cancelled. Only the store's errors come out."""
-        await self._kit.store.approvals.begin_life(now=self._kit.wall_clock())
         self._kit.doors.listen_for_denied_hosts(self._note)
         while True:
             self._wake.clear()
-            await self._expire()
             await self._ask_due()
             await self.reactions.look_again()
-            await self._note_seen()
-            await wait_for_event(
-                self._wake, until=await self._next_deadline(), clock=self._kit.wall_clock
-            )
+            until = self._next_deadline(await self._expire())
+            await wait_for_event(self._wake, until=until, clock=self._kit.wall_clock)
 
     # What others tell...
 
@@ -141,17 +136,18 @@ class EgressAsking:
 
     # What time brings...
 
-    async def _next_deadline(self) -> float | None:
+    def _next_deadline(self, next_expiry: float | None) -> float | None:
         now = self._kit.wall_clock()
-        times = [self._denials.next_deadline(), await self._kit.store.approvals.next_expiry()]
+        times = [self._denials.next_deadline(), next_expiry]
         times += [now + LOOK_EVERY_S] if self.reactions.holds_any else []
-        times += [self._seen_at + SEEN_EVERY_S] if self.keeper.has_timed else []
         return min((at for at in times if at is not None), default=None)
 
-    async def _expire(self) -> None:
+    async def _expire(self) -> float | None:
+        """End what nobody decided in time; when the next question is due."""
         rows = partial(build_end_rows, max_event_bytes=self._max_event_bytes)
         now = self._kit.wall_clock()
-        for approval in await self._kit.store.approvals.expire_due(rows, now=now):
+        expired, next_expiry = await self._kit.store.approvals.expire_due(rows, now=now)
+        for approval in expired:
             logger.bind(
                 action="egress.expire",
                 room=approval.room_id,
@@ -159,13 +155,7 @@ class EgressAsking:
                 subject=approval.subject,
             ).info("nobody decided in time")
             self._kit.notify_outbox()
-
-    async def _note_seen(self) -> None:
-        """So that a clock which is set back between two lives gives no grant another hour."""
-        now = self._kit.wall_clock()
-        if self.keeper.has_timed and now >= self._seen_at + SEEN_EVERY_S:
-            await self._kit.store.grants.note_seen(now=now)
-            self._seen_at = now
+        return next_expiry
 
     async def _ask_due(self) -> None:
         while (denial := self._denials.take_due(self._kit.wall_clock())) is not None:

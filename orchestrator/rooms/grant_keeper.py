@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from loguru import logger
 
-from orchestrator.core.grant import GrantBook
+from orchestrator.core.grant import SEEN_EVERY_S, GrantBook
 from orchestrator.gateway.clock import wait_for_event
 from orchestrator.model import RoomId, RoomSlug
 from orchestrator.rooms.kit import Kit
@@ -29,17 +29,25 @@ class GrantKeeper:
     def __repr__(self) -> str:
         return f"<GrantKeeper {self._book!r}>"
 
-    @property
-    def has_timed(self) -> bool:
-        """Whether a grant holds that ends by itself."""
-        return self._book.next_deadline() is not None
-
     async def run(self) -> NoReturn:
-        """Give the gateway what is stored, then take each grant away when it ends."""
-        now = self._kit.wall_clock()
-        await self._kit.store.grants.begin_life(now=now)
-        for room_id in await self._kit.store.grants.rooms(now=now):
+        """Give the gateway what is stored, then take each grant away when it ends.
+
+        Only the store's errors come out, in groups as often as not.
+        """
+        for room_id in await self._kit.store.grants.begin_life(now=self._kit.wall_clock()):
             await self.refresh(room_id)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._note_seen(), name="egress grants seen")
+            await self._end_in_time()
+
+    async def _note_seen(self) -> NoReturn:
+        """So that a clock which is set back between two lives gives no grant another hour."""
+        while True:
+            if self._book.next_deadline() is not None:
+                await self._kit.store.grants.note_seen(now=self._kit.wall_clock())
+            await asyncio.sleep(SEEN_EVERY_S)
+
+    async def _end_in_time(self) -> NoReturn:
         while True:
             self._changed.clear()
             now = self._kit.wall_clock()

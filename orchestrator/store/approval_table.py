@@ -173,38 +173,25 @@ class ApprovalTable:
 
         return await self._database.run(work)
 
-    async def next_expiry(self) -> float | None:
-        """When the first open question expires (Unix time), or None."""
+    async def expire_due(
+        self, rows: BuildRows, *, now: float
+    ) -> tuple[Sequence[Approval], float | None]:
+        """End the questions whose time is up, each with what its room is told.
 
-        def work(db: sqlite3.Connection) -> float | None:
-            query = "SELECT min(expires_at) FROM approvals WHERE state = 'open'"
-            value: float | None = db.execute(query).fetchone()[0]
-            return value
+        Returns them, and when the next one is due. What was asked in the future, by a clock that
+        was set back since, is over.
+        """
 
-        return await self._database.run(work)
-
-    async def expire_due(self, rows: BuildRows, *, now: float) -> Sequence[Approval]:
-        """End the questions whose time is up, each with what its room is told; returns them."""
-
-        def work(db: sqlite3.Connection) -> list[Approval]:
-            due = _select(db, "WHERE approvals.state = 'open' AND expires_at <= ?", now)
+        def work(db: sqlite3.Connection) -> tuple[list[Approval], float | None]:
+            is_due = "(expires_at <= ?1 OR asked_at > ?1)"
+            due = _select(db, f"WHERE approvals.state = 'open' AND {is_due}", now)
             ended = [_end(db, a, ApprovalEvent.TIME_UP, by=None, now=now) for a in due]
             for approval in ended:
                 insert_outbox(db, rows(approval), now=now)
-            return ended
+            query = "SELECT min(expires_at) FROM approvals WHERE state = 'open'"
+            return ended, db.execute(query).fetchone()[0]
 
         return await self._database.run(work)
-
-    async def begin_life(self, *, now: float) -> None:
-        """What was asked in the future, by a clock that was set back since, is over. Idempotent."""
-
-        def work(db: sqlite3.Connection) -> None:
-            db.execute(
-                "UPDATE approvals SET expires_at = ?1 WHERE state = 'open' AND asked_at > ?1",
-                (now,),
-            )
-
-        await self._database.run(work)
 
     async def end_room(self, room_id: RoomId, *, now: float) -> None:
         """The agent left the room: nothing that was asked or allowed there holds any more."""

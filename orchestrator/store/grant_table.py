@@ -38,47 +38,39 @@ class GrantTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin_life(self, *, now: float) -> None:
+    async def begin_life(self, *, now: float) -> Sequence[RoomId]:
         """A clock that was set back since gives no grant more time than it had. Idempotent.
 
         What was left of it when it was last seen (at most SEEN_EVERY_S before the end of that
-        life) is left of it now.
+        life) is left of it now. Returns the rooms in which anything holds.
         """
 
-        def work(db: sqlite3.Connection) -> None:
+        def work(db: sqlite3.Connection) -> list[RoomId]:
             db.execute(
                 "UPDATE grants SET expires_at = expires_at - (seen_at - :now), seen_at = :now "
                 "WHERE revoked_at IS NULL AND expires_at IS NOT NULL AND seen_at > :now",
                 {"now": now},
             )
-
-        await self._database.run(work)
-
-    async def live(self, room_id: RoomId, *, now: float) -> Sequence[Grant]:
-        """What holds in a room now, the oldest first."""
-        return await self._database.run(lambda db: live_grants(db, room_id, now=now))
-
-    async def rooms(self, *, now: float) -> Sequence[RoomId]:
-        """The rooms in which anything holds."""
-
-        def work(db: sqlite3.Connection) -> list[RoomId]:
             query = f"SELECT DISTINCT room_id FROM grants WHERE {_LIVE}"  # noqa: S608 - constants
             return [RoomId(room_id) for (room_id,) in db.execute(query, {"now": now})]
 
         return await self._database.run(work)
 
-    async def note_seen(self, *, now: float) -> bool:
-        """Those that hold for a time are still live; whether there are any."""
+    async def live(self, room_id: RoomId, *, now: float) -> Sequence[Grant]:
+        """What holds in a room now, the oldest first."""
+        return await self._database.run(lambda db: live_grants(db, room_id, now=now))
 
-        def work(db: sqlite3.Connection) -> bool:
-            cursor = db.execute(
+    async def note_seen(self, *, now: float) -> None:
+        """Those that hold for a time are still live."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
                 f"UPDATE grants SET seen_at = max(seen_at, :now) WHERE {_LIVE} "  # noqa: S608 - constants
                 "AND expires_at IS NOT NULL",
                 {"now": now},
             )
-            return cursor.rowcount > 0
 
-        return await self._database.run(work)
+        await self._database.run(work)
 
 
 def live_grants(db: sqlite3.Connection, room_id: RoomId, *, now: float) -> list[Grant]:
