@@ -29,6 +29,7 @@ from orchestrator.core.approval import ApprovalKind, Deciders
 from orchestrator.core.denial import Denial, Denials, Wanted, is_worth_asking
 from orchestrator.core.egress_rules import Target, is_covered, parse_rule
 from orchestrator.core.grant import build_subject
+from orchestrator.core.policy import RoomEvent
 from orchestrator.errors import StoreError
 from orchestrator.gateway.clock import wait_for_event
 from orchestrator.model import EventId, RoomId, RoomSlug, UserId
@@ -44,7 +45,7 @@ from orchestrator.rooms.grant_keeper import GrantKeeper
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.reaction import LOOK_EVERY_S, Reactions
-from orchestrator.store.api import NewOutboxRow, Replacement, RoomRow
+from orchestrator.store.api import InboxRow, NewOutboxRow, Replacement, RoomRow
 from orchestrator.store.approval_table import Asked, NewApproval
 
 _API_HOST = "api.anthropic.com"
@@ -67,13 +68,13 @@ class EgressAsking:
         self._wake = asyncio.Event()
         self._max_event_bytes = kit.config.gateway.max_event_bytes
         self.keeper = GrantKeeper(kit)
-        self.reactions = Reactions(kit, self._deciders, self._on_changed)
+        self._reactions = Reactions(kit, self._deciders, self._on_changed)
         self._orders = EgressOrders(
             kit, self._deciders, self._denials, never=self._never, on_changed=self._on_changed
         )
 
     def __repr__(self) -> str:
-        return f"<EgressAsking {self._denials!r} {self.reactions!r} {self.keeper!r}>"
+        return f"<EgressAsking {self._denials!r} {self._reactions!r} {self.keeper!r}>"
 
     async def run(self) -> NoReturn:
         """Ask, and end what nobody decides, until cancelled. Only the store's errors come out."""
@@ -81,7 +82,7 @@ class EgressAsking:
         while True:
             self._wake.clear()
             await self._ask_due()
-            await self.reactions.look_again()
+            await self._reactions.look_again()
             until = self._next_deadline(await self._expire())
             await wait_for_event(self._wake, until=until, clock=self._kit.wall_clock)
 
@@ -91,6 +92,12 @@ class EgressAsking:
         """A door refused a host. Called in the middle of that: it must not wait."""
         wanted = partial(self._find_work, slug)
         if self._denials.note(slug, target, wanted=wanted, now=self._kit.wall_clock()):
+            self._wake.set()
+
+    async def react(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
+        """Act on a reaction, and mark its row, now or soon."""
+        await self._reactions.take(row, room_id, event)
+        if self._reactions.holds_any:
             self._wake.set()
 
     async def obey(
@@ -139,7 +146,7 @@ class EgressAsking:
     def _next_deadline(self, next_expiry: float | None) -> float | None:
         now = self._kit.wall_clock()
         times = [self._denials.next_deadline(), next_expiry]
-        times += [now + LOOK_EVERY_S] if self.reactions.holds_any else []
+        times += [now + LOOK_EVERY_S] if self._reactions.holds_any else []
         return min((at for at in times if at is not None), default=None)
 
     async def _expire(self) -> float | None:

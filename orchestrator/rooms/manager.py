@@ -223,7 +223,7 @@ class RoomManager:
 
     async def react(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
         """Act on a reaction, and mark its row."""
-        await self.asking.reactions.take(row, room_id, event)
+        await self.asking.react(row, room_id, event)
 
     def _find_work(self, slug: RoomSlug) -> Wanted:
         """What a room's runner is doing now."""

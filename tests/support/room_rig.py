@@ -216,6 +216,11 @@ class MemoryDoors:
         """As the gateway does."""
         self.listener = listener
 
+    def restart(self) -> None:
+        """As with the process that it lives in: nothing is granted, and nobody listens."""
+        self.granted.clear()
+        self.listener = None
+
     def connect(self, target: Target, room: RoomId = ROOM, slug: RoomSlug | None = None) -> bool:
         """What a door does with a connection: let it through, or tell that it was refused."""
         slug = slug or room_slug(room)
@@ -441,6 +446,7 @@ class Life:
 
 def build_life(rig: Rig, points: CrashPoints) -> Life:
     """Wire the rooms as the daemon does."""
+    rig.doors.restart()
     database = CrashingDatabase(rig.store.database, points)
     own = cast("Database", database)
     store = Store(
