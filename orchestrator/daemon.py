@@ -32,17 +32,16 @@ from orchestrator.control.server import open_control
 from orchestrator.core import texts
 from orchestrator.core.pacing import BudgetState, SendBudget
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
-from orchestrator.egress.gateway import EgressGateway, open_egress
+from orchestrator.egress.gateway import EgressGateway, ProxyMeans, open_egress
 from orchestrator.embedded.homeserver import (
     EmbeddedHomeserver,
     open_embedded_homeserver,
     write_embedded_json,
 )
 from orchestrator.embedded.offline_model import open_offline_model
-from orchestrator.ending import Ending
+from orchestrator.ending import Ending, stop_runners
 from orchestrator.errors import (
     AiAgentChatError,
-    EngineUnavailableError,
     RequestRefusedError,
     RunnerError,
 )
@@ -58,9 +57,8 @@ from orchestrator.matrix.sent import find_sent
 from orchestrator.matrix.sync import SyncStatus, run_sync
 from orchestrator.metrics.server import open_metrics
 from orchestrator.metrics.source import MetricsSource
-from orchestrator.model import EventId, RunnerState
+from orchestrator.model import EventId
 from orchestrator.overview import Overview
-from orchestrator.ports import RunnerBackend, RunnerInfo
 from orchestrator.rooms.intake import Heard, Intake
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.manager import RoomManager
@@ -69,12 +67,12 @@ from orchestrator.runners.image import Base, ensure_image, find_image
 from orchestrator.signals import Stopped, raise_at_signal, until_signal, watch_signals
 from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
+from orchestrator.store.egress_day_table import EgressDayTable
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.upkeep import Upkeep
 
-# For the outbox to drain, and for runners to end: both within the one deadline of `ending.END_S`.
+# For the outbox to drain, within the one deadline of `ending.END_S`.
 _DRAIN_S = 4.0
-_RUNNERS_S = 3.0
 
 # One short transaction; what it would keep can be learnt again.
 _KEEP_S = 1.0
@@ -114,7 +112,7 @@ async def run_daemon(plan: Plan, say: Say) -> None:
                     return
                 by = await _serve(system, stop, ending, say)
                 if by is signal.SIGINT:
-                    await until_signal(stop, _stop_runners(system.kit.backend, say))
+                    await until_signal(stop, stop_runners(system.kit.backend, say))
             finally:
                 ending.close()
 
@@ -178,7 +176,8 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     installation = await store.rooms.installation()
     backend = await enter(open_docker_backend(installation))
     image_id = await _ensure_image(backend, config, plan, say)
-    egress = await enter(open_egress(upstream=upstream, credential=credential))
+    means = ProxyMeans(book=EgressDayTable(store.database), clock=clock)
+    egress = await enter(open_egress(upstream=upstream, credential=credential, means=means))
     housing = HostHousing(
         config=config,
         state_dir=plan.state_dir,
@@ -452,26 +451,6 @@ async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: E
     except (AiAgentChatError, TimeoutError) as e:
         logger.bind(action="daemon.keep", error=type(e).__name__).error(
             "what was learnt of the account's limit is not kept"
-        )
-
-
-async def _stop_runners(backend: RunnerBackend, say: Say) -> None:
-    """Stop this installation's runners, all at once."""
-    running = [info for info in await backend.list() if info.state is RunnerState.RUNNING]
-    if running:
-        say(f"Stopping {len(running)} runner{'s' if len(running) > 1 else ''}…")
-    async with asyncio.TaskGroup() as group:
-        for info in running:
-            group.create_task(_stop_runner(backend, info), name=f"stop {info.slug}")
-
-
-async def _stop_runner(backend: RunnerBackend, info: RunnerInfo) -> None:
-    """One that can't be stopped keeps no other from being stopped."""
-    try:
-        await backend.stop(info.name, grace_s=_RUNNERS_S)
-    except (RunnerError, EngineUnavailableError) as e:
-        logger.bind(action="runner.stop", room=info.slug, error=type(e).__name__).error(
-            "a runner could not be stopped; the next start adopts it"
         )
 
 

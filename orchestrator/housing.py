@@ -12,6 +12,7 @@ from pathlib import Path
 from orchestrator.config import Config
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.naming import room_uid, runner_name
+from orchestrator.core.proxy_env import build_proxy_env
 from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
 from orchestrator.egress.credential import room_placeholder
@@ -92,6 +93,7 @@ class HostHousing:
             spec_hash=spec_hash(spec),
             placeholder=placeholder,
             is_subscription=self._egress.is_subscription,
+            environment=build_proxy_env(),
         )
 
 

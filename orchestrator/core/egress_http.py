@@ -11,7 +11,7 @@ reads from it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -51,6 +51,14 @@ class DenialReason(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     BODY_INVALID = "body_invalid"
     BODY_FEATURE = "body_feature"
+    HOST_HEADER = "host_header"
+    HOST = "host"
+    ADDRESS = "address"
+    EARLY_DATA = "early_data"
+    SERVER_NAME = "server_name"
+    TOO_MANY = "too_many"
+    DAY = "day"
+    UNREACHABLE = "unreachable"
     OWN_FAILURE = "own_failure"
 
 
@@ -88,13 +96,13 @@ def parse_head(raw: bytes) -> RequestHead | Denial:
     if len(raw) > MAX_HEAD_BYTES:
         return head_too_large()
     if not raw.endswith(END_OF_HEAD):
-        return _malformed("the head must end with an empty line")
+        return malformed("the head must end with an empty line")
     first, *lines = raw[: -len(END_OF_HEAD)].split(b"\r\n")
     line = _REQUEST_LINE.fullmatch(first)
     if line is None:
         return _bad_request_line(first)
     method, target = line[1].decode("ascii"), line[2].decode("ascii")
-    headers = _parse_headers(lines)
+    headers = parse_headers(lines)
     if isinstance(headers, Denial):
         return headers
     if method == "CONNECT":
@@ -142,20 +150,21 @@ def _bad_request_line(line: bytes) -> Denial:
             message="Only HTTP/1.1 is spoken here.",
             kind="invalid_request_error",
         )
-    return _malformed("the request line is not of the form METHOD TARGET HTTP/1.1")
+    return malformed("the request line is not of the form METHOD TARGET HTTP/1.1")
 
 
-def _parse_headers(lines: list[bytes]) -> dict[str, str] | Denial:
+def parse_headers(lines: Sequence[bytes]) -> dict[str, str] | Denial:
+    """The header lines, each without its line end; names in lower case, each once. Never raises."""
     if len(lines) > MAX_HEADERS:
         return head_too_large()
     headers: dict[str, str] = {}
     for line in lines:
         match = _HEADER_LINE.fullmatch(line)
         if match is None:
-            return _malformed("a header line is not of the form Name: value")
+            return malformed("a header line is not of the form Name: value")
         name = match[1].decode("ascii").lower()
         if name in headers:
-            return _malformed("a header may be there once")
+            return malformed("a header may be there once")
         headers[name] = match[2].decode("ascii")
     return headers
 
@@ -170,9 +179,9 @@ def _framing(method: str, headers: Mapping[str, str]) -> int | Denial:
             kind="invalid_request_error",
         )
     if _HOST.fullmatch(headers.get("host", "")) is None:
-        return _malformed("one Host header is needed")
+        return malformed("one Host header is needed")
     if headers.get("connection", "keep-alive").lower() not in {"keep-alive", "close"}:
-        return _malformed("Connection may say keep-alive or close")
+        return malformed("Connection may say keep-alive or close")
     if "transfer-encoding" in headers or "te" in headers or "trailer" in headers:
         status = 400 if "content-length" in headers else 411
         return _framing_denial(status, "A body must come with Content-Length, in one piece.")
@@ -193,7 +202,8 @@ def _framing_denial(status: int, message: str) -> Denial:
     )
 
 
-def _malformed(detail: str) -> Denial:
+def malformed(detail: str) -> Denial:
+    """The refusal of what can't be read."""
     return Denial(
         status=400,
         reason=DenialReason.MALFORMED,

@@ -46,7 +46,7 @@ class Overview:
     """What is asked, and until when."""
     refused: Sequence[tuple[str, int]]
     """What was refused lately, and how often."""
-    used_bytes: int | None
+    used_bytes: int
     bytes_per_day: int
     asks: bool
     has_approvers: bool
@@ -61,13 +61,12 @@ def overview(seen: Overview) -> str:
     refused = [
         code(host) + (f" ({count} times)" if count > 1 else "") for host, count in seen.refused
     ]
-    used = "not known" if seen.used_bytes is None else size(seen.used_bytes)
     lines = [
         f"- Allowed by the configuration: {_codes(seen.configured)}",
         f"- Granted here: {_some(granted)}",
         f"- Asked, and open: {_some(asked)}",
         f"- Refused lately: {_some(refused)}",
-        f"- Today: {used} of {size(seen.bytes_per_day)}",
+        f"- Today: {size(seen.used_bytes)} of {size(seen.bytes_per_day)}",
     ]
     if not seen.has_approvers:
         lines.append("- Nobody can grant anything here: access.approvers names nobody")

@@ -28,6 +28,7 @@ from orchestrator.core.egress_http import (
     parse_head,
 )
 from orchestrator.core.egress_policy import UpstreamRequest, check_request, render_error
+from orchestrator.core.proxy_http import is_for_proxy
 from orchestrator.egress.readiness import receive, wait_for_end
 from orchestrator.egress.upstream import (
     Answer,
@@ -69,7 +70,10 @@ class _ClientGoneError(Exception):
 
 
 class Connection:
-    """Serves one accepted socket of a room. Not reusable."""
+    """Serves one accepted socket of a room. Not reusable.
+
+    A request for the proxy (`egress.proxy`) takes the connection over, to its end.
+    """
 
     def __init__(self, sock: socket.socket, door: Door) -> None:
         self._sock = sock
@@ -94,6 +98,10 @@ class Connection:
         self.is_idle, self._has_answered = not self._buffer, False
         raw = await self._read_head()
         if raw is None:
+            return False
+        if not isinstance(raw, Denial) and is_for_proxy(raw):
+            self._door.hand_over(self)
+            await self._door.proxy.serve(raw, self._sock, self._take(len(self._buffer)))
             return False
         try:
             await self._door.wait_for(self._door.requests, 1)

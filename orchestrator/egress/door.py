@@ -24,6 +24,7 @@ from orchestrator.core.pace import Pace
 from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.egress.connection import Connection
 from orchestrator.egress.listener import Listener, open_listener, peer_uid
+from orchestrator.egress.proxy import ProxyMeans, ProxyStats, RoomProxy
 from orchestrator.egress.readiness import wait_readable
 from orchestrator.model import RoomSlug
 
@@ -92,6 +93,8 @@ class DoorStats:
     bytes_down: int = 0
     """Bytes of response bodies sent to the room."""
     last_denial: str | None = None
+    proxy: ProxyStats = field(default_factory=ProxyStats)
+    """Of the connections to other hosts; none of them counts above, but as an open one."""
 
 
 class Door:
@@ -103,6 +106,7 @@ class Door:
         *,
         upstream: Upstream,
         inspector: Inspector,
+        means: ProxyMeans,
         on_denied_host: OnDeniedHost | None = None,
     ) -> None:
         """Binds the socket at once; raises EgressError where that fails."""
@@ -113,6 +117,7 @@ class Door:
         self.upstream = upstream
         self.inspector = inspector
         self.log = logger.bind(component="egress", room=room.slug)
+        self.proxy = RoomProxy(self, means)
         self.requests = Pace(rate=_REQUESTS_PER_S, burst=_REQUESTS_BURST)
         self.bytes = Pace(rate=_BYTES_PER_S, burst=_BYTES_BURST)
         self.checking = Pace(rate=_CHECKING_PER_S, burst=_CHECKING_BURST)
@@ -127,6 +132,7 @@ class Door:
         self._body_freed = asyncio.Event()
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
         self._connections: dict[Connection, asyncio.Task[None]] = {}
+        self._handed_over: set[Connection] = set()
         self._stop = asyncio.Event()
         self._empty = asyncio.Event()
         self._closed = asyncio.Event()
@@ -150,13 +156,14 @@ class Door:
             bytes_up=self.up,
             bytes_down=self.down,
             last_denial=self._last_denial,
+            proxy=self.proxy.stats(),
         )
 
     def note_denial(self, denial: Denial) -> None:
         """Count a refusal, and log it unless there were many just now."""
         self.denied += 1
         self._last_denial = denial.reason.value
-        self._log_paced(
+        self.warn_paced(
             "a request was refused",
             action="egress_denied",
             reason=denial.reason.value,
@@ -167,20 +174,26 @@ class Door:
         """Log a bug of ours: which error, and where; not its text, which may quote a request."""
         frames = traceback.extract_tb(error.__traceback__)
         where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-        self._log_paced(
+        self.warn_paced(
             "the gateway failed",
             action="egress_failed",
             error=type(error).__name__,
             where=where,
         )
 
-    def _log_paced(self, message: str, **fields: str | int) -> None:
-        """A warning, unless there were many just now; the next one says how many were left out."""
+    def warn_paced(self, message: str, **fields: str | int) -> None:
+        """Log a warning, unless there were many just now; the next says how many were left out."""
         if self._log_pace.spend(1, now=asyncio.get_running_loop().time()) > 0:
             self._unlogged += 1
             return
         self.log.bind(**fields, unlogged=self._unlogged).warning(message)
         self._unlogged = 0
+
+    def hand_over(self, connection: Connection) -> None:
+        """From here on the connection is the proxy's, which counts its own. Idempotent."""
+        if connection not in self._handed_over:
+            self._handed_over.add(connection)
+            self._places.release()
 
     async def wait_for(self, pace: Pace, cost: float) -> None:
         """Book the cost at this room's pace, and wait as long as it says."""
@@ -216,6 +229,7 @@ class Door:
                 accepting.cancel()
                 self._listener.close()
                 await self._drain()
+            await self.proxy.close()
         finally:
             self.is_stopping = True
             self._listener.close()
@@ -255,7 +269,7 @@ class Door:
         if uid != self.room.uid:
             self.refused += 1
             sock.close()
-            self._log_paced("a foreign peer was refused", action="egress_peer", uid=uid)
+            self.warn_paced("a foreign peer was refused", action="egress_peer", uid=uid)
             return
         # Only this loop takes places, and it has just seen a free one: this does not wait.
         await self._places.acquire()
@@ -274,7 +288,10 @@ class Door:
 
     def _forget(self, connection: Connection) -> None:
         connection.close()
-        self._places.release()
+        if connection in self._handed_over:
+            self._handed_over.remove(connection)
+        else:
+            self._places.release()
         self._connections.pop(connection, None)
         if not self._connections:
             self._empty.set()

@@ -5,8 +5,8 @@
                                             one for each room            (credential added here)
 ```
 
-The allow-listed way to other hosts is a second kind of request on the same socket: `egress_http`
-knows CONNECT already, and refuses it.
+The allow-listed way to other hosts is a second kind of request on the same socket (`proxy`): one
+connection, one target, and nothing of ours is added.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken, room_placeholder
 from orchestrator.egress.door import Door, DoorStats, OnDeniedHost, RoomDoor
 from orchestrator.egress.inspector import Inspector, open_inspector
+from orchestrator.egress.proxy import ProxyMeans
 from orchestrator.egress.upstream import Upstream
 from orchestrator.errors import EgressError
 from orchestrator.model import RoomSlug
@@ -31,6 +32,7 @@ __all__ = [
     "DoorStats",
     "EgressGateway",
     "OAuthToken",
+    "ProxyMeans",
     "RoomDoor",
     "open_egress",
     "room_placeholder",
@@ -42,9 +44,16 @@ _log = logger.bind(component="egress")
 class EgressGateway:
     """All doors. Invariant: one open door for a slug, and its task runs in the gateway's group."""
 
-    def __init__(self, upstream: Upstream, inspector: Inspector, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        inspector: Inspector,
+        means: ProxyMeans,
+        group: asyncio.TaskGroup,
+    ) -> None:
         self._upstream = upstream
         self._inspector = inspector
+        self._means = means
         self._group = group
         self._doors: dict[RoomSlug, Door] = {}
         self._grants: dict[RoomSlug, tuple[HostRule, ...]] = {}
@@ -80,6 +89,7 @@ class EgressGateway:
             door,
             upstream=self._upstream,
             inspector=self._inspector,
+            means=self._means,
             on_denied_host=self._note_denied_host,
         )
         opened.grants = self._grants.get(door.slug, ())
@@ -128,7 +138,9 @@ class EgressGateway:
 
 
 @contextlib.asynccontextmanager
-async def open_egress(*, upstream: str, credential: Credential) -> AsyncIterator[EgressGateway]:
+async def open_egress(
+    *, upstream: str, credential: Credential, means: ProxyMeans | None = None
+) -> AsyncIterator[EgressGateway]:
     """A gateway without doors; at exit all doors are drained, for at most DRAIN_S, then closed.
 
     The API is not contacted: whether it answers shows with the first request, and is told to the
@@ -140,7 +152,7 @@ async def open_egress(*, upstream: str, credential: Credential) -> AsyncIterator
     failure: Exception | None = None
     api = Upstream(upstream, credential)
     async with open_inspector() as inspector, asyncio.TaskGroup() as group:
-        gateway = EgressGateway(api, inspector, group)
+        gateway = EgressGateway(api, inspector, means or ProxyMeans(), group)
         try:
             yield gateway
         except Exception as e:  # noqa: BLE001 (raised below: a group would wrap the caller's error)

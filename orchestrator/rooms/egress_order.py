@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from loguru import logger
 
@@ -24,6 +25,7 @@ from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.store.api import NewOutboxRow, RoomRow
 from orchestrator.store.approval_table import ASK_AGAIN_S
+from orchestrator.store.egress_day_table import EgressDayTable
 from orchestrator.store.egress_effect import EgressChange, allow_host, deny_host, revoke_host
 from orchestrator.store.grant_table import NewGrant
 
@@ -127,13 +129,14 @@ class EgressOrders:
 
     async def _overview(self, room: RoomRow) -> str:
         now, egress = self._kit.wall_clock(), self._profile(room).egress
+        day = datetime.fromtimestamp(now, tz=UTC).date().isoformat()
         questions = await self._kit.store.approvals.open_in(room.room_id)
         seen = egress_texts.Overview(
             configured=egress.allow,
             grants=await self._kit.store.grants.live(room.room_id, now=now),
             questions=[(str(parse_subject(q.subject)), q.expires_at) for q in questions],
             refused=[(str(d.target), d.count) for d in self._denials.recent(room.slug)],
-            used_bytes=None,
+            used_bytes=await EgressDayTable(self._kit.store.database).used(room.slug, day),
             bytes_per_day=egress.bytes_per_day,
             asks=egress.ask,
             has_approvers=self._deciders.has_any,

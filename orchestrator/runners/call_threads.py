@@ -18,7 +18,8 @@ T = TypeVar("T")
 class CallThreads:
     """Invariant: at most `most` calls run, the given up ones included; others wait their turn."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, name: str = "docker call") -> None:
+        self._name = name
         self._free = asyncio.Semaphore(most)
 
     def __repr__(self) -> str:
@@ -53,7 +54,7 @@ class CallThreads:
                 loop.call_soon_threadsafe(settle, result, error)
 
         try:
-            threading.Thread(target=call, name="docker call", daemon=True).start()
+            threading.Thread(target=call, name=self._name, daemon=True).start()
         except RuntimeError:  # the host has no thread left
             self._free.release()
             raise
