@@ -273,6 +273,9 @@ class _Exchange:
         finally:
             self._held_back -= 1
             self._touch()
+        if not self._proxy.allows(self._request.target):
+            # What allowed it has ended: it is cut where it is.
+            raise ClientGoneError
 
     def _touch(self) -> None:
         """Begin the time of idleness anew; it stands still while the room's pace holds it back."""

@@ -43,6 +43,10 @@ EARLY = Denial(
 )
 
 
+class _GrantEndedError(Exception):
+    """What allowed the tunnel's host holds no more, by its time or by somebody's word."""
+
+
 async def serve_tunnel(proxy: RoomProxy, target: Target, client: SocketClient) -> Denial | None:
     """Serve a CONNECT whose target may be reached; a Denial where nothing was answered yet.
 
@@ -112,7 +116,7 @@ async def _connect_and_relay(
     with contextlib.closing(upstream):
         try:
             await _Relay(proxy, flow, client.socket, upstream).run(hello)
-        except* (DaySpentError, HelloRefusedError, OSError) as group:
+        except* (DaySpentError, HelloRefusedError, _GrantEndedError, OSError) as group:
             flow.ended_by = _why(group)
 
 
@@ -122,6 +126,8 @@ def _why(group: BaseExceptionGroup) -> str:
         return "day"
     if isinstance(first, HelloRefusedError):
         return "hello"
+    if isinstance(first, _GrantEndedError):
+        return "grant"
     return "idle" if isinstance(first, TimeoutError) else "broken"
 
 
@@ -163,6 +169,8 @@ class _Relay:
     async def _send(self, sock: socket.socket, data: bytes, count: Callable[[int], None]) -> None:
         async with self._at_pace():
             await self._proxy.move(len(data))
+        if not self._proxy.allows(self._flow.target):
+            raise _GrantEndedError
         await asyncio.get_running_loop().sock_sendall(sock, data)
         count(len(data))
         self._touch()
