@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -16,6 +17,7 @@ from orchestrator.config_types import (
     parse_size,
 )
 from orchestrator.core.egress_rules import is_address, parse_host
+from orchestrator.core.proxy_policy import IpNetwork
 from orchestrator.model import Limits, Permissions
 
 _VARIABLE = r"^[A-Z][A-Z0-9_]{0,63}$"
@@ -76,6 +78,11 @@ class EgressConfig(Section):
     bytes_per_second: Size = 16 << 20
     bytes_per_day: Size = 10 << 30
     idle_s: Seconds = 120
+
+    @property
+    def networks(self) -> tuple[IpNetwork, ...]:
+        """`internal`, as values."""
+        return tuple(ipaddress.ip_network(network) for network in self.internal)
 
 
 class SecretConfig(Section):

@@ -34,6 +34,10 @@ NOT_THE_API = (
     "The Messages API is reached through the gateway, with this installation's credential. A "
     "tunnel past it can't be granted."
 )
+NOT_PUBLIC = (
+    "That is this host's own network or one like it, which stays refused whoever allows it; the "
+    "operator can name networks that may be reached (egress.internal)."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ lost in a crash is at most a refusal that nobody was asked about: the next one a
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -219,8 +218,9 @@ class EgressAsking:
     async def _is_askable(self, room: RoomRow, profile: RoomProfile, target: Target) -> bool:
         """Whether a question could change anything."""
         egress = profile.egress
-        internal = [ipaddress.ip_network(network) for network in egress.internal]
-        if not egress.ask or not is_worth_asking(target, internal=internal, never=self._never):
+        if not egress.ask or not is_worth_asking(
+            target, internal=egress.networks, never=self._never
+        ):
             return False
         grants = await self._kit.store.grants.live(room.room_id, now=self._kit.wall_clock())
         rules = [*(parse_rule(rule) for rule in egress.allow), *(grant.rule for grant in grants)]

@@ -14,9 +14,9 @@ from loguru import logger
 
 from orchestrator.core import egress_texts
 from orchestrator.core.approval import Deciders
-from orchestrator.core.denial import Denials
+from orchestrator.core.denial import Denials, is_worth_asking
 from orchestrator.core.egress_command import EgressOrder, EgressVerb, parse_order
-from orchestrator.core.egress_rules import HostRule, parse_rule
+from orchestrator.core.egress_rules import HostRule, Scheme, Target, parse_rule
 from orchestrator.core.grant import HOUR_S, names_same, parse_subject
 from orchestrator.core.reason import COMMAND
 from orchestrator.model import EventId, RoomId, UserId
@@ -74,8 +74,15 @@ class EgressOrders:
             await self._say(asked, await self._overview(room))
         elif not await self._may_decide(room_id, sender):
             await self._say(asked, egress_texts.NOT_APPROVER)
+        elif order.verb is EgressVerb.ALLOW and not self._can_be_granted(room, order.rule):
+            await self._say(asked, egress_texts.NOT_PUBLIC)
         else:
             await self._change(asked, order, order.rule)
+
+    def _can_be_granted(self, room: RoomRow, rule: HostRule) -> bool:
+        internal = self._profile(room).egress.networks
+        target = Target(host=rule.host, port=rule.port or 443, scheme=Scheme.HTTPS)
+        return is_worth_asking(target, internal=internal, never=self._never)
 
     async def _may_decide(self, room_id: RoomId, sender: UserId) -> bool:
         is_named = self._deciders.may_decide(sender)

@@ -171,8 +171,13 @@ def test_bad_input_and_nothing_to_change_get_one_line(tmp_path: Path) -> None:
                     "allow api.anthropic.com",
                     "deny example.org",
                     "revoke git.example.org",
+                    "allow 169.254.169.254",
+                    "allow 10.1.2.3 always",
+                    "allow localhost:8080",
                 )
             ]
+        assert answers[5:] == [egress_texts.NOT_PUBLIC] * 3
+        assert await rows(rig, "SELECT * FROM grants") == []
         assert answers[:3] == [
             egress_texts.USAGE,
             egress_texts.NO_WILDCARD,
@@ -195,7 +200,7 @@ def test_the_list_shows_what_is_configured_granted_asked_and_refused(tmp_path: P
         assert "Allowed by the configuration: `git.example.org`, `*.pip.example.org`" in shown
         assert "Granted here: `a.example.org:443` until 20" in shown
         assert "Refused lately: `example.org` (2 times), `a.example.org`" in shown
-        assert "of 10 GiB" in shown
+        assert "Today: 0 B of 10 GiB" in shown
 
     allow = ["git.example.org", "*.pip.example.org"]
     run_asking(tmp_path, test, defaults={"egress": {"allow": allow}})
