@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from orchestrator.core import egress_texts
 from orchestrator.core.denial import QUESTIONS_PER_MINUTE
 from orchestrator.core.egress_rules import Scheme, parse_rule
 from orchestrator.core.naming import room_slug
-from orchestrator.model import JsonObject, RoomId
+from orchestrator.model import EventId, JsonObject, RoomId
 from orchestrator.store.api import InboxKind
 from orchestrator.store.approval_table import ASK_AGAIN_S, MAX_OPEN
 from tests.support.asking import (
@@ -36,7 +37,7 @@ from tests.support.asking import (
     uses,
 )
 from tests.support.outbox import FlakyHomeserver
-from tests.support.room_rig import ALICE, ME, ROOM, Rig
+from tests.support.room_rig import ALICE, ME, ROOM, Life, Rig
 from tests.unit.rooms.scenario import tell
 
 OTHER = RoomId("!other:test")
@@ -112,7 +113,7 @@ def test_an_approver_allows_it_for_good_which_a_restart_does_not_change(tmp_path
         async with rig.life() as life:
             await handle(life)
             assert rig.doors.granted[SLUG] == GRANTED
-            await asyncio.sleep(30 * 86400)
+            await asyncio.sleep(2 * 3600)
             assert rig.doors.connect(HOST)
         assert len(await said_of(rig, "for good, by")) == 1
 
@@ -271,17 +272,19 @@ def test_a_message_of_ours_that_is_no_question_is_none(tmp_path: Path) -> None:
     run_asking(tmp_path, test)
 
 
+async def react_sealed(rig: Rig, life: Life, question: EventId) -> None:
+    """A reaction whose key has not come."""
+    content = relation(question, HOUR)
+    clear: JsonObject = {"type": "m.reaction", "sender": CAROL, "content": content}
+    await rig.receive_event("m.room.encrypted", {"key": "k1", "clear": clear}, CAROL)
+    await handle(life)
+
+
 def test_an_encrypted_reaction_counts_as_one_in_the_clear_does(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         async with rig.life() as life:
             question = await ask(rig)
-            clear: JsonObject = {
-                "type": "m.reaction",
-                "sender": CAROL,
-                "content": relation(question, HOUR),
-            }
-            await rig.receive_event("m.room.encrypted", {"key": "k1", "clear": clear}, CAROL)
-            await handle(life)
+            await react_sealed(rig, life, question)
             assert not rig.doors.connect(HOST)
             await rig.receive_row(InboxKind.TO_DEVICE, {"key": "k1", "room_id": ROOM})
             await handle(life)
@@ -296,13 +299,7 @@ def test_a_key_that_was_there_before_a_restart_opens_a_reaction_at_the_start(
     async def test(rig: Rig) -> None:
         async with rig.life() as life:
             question = await ask(rig)
-            clear: JsonObject = {
-                "type": "m.reaction",
-                "sender": CAROL,
-                "content": relation(question, HOUR),
-            }
-            await rig.receive_event("m.room.encrypted", {"key": "k1", "clear": clear}, CAROL)
-            await handle(life)
+            await react_sealed(rig, life, question)
         rig.encryption.keys.add("k1")
         async with rig.life() as life:
             await handle(life)
@@ -312,15 +309,24 @@ def test_a_key_that_was_there_before_a_restart_opens_a_reaction_at_the_start(
     run_asking(tmp_path, test)
 
 
+async def react_early(rig: Rig, life: Life, account: FlakyHomeserver) -> None:
+    """The homeserver has the question, its answer was lost, and somebody reacts."""
+
+    async def is_there() -> bool:
+        return bool(account.timeline)
+
+    await listening(rig)
+    rig.doors.connect(HOST)
+    await rig.wait(is_there)
+    (question,) = account.known.values()
+    await react(rig, life, question, HOUR)
+
+
 def test_a_reaction_that_comes_before_our_own_mark_waits_for_it(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         account = rig.account = FlakyHomeserver(accepts=True)
         async with rig.life() as life:
-            await listening(rig)
-            rig.doors.connect(HOST)
-            await rig.wait(lambda: _has(account.timeline))
-            (question,) = account.known.values()
-            await react(rig, life, question, HOUR)
+            await react_early(rig, life, account)
             assert await rig.inbox_states() == [("new", None)]
             assert not rig.doors.connect(HOST)
             account.is_away = lambda _: False
@@ -334,11 +340,7 @@ def test_a_reaction_that_waits_is_taken_up_by_the_next_life(tmp_path: Path) -> N
     async def test(rig: Rig) -> None:
         account = rig.account = FlakyHomeserver(accepts=True)
         async with rig.life() as life:
-            await listening(rig)
-            rig.doors.connect(HOST)
-            await rig.wait(lambda: _has(account.timeline))
-            (question,) = account.known.values()
-            await react(rig, life, question, HOUR)
+            await react_early(rig, life, account)
         account.is_away = lambda _: False
         async with rig.life() as life:
             life.notify()
@@ -361,10 +363,6 @@ def test_a_reaction_to_nothing_waits_for_a_bounded_time(tmp_path: Path) -> None:
             assert await rig.inbox_states() == [("ignored", "reaction")]
 
     run_asking(tmp_path, test)
-
-
-async def _has(held: list[Any]) -> bool:
-    return bool(held)
 
 
 async def _is_granted(rig: Rig) -> bool:
@@ -539,3 +537,39 @@ def test_a_refusal_in_a_room_that_was_left_asks_nobody(tmp_path: Path) -> None:
         assert await rows(rig, "SELECT revoked_by FROM grants") == [("-",)]
 
     run_asking(tmp_path, test)
+
+
+def test_the_log_says_who_allowed_what_and_until_when(tmp_path: Path) -> None:
+    logged: list[dict[str, Any]] = []
+    logger.enable("orchestrator")
+    sink = logger.add(lambda message: logged.append(message.record["extra"]), level="INFO")
+
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await react(rig, life, await ask(rig), HOUR)
+            await rig.receive("!egress revoke example.org", sender=CAROL)
+            await handle(life)
+            await react(rig, life, await ask(rig, target("b.example.org")), NO)
+            await rig.receive("!egress allow c.example.org", sender=CAROL)
+            await handle(life)
+            await asyncio.sleep(3601)
+
+    try:
+        run_asking(tmp_path, test)
+    finally:
+        logger.remove(sink)
+    lines = [extra for extra in logged if str(extra.get("action", "")).startswith("egress.")]
+    assert [line["action"] for line in lines] == [
+        "egress.ask",
+        "egress.grant",
+        "egress.revoke",
+        "egress.ask",
+        "egress.refuse",
+        "egress.grant",
+        "egress.grant_ended",
+    ]
+    granted, by_command = lines[1], lines[5]
+    assert (granted["by"], granted["subject"]) == (CAROL, "https example.org:443")
+    assert (by_command["by"], by_command["host"]) == (CAROL, "c.example.org")
+    assert all(line["until"] > 3600 for line in (granted, by_command))
+    assert all(line["room"] == ROOM for line in lines)
