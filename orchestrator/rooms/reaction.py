@@ -27,6 +27,7 @@ from orchestrator.core.approval import (
     parse_key,
 )
 from orchestrator.core.policy import RoomEvent
+from orchestrator.errors import StoreError
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.rooms.egress_question import build_decision_rows
 from orchestrator.rooms.kit import Kit
@@ -100,7 +101,18 @@ class Reactions:
     async def look_again(self) -> None:
         """Look at those that were held."""
         for answer in list(self._held):
-            if await self._settle(answer):
+            try:
+                is_settled = await self._settle(answer)
+            except StoreError:
+                raise
+            except Exception as e:  # noqa: BLE001 - one poisoned event must not take others along
+                logger.bind(
+                    action="intake.failed", room=answer.room_id, error=type(e).__name__
+                ).error("a reaction was not handled")
+                reason = type(e).__name__
+                await self._kit.store.inbox.mark(answer.seq, InboxState.FAILED, reason=reason)
+                is_settled = True
+            if is_settled:
                 self._held.remove(answer)
 
     def _read(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> _Answer | None:

@@ -33,7 +33,7 @@ from orchestrator.store.grant_table import (
     last_revoked_at,
     revoke_grants,
 )
-from orchestrator.store.outbox_table import insert_outbox
+from orchestrator.store.outbox_table import insert_outbox, take_back_outbox
 
 MAX_OPEN = 8
 """Open questions in a room. More would stand above what anybody scrolls back to."""
@@ -208,6 +208,8 @@ def end_room(db: sqlite3.Connection, room_id: RoomId, *, now: float) -> None:
     """Withdraw what is asked in a room and take back what was allowed there."""
     for approval in _open_in(db, room_id):
         _end(db, approval, ApprovalEvent.ROOM_ENDED, by=None, now=now)
+        # Else it would move to the room that replaces this one, and decide nothing there.
+        take_back_outbox(db, approval.txn_id)
     revoke_grants(db, room_id, None, by=BY_SYSTEM, now=now)
 
 

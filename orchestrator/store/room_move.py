@@ -21,7 +21,7 @@ from orchestrator.core.naming import refused_txn_id
 from orchestrator.model import RoomId, TxnId
 from orchestrator.store.api import NewOutboxRow, Replacement
 from orchestrator.store.approval_table import end_room
-from orchestrator.store.outbox_table import FORBIDDEN, insert_outbox
+from orchestrator.store.outbox_table import FORBIDDEN, insert_outbox, take_back_outbox
 
 # An upgrade forbids the agent to write in the old room. What it was refused there since shortly
 # before we read of the upgrade (a sync that was given up and asked again takes a minute or two)
@@ -128,11 +128,7 @@ def _forget_stand_ins(db: sqlite3.Connection, old: RoomId, *, refused_since: flo
     told: list[int] = []
     for seq, txn_id in refused:
         stand_in = refused_txn_id(TxnId(txn_id))
-        db.execute(
-            "DELETE FROM outbox WHERE txn_id = ? "
-            "AND (state = 'refused' OR state = 'queued' AND attempts = 0)",
-            (stand_in,),
-        )
+        take_back_outbox(db, stand_in)
         if db.execute("SELECT 1 FROM outbox WHERE txn_id = ?", (stand_in,)).fetchone():
             told.append(seq)
     return told

@@ -241,6 +241,29 @@ def test_an_upgrade_moves_no_grant_and_no_question(tmp_path: Path) -> None:
     run_asking(tmp_path, test)
 
 
+def test_a_question_that_was_not_sent_before_the_upgrade_is_not_sent_after_it(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        account, rig.account = rig.account, None
+        async with rig.life() as life:
+            await listening(rig)
+            rig.doors.connect(HOST)
+            await rig.wait_body("**Refused: `example.org`**")
+            await tombstone(rig)
+            await creation(rig)
+            life.notify()
+            await rig.wait_body(texts.ROOM_CONTINUES, room=NEW)
+        rig.account = account
+        async with rig.life():
+            await asyncio.sleep(5)
+        assert account is not None
+        assert account.bodies(NEW) == [texts.ROOM_CONTINUES]
+        assert account.bodies(ROOM) == []
+
+    run_asking(tmp_path, test)
+
+
 def test_a_reaction_from_before_the_upgrade_that_is_read_after_it_is_late(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         async with rig.life() as life:
