@@ -32,7 +32,7 @@ from orchestrator.control.server import open_control
 from orchestrator.core import texts
 from orchestrator.core.pacing import BudgetState, SendBudget
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
-from orchestrator.egress.gateway import ProxyMeans, open_egress
+from orchestrator.egress.gateway import EgressGateway, ProxyMeans, open_egress
 from orchestrator.egress.interceptor import TlsInterceptor
 from orchestrator.embedded.homeserver import (
     EmbeddedHomeserver,
@@ -40,10 +40,9 @@ from orchestrator.embedded.homeserver import (
     write_embedded_json,
 )
 from orchestrator.embedded.offline_model import open_offline_model
-from orchestrator.ending import Ending
+from orchestrator.ending import Ending, stop_runners
 from orchestrator.errors import (
     AiAgentChatError,
-    EngineUnavailableError,
     RequestRefusedError,
     RunnerError,
 )
@@ -59,9 +58,8 @@ from orchestrator.matrix.sent import find_sent
 from orchestrator.matrix.sync import SyncStatus, run_sync
 from orchestrator.metrics.server import open_metrics
 from orchestrator.metrics.source import MetricsSource
-from orchestrator.model import EventId, RunnerState
+from orchestrator.model import EventId
 from orchestrator.overview import Overview
-from orchestrator.ports import RunnerBackend, RunnerInfo
 from orchestrator.room_secret import RoomSecrets
 from orchestrator.rooms.intake import Heard, Intake
 from orchestrator.rooms.kit import Kit
@@ -75,9 +73,8 @@ from orchestrator.store.egress_day_table import EgressDayTable
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.upkeep import Upkeep
 
-# For the outbox to drain, and for runners to end: both within the one deadline of `ending.END_S`.
+# For the outbox to drain, within the one deadline of `ending.END_S`.
 _DRAIN_S = 4.0
-_RUNNERS_S = 3.0
 
 # One short transaction; what it would keep can be learnt again.
 _KEEP_S = 1.0
@@ -118,7 +115,7 @@ async def run_daemon(plan: Plan, say: Say) -> None:
                     return
                 by = await _serve(system, stop, ending, say)
                 if by is signal.SIGINT:
-                    await until_signal(stop, _stop_runners(system.kit.backend, say))
+                    await until_signal(stop, stop_runners(system.kit.backend, say))
             finally:
                 ending.close()
 
@@ -136,6 +133,7 @@ class _Opened:
     clock: SteadyClock
     backend: DockerBackend
     housing: HostHousing
+    egress: EgressGateway
     matrix: MatrixClient
     learnt: BudgetState | None
     txns_since: float
@@ -212,6 +210,7 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
             clock=clock,
             backend=backend,
             housing=housing,
+            egress=egress,
             matrix=matrix,
             learnt=await store.meta.send_budget(),
             txns_since=await store.meta.device_since(matrix.device_id, now=clock()),
@@ -248,6 +247,7 @@ def _assemble(opened: _Opened) -> _System:
         store=store,
         backend=opened.backend,
         housing=opened.housing,
+        doors=opened.egress,
         courtesies=courtesies,
         notify_outbox=sender.notify,
         may_show_progress=sender.may_show_progress,
@@ -338,6 +338,8 @@ def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[
     """Everything else that runs in the daemon besides one task for each room."""
     tasks: dict[str, Coroutine[Any, Any, None]] = {
         "rooms": system.manager.run(),
+        "egress grants": system.manager.asking.keeper.run(),
+        "egress questions": system.manager.asking.run(),
         "inbound windows": system.gate.run(),
         "intake": system.intake.run(),
         "sync": _sync(system, in_step),
@@ -459,26 +461,6 @@ async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: E
     except (AiAgentChatError, TimeoutError) as e:
         logger.bind(action="daemon.keep", error=type(e).__name__).error(
             "what was learnt of the account's limit is not kept"
-        )
-
-
-async def _stop_runners(backend: RunnerBackend, say: Say) -> None:
-    """Stop this installation's runners, all at once."""
-    running = [info for info in await backend.list() if info.state is RunnerState.RUNNING]
-    if running:
-        say(f"Stopping {len(running)} runner{'s' if len(running) > 1 else ''}…")
-    async with asyncio.TaskGroup() as group:
-        for info in running:
-            group.create_task(_stop_runner(backend, info), name=f"stop {info.slug}")
-
-
-async def _stop_runner(backend: RunnerBackend, info: RunnerInfo) -> None:
-    """One that can't be stopped keeps no other from being stopped."""
-    try:
-        await backend.stop(info.name, grace_s=_RUNNERS_S)
-    except (RunnerError, EngineUnavailableError) as e:
-        logger.bind(action="runner.stop", room=info.slug, error=type(e).__name__).error(
-            "a runner could not be stopped; the next start adopts it"
         )
 
 

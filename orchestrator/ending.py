@@ -9,14 +9,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from loguru import logger
 
+from orchestrator.errors import EngineUnavailableError, RunnerError
+from orchestrator.model import RunnerState
+from orchestrator.ports import RunnerBackend, RunnerInfo
+
 # Below Docker's patience (10 s) and systemd's (90 s). Rooms, outbox and runners have bounds of
 # their own within it; what is left is for the homeserver's child, doors, connections, database.
 END_S = 9.0
+_RUNNERS_S = 3.0
 
 
 class Ending:
@@ -100,3 +106,23 @@ class Ending:
         self._cuts += 1
         logger.bind(action="daemon.cut", why=why).warning("closing is cut short")
         self._task.cancel()
+
+
+async def stop_runners(backend: RunnerBackend, say: Callable[[str], None]) -> None:
+    """Stop this installation's runners, all at once."""
+    running = [info for info in await backend.list() if info.state is RunnerState.RUNNING]
+    if running:
+        say(f"Stopping {len(running)} runner{'s' if len(running) > 1 else ''}…")
+    async with asyncio.TaskGroup() as group:
+        for info in running:
+            group.create_task(_stop_runner(backend, info), name=f"stop {info.slug}")
+
+
+async def _stop_runner(backend: RunnerBackend, info: RunnerInfo) -> None:
+    """One that can't be stopped keeps no other from being stopped."""
+    try:
+        await backend.stop(info.name, grace_s=_RUNNERS_S)
+    except (RunnerError, EngineUnavailableError) as e:
+        logger.bind(action="runner.stop", room=info.slug, error=type(e).__name__).error(
+            "a runner could not be stopped; the next start adopts it"
+        )

@@ -155,7 +155,7 @@ def open_authority(config: Config, state_dir: Path) -> Authority | None:
 def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:
     return ProxyPolicy(
         allow=tuple(parse_rule(rule) for rule in egress.allow),
-        internal=tuple(ipaddress.ip_network(network) for network in egress.internal),
+        internal=egress.networks,
         hosts={name: ipaddress.ip_address(address) for name, address in egress.hosts.items()},
         intercept=tuple(parse_rule(rule) for rule in egress.intercept),
         asks=egress.ask,

@@ -32,6 +32,7 @@ from orchestrator.errors import (
 from orchestrator.model import InstallationId, TurnOutcome
 from orchestrator.rooms.outgoing import Final, build_turn_notice_rows
 from orchestrator.store.api import InboxKind, InboxState, Restored
+from orchestrator.store.approval_table import withdraw_all
 from orchestrator.store.checking import check_file, index_path, log_path
 from orchestrator.store.copying import (
     COPIES_DIR,
@@ -42,6 +43,7 @@ from orchestrator.store.copying import (
     time_stamp,
 )
 from orchestrator.store.database import hold_state_dir, open_database
+from orchestrator.store.grant_table import revoke_all_grants
 from orchestrator.store.inbox_table import write_restored
 from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.room_table import reserve_indexes
@@ -193,6 +195,9 @@ def _mark(db: sqlite3.Connection, restored: Restored, reserved: Mapping[str, int
     # The CLI keeps a session from its first message on: one that had none yet may have one now, and
     # can neither be begun again nor resumed for sure.
     db.execute("DELETE FROM sessions WHERE resumable = 0")
+    # What was taken back since the copy must not hold again, and who decided since is not known.
+    withdraw_all(db, now=restored.restored_at)
+    revoke_all_grants(db, now=restored.restored_at)
     _forget_inbox(db, restored)
 
 

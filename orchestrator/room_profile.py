@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -17,6 +18,7 @@ from orchestrator.config_types import (
 )
 from orchestrator.core.cli_policy import ProjectPolicy
 from orchestrator.core.egress_rules import is_address, parse_host
+from orchestrator.core.proxy_policy import IpNetwork
 from orchestrator.core.variable_name import is_reserved
 from orchestrator.model import Limits, Permissions
 
@@ -86,6 +88,11 @@ class EgressConfig(Section):
     bytes_per_second: Size = 16 << 20
     bytes_per_day: Size = 10 << 30
     idle_s: Seconds = 120
+
+    @property
+    def networks(self) -> tuple[IpNetwork, ...]:
+        """`internal`, as values."""
+        return tuple(ipaddress.ip_network(network) for network in self.internal)
 
 
 class SecretConfig(Section):

@@ -1,4 +1,4 @@
-"""Write docs/states.md from the tables of orchestrator.core.lifecycle.
+"""Write docs/states.md from the tables of orchestrator.core.lifecycle and .approval.
 
 python -m scripts.state_diagrams
 """
@@ -6,10 +6,11 @@ python -m scripts.state_diagrams
 from __future__ import annotations
 
 import inspect
+import sys
 from enum import StrEnum
 from pathlib import Path
 
-from orchestrator.core import lifecycle
+from orchestrator.core.approval import APPROVAL_TABLE, ApprovalEvent, ApprovalState
 from orchestrator.core.lifecycle import (
     RUNNER_TABLE,
     TURN_TABLE,
@@ -25,8 +26,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "states.md"
 _HEAD = """\
 # States
 
-Written from the tables in `orchestrator/core/lifecycle.py` by `python -m scripts.state_diagrams`; a
-test compares them. Change the tables, not this page.
+Written from the tables in `orchestrator/core/lifecycle.py` and `orchestrator/core/approval.py` by
+`python -m scripts.state_diagrams`; a test compares them. Change the tables, not this page.
 
 ## A turn
 
@@ -42,11 +43,19 @@ row) give the next step; then look again. Replacing is *remove*, then *create* a
 outdated runner is one made from another specification than the one that is valid now.
 """
 
+_APPROVAL_HEAD = """\
+## A question to a room
+
+What the room's runner wants and may not, until a person decides. The first decision stands: there
+is no arrow out of any end.
+"""
+
 
 def render() -> str:
     """The whole page."""
     parts = [_HEAD, _turn_diagram(), _meanings(TurnEvent), _RUNNER_HEAD, _runner_table()]
     parts += [_meanings(RunnerSight), _meanings(RunnerGoal)]
+    parts += [_APPROVAL_HEAD, _approval_diagram(), _meanings(ApprovalEvent)]
     return "\n".join(parts)
 
 
@@ -55,6 +64,14 @@ def _turn_diagram() -> str:
     for state, cells in TURN_TABLE.items():
         lines += [f"    {state} --> {target}: {event}" for event, target in cells.items()]
     return "\n".join([*lines, f"    {TurnState.ENDED} --> [*]", "```", ""])
+
+
+def _approval_diagram() -> str:
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {ApprovalState.OPEN}"]
+    for state, cells in APPROVAL_TABLE.items():
+        lines += [f"    {state} --> {target}: {event}" for event, target in cells.items()]
+        lines += [] if cells else [f"    {state} --> [*]"]
+    return "\n".join([*lines, "```", ""])
 
 
 def _runner_table() -> str:
@@ -69,7 +86,7 @@ def _runner_table() -> str:
 
 def _meanings(kind: type[StrEnum]) -> str:
     """The sentence that stands below each member in the source."""
-    source = inspect.getsource(lifecycle).split(f"class {kind.__name__}(", 1)[1]
+    source = inspect.getsource(sys.modules[kind.__module__]).split(f"class {kind.__name__}(", 1)[1]
     lines = []
     for member in kind:
         after = source.split(f'{member.name} = "{member.value}"\n', 1)[1].lstrip()

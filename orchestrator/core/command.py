@@ -20,6 +20,7 @@ class CommandName(StrEnum):
     CANCEL = "cancel"
     NEW = "new"
     RETRY = "retry"
+    EGRESS = "egress"
 
 
 SUMMARIES: dict[CommandName, str] = {
@@ -28,6 +29,7 @@ SUMMARIES: dict[CommandName, str] = {
     CommandName.CANCEL: "stop what is running",
     CommandName.NEW: "start a new conversation; the files stay",
     CommandName.RETRY: "another go at the last message that ended without an answer",
+    CommandName.EGRESS: "hosts that can be reached from here; `allow`, `deny` or `revoke` HOST",
 }
 
 
@@ -63,3 +65,9 @@ def render_help() -> str:
     """The list of commands as Markdown."""
     lines = [f"- `{PREFIX}{name}` — {SUMMARIES[name]}" for name in CommandName]
     return "\n".join(lines)
+
+
+def is_for_approvers(text: str) -> bool:
+    """Whether it is a command that people may use who can decide, and need not run turns."""
+    command = parse_command(text)
+    return isinstance(command, Command) and command.name is CommandName.EGRESS

@@ -58,6 +58,11 @@ def txn_id(source: str, part: int) -> TxnId:
     return TxnId(f"aac-{_digest(source)[:24]}-{part}")
 
 
+def approval_id(room_id: RoomId, kind: str, subject: str, number: int) -> str:
+    """The `number`-th question of a room about the same subject."""
+    return f"a{_digest(f'{room_id}|{kind}|{subject}|{number}')[:24]}"
+
+
 def refused_txn_id(refused: TxnId) -> TxnId:
     """The transaction id of what is said in place of a message that was refused for good."""
     return txn_id(f"{refused}:refused", 0)

@@ -180,9 +180,9 @@ def ended(
         case TurnOutcome.CANCELLED:
             return "Cancelled."
         case TurnOutcome.TIMED_OUT if reason == "ceiling":
-            return f"Stopped: it ran for {_duration(ceiling_s)}, the longest that is allowed here."
+            return f"Stopped: it ran for {duration(ceiling_s)}, the longest that is allowed here."
         case TurnOutcome.TIMED_OUT:
-            return f"Stopped: nothing came for {_duration(timeout_s)}."
+            return f"Stopped: nothing came for {duration(timeout_s)}."
         case TurnOutcome.OUT_OF_MEMORY:
             return (
                 f"Stopped: it met this room's memory limit of {size(limits.memory_bytes)}. "
@@ -248,7 +248,7 @@ def runner_trouble(why: str) -> str:
 def start_trouble(failures: int, delay_s: float) -> str:
     """The CLI ended by itself again and again; the next start waits."""
     return (
-        f"This waits {_duration(math.ceil(delay_s))}: Claude Code ended by itself the last "
+        f"This waits {duration(math.ceil(delay_s))}: Claude Code ended by itself the last "
         f"{failures} times. `!cancel` withdraws it."
     )
 
@@ -288,7 +288,8 @@ def size(count: int) -> str:
     raise AssertionError
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people, in minutes from two on."""
     if seconds < 120:
         return f"{seconds:g} s"
     return f"{seconds / 60:.3g} min"

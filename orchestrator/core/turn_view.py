@@ -25,11 +25,10 @@ from orchestrator.core.cli_event import (
 )
 from orchestrator.core.cli_input import build_control_error
 from orchestrator.core.failure import explain_failure, is_unresumable, is_usage_limit
+from orchestrator.core.running_tools import summarise_input
 from orchestrator.model import JsonObject, Seq, TurnOutcome
 
 _SUMMARY_CHARS = 200
-# Shown first of a tool's input, in this order.
-_TELLING_KEYS = ("command", "file_path", "notebook_path", "url", "query", "pattern", "plan")
 _INTERRUPTED = frozenset({"aborted_streaming", "aborted_tools"})
 
 
@@ -310,7 +309,6 @@ def _refused_request(event: McpMessage | OtherRequest) -> ReplyToCli:
 
 
 def _summarise(event: PermissionRequest) -> str:
-    given = [event.input.get(key) for key in _TELLING_KEYS]
-    telling = next((value for value in given if isinstance(value, str)), event.description)
-    line = " ".join(telling.split())
+    telling = summarise_input(event.input)
+    line = " ".join((event.description if telling is None else telling).split())
     return line if len(line) <= _SUMMARY_CHARS else f"{line[: _SUMMARY_CHARS - 1]}…"

@@ -206,7 +206,7 @@ class _Exchange:
     async def _write(self, writer: asyncio.StreamWriter, data: bytes | None) -> None:
         if not data:
             return
-        await self._idleness.move(len(data))
+        await self._move(len(data))
         writer.write(data)
         await writer.drain()
         self._flow.up += len(data)
@@ -240,7 +240,7 @@ class _Exchange:
             data = await reader.read(CHUNK_BYTES)
         except OSError:  # a broken TLS stream is one, too
             raise _TargetFailedError("broke off") from None
-        await self._idleness.move(len(data))
+        await self._move(len(data))
         self._flow.down += len(data)
         self._parser.receive_data(data)
 
@@ -290,6 +290,12 @@ class _Exchange:
     async def _pass(self, data: bytes) -> None:
         await self._client.write(data)
         self._idleness.touch()
+
+    async def _move(self, size: int) -> None:
+        await self._idleness.move(size)
+        if not self._proxy.allows(self._request.target):
+            # What allowed it has ended: it is cut where it is.
+            raise ClientGoneError
 
 
 @contextlib.asynccontextmanager

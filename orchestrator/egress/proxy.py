@@ -171,9 +171,13 @@ class RoomProxy:
         finally:
             self._present -= 1
 
+    def allows(self, target: Target) -> bool:
+        """Whether the room may reach a target, as its rules are now."""
+        return is_covered(target, (*self.policy.allow, *self._door.grants))
+
     def check_target(self, target: Target) -> Denial | None:
         """Whether the room may reach a target, as its rules are now; tells of one it may not."""
-        if is_covered(target, (*self.policy.allow, *self._door.grants)):
+        if self.allows(target):
             return None
         if self.policy.asks:
             self._door.on_denied_host(self._door.room.slug, target)

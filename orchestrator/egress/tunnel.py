@@ -43,6 +43,10 @@ EARLY = Denial(
 )
 
 
+class _GrantEndedError(Exception):
+    """What allowed the tunnel's host holds no more, by its time or by somebody's word."""
+
+
 async def serve_tunnel(proxy: RoomProxy, target: Target, client: SocketClient) -> Denial | None:
     """Serve a CONNECT whose target may be reached; a Denial where nothing was answered yet.
 
@@ -112,7 +116,7 @@ async def _connect_and_relay(
     with contextlib.closing(upstream):
         try:
             await _Relay(proxy, flow, client, upstream).run(hello)
-        except* (DaySpentError, HelloRefusedError, OSError) as group:
+        except* (DaySpentError, HelloRefusedError, _GrantEndedError, OSError) as group:
             flow.ended_by = _why(group)
 
 
@@ -122,6 +126,8 @@ def _why(group: BaseExceptionGroup) -> str:
         return "day"
     if isinstance(first, HelloRefusedError):
         return "hello"
+    if isinstance(first, _GrantEndedError):
+        return "grant"
     return "idle" if isinstance(first, TimeoutError) else "broken"
 
 
@@ -131,6 +137,7 @@ class _Relay:
     def __init__(
         self, proxy: RoomProxy, flow: Flow, client: SocketClient, upstream: socket.socket
     ) -> None:
+        self._proxy = proxy
         self._flow = flow
         self._client = client
         self._upstream = upstream
@@ -163,6 +170,8 @@ class _Relay:
 
     async def _send(self, sock: socket.socket, data: bytes) -> None:
         await self._idleness.move(len(data))
+        if not self._proxy.allows(self._flow.target):
+            raise _GrantEndedError
         await asyncio.get_running_loop().sock_sendall(sock, data)
         self._client.note_moved()
         self._idleness.touch()

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
-from orchestrator.core.command import parse_command
+from orchestrator.core.command import is_for_approvers, parse_command
 from orchestrator.core.policy import (
     Circumstances,
     Message,
@@ -43,6 +43,7 @@ from orchestrator.rooms.invitation import Invitations
 from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.patience import Patience
+from orchestrator.rooms.reaction import REACTION_TYPE
 from orchestrator.rooms.room_state import RoomStates
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, Replacement, RoomRow
 from orchestrator.store.store import Once, Store
@@ -74,6 +75,10 @@ class Rooms(Protocol):
 
     async def refuse(self, room: RoomRow, row: InboxRow, message: Message, why: Flood) -> None:
         """Refuse a message of a sender who sends too much; a `!cancel` has its effect."""
+        ...
+
+    async def react(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
+        """Act on a reaction, and mark its row."""
         ...
 
     async def retire(self, room_id: RoomId) -> None:
@@ -263,6 +268,8 @@ class Intake:
         """What may stand in a message, encrypted or not: never state, which is the server's."""
         if event.type == "m.room.message":
             await self._message(room, row, event)
+        elif event.type == REACTION_TYPE:
+            await self._rooms.react(row, room.room_id, event)
         else:
             await self._done(row, "event type")
 
@@ -307,12 +314,14 @@ class Intake:
     def _decide(
         self, room: RoomRow, event: RoomEvent, content: MessageContent
     ) -> tuple[Verdict, str]:
+        access = self._config.access
+        is_heard = is_for_approvers(content.body) and access.is_approver(event.sender)
         return decide(
             event,
             content,
             Circumstances(
                 me=self._me,
-                sender_allowed=self._config.access.is_allowed(event.sender),
+                sender_allowed=is_heard or access.is_allowed(event.sender),
                 trigger=self._config.profile(room.room_id, room.alias, room.former).trigger,
                 joined_members=room.joined_members,
                 looks_like_command=parse_command(content.body) is not None,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.config import Config
 from orchestrator.core.chunking import encrypted_limit
+from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.gateway.courtesy import Courtesies
-from orchestrator.model import RoomId
+from orchestrator.model import RoomId, RoomSlug
 from orchestrator.ports import RunnerBackend
 from orchestrator.store.api import RoomRow
 from orchestrator.store.store import Store
@@ -41,6 +42,18 @@ class Housing(Protocol):
         ...
 
 
+class Doors(Protocol):
+    """The rooms' ways out, as far as what is granted in a room changes them."""
+
+    def set_grants(self, slug: RoomSlug, rules: Sequence[HostRule]) -> None:
+        """Replace what was granted in a room, for new connections; its door may be closed."""
+        ...
+
+    def listen_for_denied_hosts(self, listener: Callable[[RoomSlug, Target], None]) -> None:
+        """Tell this listener of each refused host from now on; it must not block."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kit:
     """Shared by all workers; nothing in it belongs to one room."""
@@ -49,6 +62,7 @@ class Kit:
     store: Store
     backend: RunnerBackend
     housing: Housing
+    doors: Doors
     courtesies: Courtesies
     notify_outbox: Callable[[], None]
     may_show_progress: Callable[[RoomId], Awaitable[bool]]

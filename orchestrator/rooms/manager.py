@@ -11,13 +11,15 @@ from loguru import logger
 
 from orchestrator.core import texts
 from orchestrator.core.command import Command, CommandName, parse_command
+from orchestrator.core.denial import Wanted
 from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
-from orchestrator.core.policy import Message, build_prompt
+from orchestrator.core.policy import Message, RoomEvent, build_prompt
 from orchestrator.core.reason import LEFT_ROOM
 from orchestrator.errors import RequestRefusedError, StoreError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
+from orchestrator.rooms.egress_asking import EgressAsking
 from orchestrator.rooms.flood import Flood
 from orchestrator.rooms.intake import Heard
 from orchestrator.rooms.kit import Kit
@@ -59,6 +61,7 @@ class RoomManager:
         self._retiring: dict[RoomId, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._refusals = Refusals(kit)
+        self.asking = EgressAsking(kit, self._find_work)
 
     def __repr__(self) -> str:
         busy = sum(worker.current is not None for worker in self._workers.values())
@@ -205,11 +208,26 @@ class RoomManager:
         if worker is None:
             await self._kit.store.inbox.mark(row.seq, InboxState.IGNORED, reason=LEFT_ROOM)
             return
-        doing = RoomCommand(kit=self._kit, worker=worker, seq=row.seq, event_id=message.event_id)
+        doing = RoomCommand(
+            kit=self._kit,
+            asking=self.asking,
+            worker=worker,
+            seq=row.seq,
+            event_id=message.event_id,
+            sender=message.sender,
+        )
         reach(FaultPoint.COMMAND_TAKEN)
         await doing.execute(command)
         reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
+
+    async def react(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
+        """Act on a reaction, and mark its row."""
+        await self.asking.react(row, room_id, event)
+
+    def _find_work(self, slug: RoomSlug) -> Wanted:
+        """What a room's runner is doing now."""
+        return next((w.wanted for w in self._workers.values() if w.room.slug == slug), Wanted())
 
     async def retire(self, room_id: RoomId) -> None:
         """The agent is no longer in the room: its turns end, its container stops, files stay.
@@ -218,6 +236,7 @@ class RoomManager:
         other rooms don't wait for it. Should the agent come back, the room's next worker does.
         """
         worker = await self._end_worker(room_id)
+        await self.asking.end_room(room_id)
         room = await self._kit.store.rooms.get(room_id)
         if room is None or self._group is None:
             return
@@ -243,7 +262,9 @@ class RoomManager:
             texts.ROOM_CONTINUES,
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
         )
+        notices += await self.asking.farewell(move)
         is_moved = await self._kit.store.move_room(move, notices, now=self._kit.wall_clock())
+        await self.asking.moved(move)
         logger.bind(action="room.moved", room=move.old, new=move.new, moved=is_moved).info(
             "a room's conversation goes on in the one that replaces it"
         )

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from orchestrator.core import texts
 from orchestrator.core.command import Command, CommandName, UnknownCommand, render_help
 from orchestrator.core.reason import COMMAND
-from orchestrator.model import EventId
+from orchestrator.model import EventId, UserId
+from orchestrator.rooms.egress_asking import EgressAsking
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows, build_turn_notice_rows
 from orchestrator.rooms.status import render_status
@@ -26,9 +27,11 @@ class RoomCommand:
     """One command in one room: `seq` is its inbox row, `event_id` what the answer replies to."""
 
     kit: Kit
+    asking: EgressAsking
     worker: RoomWorker
     seq: int
     event_id: EventId
+    sender: UserId
 
     async def execute(self, command: Command | UnknownCommand | None) -> None:
         """Do it and answer it. Only the store's errors come out."""
@@ -47,6 +50,14 @@ class RoomCommand:
                 await self._begin_anew()
             case CommandName.RETRY:
                 await self._retry()
+            case CommandName.EGRESS:
+                await self.asking.obey(
+                    self.worker.room_id,
+                    self.seq,
+                    self.event_id,
+                    sender=self.sender,
+                    argument=command.argument,
+                )
 
     async def _cancel(self) -> None:
         """Cancel the first turn from before the command."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from orchestrator.config import Config
 from orchestrator.core.policy import RoomEvent
-from orchestrator.model import RoomId
+from orchestrator.model import RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
 from orchestrator.rooms.alias import Aliases
 from orchestrator.rooms.patience import Patience
@@ -33,6 +33,7 @@ class RoomStates:
         rooms: Mover,
         clock: Callable[[], float],
     ) -> None:
+        self._access = config.access
         self._store = store
         self._encryption = encryption
         self._clock = clock
@@ -71,6 +72,8 @@ class RoomStates:
             case "m.room.encryption":
                 await self._store.rooms.update(room_id, encrypted=True)
                 await self._upgrades.try_move(room_id)
+            case "m.room.member":
+                await self._note_presence(room_id, event)
             case "m.room.name":
                 await self._store.rooms.update(room_id, name=_text(event.content.get("name")))
             case "m.room.canonical_alias":
@@ -83,6 +86,13 @@ class RoomStates:
             case "m.room.tombstone":
                 return await self._upgrades.note_tombstone(row, room_id, event, now=self._clock())
         return True
+
+    async def _note_presence(self, room_id: RoomId, event: RoomEvent) -> None:
+        """Who may decide and leaves decides nothing more there."""
+        person = UserId(event.state_key or "")
+        if self._access.is_approver(person):
+            is_there = event.content.get("membership") == "join"
+            await self._store.absences.note(room_id, person, is_there=is_there)
 
 
 def _text(value: object) -> str | None:

@@ -7,6 +7,7 @@ import asyncio
 from orchestrator.core import texts
 from orchestrator.errors import AiAgentChatError
 from orchestrator.model import TurnState
+from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.worker import MAIN, RoomWorker
 
@@ -31,7 +32,7 @@ async def render_status(worker: RoomWorker, kit: Kit) -> str:
         f"- Limits: {texts.size(limits.memory)} of memory, {limits.cpus:g} CPUs, "
         f"{limits.pids} processes, {texts.size(limits.tmp)} in /tmp; "
         f"{profile.timeout_s:g} s without progress, {profile.ceiling_s:g} s in all",
-        f"- Permissions: {profile.permissions}; network: the API only",
+        f"- Permissions: {profile.permissions}; network: {_network(profile)}",
         f"- Account: {texts.account_limit(kit.send_rate_per_s(), unsent)}",
         f"- Version: {kit.version}",
     ]
@@ -61,6 +62,11 @@ def _session_word(worker: RoomWorker, *, resumable: bool) -> str:
     if worker.has_live_session:
         return "live"
     return "asleep; the next message resumes it" if resumable else "none yet"
+
+
+def _network(profile: RoomProfile) -> str:
+    can_be_more = profile.egress.allow or profile.egress.ask
+    return "the API, and what `!egress` shows" if can_be_more else "the API only"
 
 
 def _until(waits_until: float | None) -> str:

@@ -95,6 +95,11 @@ class TurnDriver:
         self._hurry.set()
         self._nudge()
 
+    @property
+    def running_tools(self) -> tuple[str, ...]:
+        """The tools that the CLI is running now, by its own word; the latest first."""
+        return self._run.tools.describe() if self._run is not None else ()
+
     def note_out_of_memory(self) -> None:
         """The kernel ended a process of the room's runner for its memory."""
         if self._run is not None:

@@ -21,6 +21,7 @@ from orchestrator.core.deadline import TurnClock
 from orchestrator.core.failure import explain_refusal
 from orchestrator.core.going_on import build_prompt_again
 from orchestrator.core.lifecycle import TurnEvent
+from orchestrator.core.running_tools import RunningTools
 from orchestrator.core.stream import parse_line
 from orchestrator.core.turn_view import (
     Ended,
@@ -116,6 +117,7 @@ class TurnRun:
         self._is_applied = turn.state is TurnState.RUNNING and not self._attempt
         self._why_not_opened: str | None = None
         self._replies = TurnReplies(turn.turn_id)
+        self.tools = RunningTools()
         self._result: tuple[TurnOutcome, str | None] | None = None
         self._limit: LimitMet | None = None
         self._exited_early: str | None = None
@@ -357,6 +359,7 @@ class TurnRun:
         cli = parse_line(event.line)
         if cli.is_progress:
             self._clock.progress(now)
+        self.tools.feed(cli)
         for show in self._view.feed(cli, seq=event.q, now=now):
             await self._show(show, event, now)
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from loguru import logger
 
+from orchestrator.core.denial import Wanted
 from orchestrator.core.naming import runner_name
 from orchestrator.errors import RunnerError, WireProtocolError
 from orchestrator.model import RoomId, TurnId, TurnOutcome, TurnState
@@ -76,6 +77,14 @@ class RoomWorker:
         """Whether a CLI process runs in the room's runner, as far as is known."""
         connection = self._runner.connection if self._runner else None
         return connection is not None and bool(connection.live_sessions)
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the room's runner is doing now, for whoever asks what it wants."""
+        if self._driver is None:
+            return Wanted()
+        turn = self._driver.turn
+        return Wanted(tools=self._driver.running_tools, turn_id=turn.turn_id, asker=turn.sender)
 
     def wake(self) -> None:
         """There may be a turn to run."""

@@ -20,6 +20,16 @@ class EgressDayTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def used(self, slug: RoomSlug, day: str) -> int:
+        """The bytes of a day (`2026-01-31`, UTC) so far, with what is reserved and not used yet."""
+
+        def work(db: sqlite3.Connection) -> int:
+            query = "SELECT bytes FROM egress_days WHERE slug = ? AND day = ?"
+            row = db.execute(query, (slug, day)).fetchone()
+            return int(row[0]) if row else 0
+
+        return await self._database.run(work)
+
     async def add(self, slug: RoomSlug, day: str, size: int) -> int:
         """Add to a day's bytes (or take from them: `size` may be negative); the new sum.
 

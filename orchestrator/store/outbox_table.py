@@ -70,6 +70,15 @@ def insert_outbox(db: sqlite3.Connection, rows: Sequence[NewOutboxRow], *, now: 
         )
 
 
+def take_back_outbox(db: sqlite3.Connection, txn_id: TxnId) -> None:
+    """Within the caller's transaction: don't send what has not left and is of no use any more."""
+    db.execute(
+        "DELETE FROM outbox WHERE txn_id = ? "
+        "AND (state = 'refused' OR state = 'queued' AND attempts = 0)",
+        (txn_id,),
+    )
+
+
 class OutboxTable:
     """What the sender needs: heads of rooms, and marks."""
 

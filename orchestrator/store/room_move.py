@@ -3,6 +3,9 @@
 Rules: both rooms must say so (an allowed tombstone here, the creation there); a room that had turns
 of its own takes over no other's; nothing of an encrypted room goes into one that is not.
 
+What the old room was asked to allow, and allowed, ends there: whoever decided that did not know who
+would be in the next one.
+
 What was sent, or may have been, stays where it was sent: a message of which an attempt was made is
 asked for in the old room again, with the same transaction id. The homeserver says that it has it,
 or refuses it; then it moves, too (`outbox_table.mark_refused`).
@@ -17,7 +20,8 @@ from collections.abc import Sequence
 from orchestrator.core.naming import refused_txn_id
 from orchestrator.model import RoomId, TxnId
 from orchestrator.store.api import NewOutboxRow, Replacement
-from orchestrator.store.outbox_table import FORBIDDEN, insert_outbox
+from orchestrator.store.approval_table import end_room
+from orchestrator.store.outbox_table import FORBIDDEN, insert_outbox, take_back_outbox
 
 # An upgrade forbids the agent to write in the old room. What it was refused there since shortly
 # before we read of the upgrade (a sync that was given up and asked again takes a minute or two)
@@ -49,6 +53,7 @@ def move_room(
     (refused_since,) = db.execute(
         "SELECT replaced_at - ? FROM rooms WHERE room_id = ?", (_REFUSED_BEFORE_S, move.old)
     ).fetchone()
+    end_room(db, move.old, now=now)
     _swap_places(db, move)
     _move_conversation(db, move)
     _move_outbox(db, move, refused_since=refused_since, now=now)
@@ -123,11 +128,7 @@ def _forget_stand_ins(db: sqlite3.Connection, old: RoomId, *, refused_since: flo
     told: list[int] = []
     for seq, txn_id in refused:
         stand_in = refused_txn_id(TxnId(txn_id))
-        db.execute(
-            "DELETE FROM outbox WHERE txn_id = ? "
-            "AND (state = 'refused' OR state = 'queued' AND attempts = 0)",
-            (stand_in,),
-        )
+        take_back_outbox(db, stand_in)
         if db.execute("SELECT 1 FROM outbox WHERE txn_id = ?", (stand_in,)).fetchone():
             told.append(seq)
     return told

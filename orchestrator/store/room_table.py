@@ -86,6 +86,11 @@ class RoomTable:
         rows = await self._database.run(lambda db: _select(db, "WHERE room_id = ?", room_id))
         return rows[0] if rows else None
 
+    async def by_slug(self, slug: RoomSlug) -> RoomRow | None:
+        """The room that has this name on the host now, or None."""
+        rows = await self._database.run(lambda db: _select(db, "WHERE slug = ?", slug))
+        return rows[0] if rows else None
+
     async def current(self, room_id: RoomId) -> RoomRow | None:
         """The room in which this one's conversation goes on: itself, unless it was replaced."""
 

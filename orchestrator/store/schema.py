@@ -133,6 +133,16 @@ MIGRATIONS: tuple[str, ...] = (
         decided_at  REAL
     ) STRICT;
     CREATE INDEX approvals_open ON approvals (room_id) WHERE state = 'open';
+    CREATE INDEX approvals_of_subject ON approvals (room_id, kind, subject);
+    -- A reaction names our message by its event.
+    CREATE INDEX outbox_events ON outbox (event_id) WHERE event_id IS NOT NULL;
+
+    -- Approvers who left a room: what they said there, and comes late, does not count any more.
+    CREATE TABLE absences (
+        room_id TEXT NOT NULL,
+        user_id TEXT NOT NULL,
+        PRIMARY KEY (room_id, user_id)
+    ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE grants (
         grant_id    INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -141,6 +151,7 @@ MIGRATIONS: tuple[str, ...] = (
         granted_by  TEXT NOT NULL,
         granted_at  REAL NOT NULL,
         expires_at  REAL,
+        seen_at     REAL NOT NULL,
         approval_id TEXT,
         revoked_by  TEXT,
         revoked_at  REAL

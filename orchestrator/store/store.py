@@ -12,9 +12,13 @@ from typing import TypeVar
 from orchestrator.core.going_on import MAX_WAIT_S, WAIT_MARGIN_S
 from orchestrator.core.reason import COMMAND
 from orchestrator.model import EventId, RoomId, TurnId, UserId
+from orchestrator.store.absence_table import AbsenceTable
 from orchestrator.store.api import InboxState, NewOutboxRow, Replacement, TurnRow
+from orchestrator.store.approval_table import ApprovalTable
 from orchestrator.store.command_effect import Retry, cancel_first, drop_session, retry_last
 from orchestrator.store.database import Database, open_database
+from orchestrator.store.egress_effect import EgressChange
+from orchestrator.store.grant_table import GrantTable
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.opening import DATABASE_NAME
@@ -45,6 +49,9 @@ class Store:
     turns: TurnTable
     outbox: OutboxTable
     meta: MetaTable
+    approvals: ApprovalTable
+    grants: GrantTable
+    absences: AbsenceTable
 
     async def begin_life(self, *, now: float) -> None:
         """What an earlier life put off is due again, whatever the clock was then. Idempotent.
@@ -156,6 +163,17 @@ class Store:
 
         return await self._answer_with(seq, effect, rows, reason=COMMAND, now=now)
 
+    async def change_egress(
+        self,
+        seq: int,
+        effect: Callable[[sqlite3.Connection], EgressChange],
+        rows: Callable[[EgressChange], Sequence[NewOutboxRow]],
+        *,
+        now: float,
+    ) -> EgressChange:
+        """Grant, refuse or revoke (`egress_effect`), with the answer to the command."""
+        return await self._answer_with(seq, effect, rows, reason=COMMAND, now=now)
+
     async def _answer_with(
         self,
         seq: int,
@@ -225,6 +243,9 @@ def build_store(database: Database) -> Store:
         turns=TurnTable(database),
         outbox=OutboxTable(database),
         meta=MetaTable(database),
+        approvals=ApprovalTable(database),
+        grants=GrantTable(database),
+        absences=AbsenceTable(database),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from orchestrator.config import Config, parse_config
+from orchestrator.core.egress_rules import HostRule, Target, is_covered
 from orchestrator.core.naming import room_slug, room_uid, runner_name
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
 from orchestrator.errors import (
@@ -39,8 +40,11 @@ from orchestrator.rooms.intake import Heard, Intake
 from orchestrator.rooms.kit import Kit, Quarters
 from orchestrator.rooms.manager import RoomManager
 from orchestrator.runners.memory_backend import MemoryBackend, MemoryEngine, open_memory_backend
+from orchestrator.store.absence_table import AbsenceTable
 from orchestrator.store.api import InboxKind, NewInboxRow, OutboxRow, RoomRow, TurnRow
+from orchestrator.store.approval_table import ApprovalTable
 from orchestrator.store.database import Database
+from orchestrator.store.grant_table import GrantTable
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.outbox_table import OutboxTable
@@ -198,6 +202,36 @@ class MemoryCourtesyServer:
 
 
 @dataclass(slots=True)
+class MemoryDoors:
+    """The gateway, as far as grants go: what each room may reach, and who hears of refusals."""
+
+    granted: dict[RoomSlug, tuple[HostRule, ...]] = field(default_factory=dict)
+    listener: Callable[[RoomSlug, Target], None] | None = None
+
+    def set_grants(self, slug: RoomSlug, rules: Sequence[HostRule]) -> None:
+        """As the gateway does."""
+        self.granted[slug] = tuple(rules)
+
+    def listen_for_denied_hosts(self, listener: Callable[[RoomSlug, Target], None]) -> None:
+        """As the gateway does."""
+        self.listener = listener
+
+    def restart(self) -> None:
+        """As with the process that it lives in: nothing is granted, and nobody listens."""
+        self.granted.clear()
+        self.listener = None
+
+    def connect(self, target: Target, room: RoomId = ROOM, slug: RoomSlug | None = None) -> bool:
+        """What a door does with a connection: let it through, or tell that it was refused."""
+        slug = slug or room_slug(room)
+        if is_covered(target, self.granted.get(slug, ())):
+            return True
+        if self.listener is not None:
+            self.listener(slug, target)
+        return False
+
+
+@dataclass(slots=True)
 class MemoryEncryption:
     """Opens events whose `key` it has."""
 
@@ -237,6 +271,7 @@ class Rig:
     encryption: MemoryEncryption
     housing: MemoryHousing
     config: Config
+    doors: MemoryDoors = field(default_factory=MemoryDoors)
     events: int = 0
     may_show: Callable[[RoomId], bool] = lambda _: True
     """Whether the account can spare a message, where no `account` says it."""
@@ -398,6 +433,8 @@ class Life:
             if self.sender is not None:
                 group.create_task(self.sender.run(), name="outbox")
             group.create_task(self.manager.run(), name="rooms")
+            group.create_task(self.manager.asking.keeper.run(), name="egress grants")
+            group.create_task(self.manager.asking.run(), name="egress questions")
             group.create_task(self.courtesies.run(), name="courtesies")
             group.create_task(self.gate.run(), name="gate")
             group.create_task(self.intake.run(), name="intake")
@@ -409,6 +446,7 @@ class Life:
 
 def build_life(rig: Rig, points: CrashPoints) -> Life:
     """Wire the rooms as the daemon does."""
+    rig.doors.restart()
     database = CrashingDatabase(rig.store.database, points)
     own = cast("Database", database)
     store = Store(
@@ -418,6 +456,9 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         turns=TurnTable(own),
         outbox=OutboxTable(own),
         meta=MetaTable(own),
+        approvals=ApprovalTable(own),
+        grants=GrantTable(own),
+        absences=AbsenceTable(own),
     )
     backend = CrashingBackend(rig.backend, points)
     courtesies = Courtesies(rig.homeserver, clock=loop_clock)
@@ -439,6 +480,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         store=store,
         backend=cast("RunnerBackend", backend),
         housing=rig.housing,
+        doors=rig.doors,
         courtesies=courtesies,
         notify_outbox=lambda: None if sender is None else sender.notify(),
         may_show_progress=may_show if sender is None else sender.may_show_progress,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from orchestrator import daemon
+from orchestrator.ending import stop_runners
 from orchestrator.errors import EngineRequestError
 from orchestrator.model import InstallationId, RunnerState
 from orchestrator.runners.memory_backend import MemoryBackend, MemoryEngine
@@ -34,7 +34,7 @@ async def test_a_runner_that_can_not_be_stopped_keeps_no_other_running(tmp_path:
             await backend.ensure(spec)
             await backend.start(spec.name)
 
-        await daemon._stop_runners(backend, lambda _: None)
+        await stop_runners(backend, lambda _: None)
 
         states = {info.name: info.state for info in await backend.list()}
         assert backend.refused is not None

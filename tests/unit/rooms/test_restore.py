@@ -23,6 +23,7 @@ from orchestrator.store.copying import copy_database
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.schema import MIGRATIONS
 from orchestrator.store.store import open_store
+from tests.support.asking import CAROL
 from tests.support.room_rig import ALICE, ME, ROOM, Life, Rig, open_rig, run_rooms
 from tests.support.virtual_time import loop_clock
 from tests.unit.rooms.scenario import hang, tell, works_for
@@ -98,9 +99,11 @@ async def syncing(rig: Rig, life: Life, server: OneAnswer) -> AsyncIterator[None
         task.cancel()
 
 
-def run(folder: Path, test: Callable[[Rig, Path], Coroutine[Any, Any, None]]) -> None:
+def run(
+    folder: Path, test: Callable[[Rig, Path], Coroutine[Any, Any, None]], **sections: Any
+) -> None:
     async def main() -> None:
-        async with open_rig(folder) as rig:
+        async with open_rig(folder, **sections) as rig:
             await test(rig, folder)
 
     run_rooms(main())
@@ -153,6 +156,25 @@ def test_what_was_answered_after_the_copy_is_not_run_again_and_its_room_is_told_
         assert len(rig.claude.started) == started + 1
 
     run(tmp_path, test)
+
+
+def test_what_was_granted_in_the_copy_is_to_be_granted_again(tmp_path: Path) -> None:
+    async def test(rig: Rig, folder: Path) -> None:
+        await rig.store.rooms.ensure(ROOM, joined=True)
+        await rig.receive("!egress allow example.org always", sender=CAROL)
+        async with rig.life() as life:
+            life.notify()
+            await rig.wait_body("for good, by")
+            copy = make_copy(folder)
+            await rig.receive("!egress revoke example.org", sender=CAROL)
+            life.notify()
+            await rig.wait_body("Taken back by")
+        async with restored(rig, folder, copy), rig.life():
+            await asyncio.sleep(5)
+            assert not any(rig.doors.granted.values())
+            assert await rig.store.grants.live(ROOM, now=loop_clock()) == []
+
+    run(tmp_path, test, access={"users": [ALICE], "approvers": [CAROL]})
 
 
 def test_turns_that_had_not_ended_in_the_copy_end_and_are_not_run(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Which tools the CLI is running at this moment, by what it says of them.
+
+All of it is the room's own word: a hostile CLI may name any tool, or none. It is shown as such, and
+decides nothing. A command that runs in the background is not among them: its call has ended.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from orchestrator.core.cli_event import AssistantMessage, CliEvent, ToolUseBlock, UserMessage
+from orchestrator.core.sanitise import sanitise
+from orchestrator.model import JsonObject
+
+# Calls of one message run side by side; more than this have not been seen.
+_MAX_TOOLS = 8
+_ID_CHARS = 128
+_NAME_CHARS = 40
+_WHAT_CHARS = 100
+# Shown first of a tool's input, in this order.
+_TELLING_KEYS = ("command", "file_path", "notebook_path", "url", "query", "pattern", "plan")
+
+
+class RunningTools:
+    """Invariant: at most _MAX_TOOLS calls, each without a result so far."""
+
+    def __init__(self) -> None:
+        self._tools: OrderedDict[str, str] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"RunningTools({list(self._tools.values())})"
+
+    def feed(self, event: CliEvent) -> None:
+        """Take in a line of the CLI's."""
+        match event:
+            case AssistantMessage():
+                for block in event.blocks:
+                    if isinstance(block, ToolUseBlock):
+                        self._start(block)
+            case UserMessage():
+                for result in event.results:
+                    self._tools.pop(result.tool_use_id[:_ID_CHARS], None)
+
+    def describe(self) -> tuple[str, ...]:
+        """One line for each, the latest first: the tool's name and what it was given."""
+        return tuple(reversed(self._tools.values()))
+
+    def _start(self, block: ToolUseBlock) -> None:
+        name = _line(block.name, _NAME_CHARS)
+        what = _line(summarise_input(block.input) or "", _WHAT_CHARS)
+        self._tools[block.tool_use_id[:_ID_CHARS]] = f"{name}: {what}" if what else name
+        while len(self._tools) > _MAX_TOOLS:
+            self._tools.popitem(last=False)
+
+
+def summarise_input(given: JsonObject) -> str | None:
+    """What tells most of a tool's input, as it is; None where there is no such thing."""
+    values = (given.get(key) for key in _TELLING_KEYS)
+    return next((value for value in values if isinstance(value, str)), None)
+
+
+def _line(text: str, chars: int) -> str:
+    """One line that does nothing in a room, cut where it is long."""
+    line = " ".join(sanitise(text[: 8 * chars]).replace("`", "'").split())
+    return line if len(line) <= chars else f"{line[: chars - 1].rstrip()}…"

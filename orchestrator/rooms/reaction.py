@@ -1,0 +1,188 @@
+"""Reactions: a person's answer to a question of ours, and nothing else.
+
+Only a reaction to the event of a stored question, in the question's own room, by somebody who may
+decide and has not left, says anything. What an agent, a tool or a person writes can look like a
+question; it is in no table, so that nothing follows from a reaction to it. Everything else is
+marked as looked at, without a word: who may not decide learns nothing and causes nothing.
+
+A reaction can be here before it is stored that our question was sent. Then its row stays NEW and is
+looked at again, for as long as a question of the room is on its way (HOLD_S at most); a crash
+meanwhile only means that the next life does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from loguru import logger
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.core.approval import (
+    Approval,
+    ApprovalEvent,
+    ApprovalState,
+    Deciders,
+    parse_key,
+)
+from orchestrator.core.policy import RoomEvent
+from orchestrator.errors import StoreError
+from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.rooms.egress_question import build_decision_rows
+from orchestrator.rooms.kit import Kit
+from orchestrator.store.api import InboxRow, InboxState
+from orchestrator.store.approval_table import REACTION, Decision
+
+REACTION_TYPE = "m.reaction"
+HOLD_S = 300.0
+"""For as long as that a reaction waits for the news which message it is about."""
+LOOK_EVERY_S = 1.0
+# Reactions of people who may decide, in all rooms. More at once are no matter of a second.
+_MAX_HELD = 100
+
+
+class _Outside(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class _Relation(_Outside):
+    rel_type: str
+    event_id: str
+    key: str
+
+
+class _Content(_Outside):
+    relates_to: _Relation = Field(alias="m.relates_to")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """A reaction that may decide something."""
+
+    seq: int
+    room_id: RoomId
+    question: EventId
+    event: ApprovalEvent
+    by: UserId
+    received_at: float
+
+
+class Reactions:
+    """Invariant: a row that is held here is NEW (or waits for its key), and was not acted on."""
+
+    def __init__(
+        self, kit: Kit, deciders: Deciders, on_decided: Callable[[RoomId], Awaitable[None]]
+    ) -> None:
+        self._kit = kit
+        self._deciders = deciders
+        self._on_decided = on_decided
+        self._held: list[_Answer] = []
+
+    def __repr__(self) -> str:
+        return f"<Reactions held={len(self._held)}>"
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether one waits to be looked at again."""
+        return bool(self._held)
+
+    async def take(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
+        """Act on a reaction, hold it, or mark it as nothing. Only the store's errors come out."""
+        answer = self._read(row, room_id, event)
+        if answer is None or await self._kit.store.absences.is_absent(room_id, answer.by):
+            await self._ignore(row.seq)
+        elif not await self._settle(answer):
+            if len(self._held) < _MAX_HELD:
+                self._held.append(answer)
+            else:
+                await self._ignore(row.seq)
+
+    async def look_again(self) -> None:
+        """Look at those that were held."""
+        for answer in list(self._held):
+            try:
+                is_settled = await self._settle(answer)
+            except StoreError:
+                raise
+            except Exception as e:  # noqa: BLE001 - one poisoned event must not take others along
+                logger.bind(
+                    action="intake.failed", room=answer.room_id, error=type(e).__name__
+                ).error("a reaction was not handled")
+                reason = type(e).__name__
+                await self._kit.store.inbox.mark(answer.seq, InboxState.FAILED, reason=reason)
+                is_settled = True
+            if is_settled:
+                self._held.remove(answer)
+
+    def _read(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> _Answer | None:
+        if not self._deciders.may_decide(event.sender):
+            return None
+        try:
+            relation = _Content.model_validate(event.content).relates_to
+        except ValidationError:  # redacted, too
+            return None
+        said = parse_key(relation.key)
+        if relation.rel_type != "m.annotation" or said is None:
+            return None
+        return _Answer(
+            seq=row.seq,
+            room_id=room_id,
+            question=EventId(relation.event_id),
+            event=said,
+            by=UserId(event.sender),
+            received_at=row.received_at,
+        )
+
+    async def _settle(self, answer: _Answer) -> bool:
+        """False: what it is about may be known soon."""
+        approvals, now = self._kit.store.approvals, self._kit.wall_clock()
+        approval = await approvals.find(answer.room_id, answer.question)
+        if approval is not None:
+            await self._decide(approval, answer)
+            return True
+        is_young = now < answer.received_at + HOLD_S
+        if is_young and await approvals.is_sending(answer.room_id):
+            return False
+        await self._ignore(answer.seq)
+        return True
+
+    async def _decide(self, approval: Approval, answer: _Answer) -> None:
+        rows = partial(
+            build_decision_rows,
+            event=answer.event,
+            max_event_bytes=self._kit.config.gateway.max_event_bytes,
+        )
+        decision = await self._kit.store.approvals.decide(
+            answer.seq, approval, answer.event, rows, by=answer.by, now=self._kit.wall_clock()
+        )
+        if decision is None:
+            return
+        if decision.is_first:
+            log_decision(decision)
+            await self._on_decided(answer.room_id)
+        self._kit.notify_outbox()
+
+    async def _ignore(self, seq: int) -> None:
+        await self._kit.store.inbox.mark(seq, InboxState.IGNORED, reason=REACTION)
+
+
+_ACTIONS = {
+    ApprovalState.GRANTED_HOUR: "egress.grant",
+    ApprovalState.GRANTED_ALWAYS: "egress.grant",
+    ApprovalState.REFUSED: "egress.refuse",
+    ApprovalState.EXPIRED: "egress.expire",
+}
+
+
+def log_decision(decision: Decision) -> None:
+    """For whoever asks later who allowed what."""
+    approval, grant = decision.approval, decision.grant
+    logger.bind(
+        action=_ACTIONS[approval.state],
+        room=approval.room_id,
+        approval=approval.approval_id,
+        subject=approval.subject,
+        by=approval.decided_by,
+        until=grant.expires_at if grant is not None else None,
+    ).info("a question was decided")

@@ -1,0 +1,380 @@
+"""The table `approvals`: what rooms were asked to allow, and how each question ended.
+
+Rules:
+- a question and the message that asks it are one transaction; so are a decision, what it does (a
+  grant), the message that tells it, and the mark on the event that decided;
+- of a room, a kind and a subject at most one question is open; the first decision stands;
+- a row is never deleted.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from orchestrator.core.approval import (
+    Approval,
+    ApprovalEvent,
+    ApprovalKind,
+    ApprovalState,
+    next_approval_state,
+)
+from orchestrator.core.grant import HOUR_S, Grant, parse_subject, rule_for
+from orchestrator.core.naming import approval_id, txn_id
+from orchestrator.model import EventId, RoomId, TurnId, TxnId, UserId
+from orchestrator.store.api import InboxState, NewOutboxRow
+from orchestrator.store.database import Database
+from orchestrator.store.grant_table import (
+    BY_SYSTEM,
+    NewGrant,
+    insert_grant,
+    last_revoked_at,
+    revoke_grants,
+)
+from orchestrator.store.outbox_table import insert_outbox, take_back_outbox
+
+MAX_OPEN = 8
+"""Open questions in a room. More would stand above what anybody scrolls back to."""
+ASK_AGAIN_S = 3600.0
+"""After a no (a question was refused, nobody answered it, what was granted was taken back) the same
+is not asked again for so long."""
+# A question whose time is up, and which nobody has ended yet.
+_LOOK_AGAIN_S = 1.0
+REACTION = "reaction"
+"""Why the inbox has no more to do with an event that answered a question."""
+_COLUMNS = (
+    "approvals.approval_id, approvals.room_id, kind, subject, wanted_by, turn_id, "
+    "approvals.txn_id, approvals.state, asked_at, expires_at, decided_by, decided_at, "
+    "outbox.event_id"
+)
+_FROM = f"SELECT {_COLUMNS} FROM approvals LEFT JOIN outbox ON outbox.txn_id = approvals.txn_id"  # noqa: S608 - constants
+
+BuildRows = Callable[[Approval], Sequence[NewOutboxRow]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewApproval:
+    """A question that may be asked."""
+
+    room_id: RoomId
+    kind: ApprovalKind
+    subject: str
+    wanted_by: str | None
+    turn_id: TurnId | None
+    expires_at: float
+
+
+class Asked(Enum):
+    """What came of the wish to ask."""
+
+    NOW = "now"
+    OPEN = "open"
+    """It is asked already."""
+    ENDED = "ended"
+    """It was refused, or nobody answered it, not long ago."""
+    FULL = "full"
+    """The room has as many open questions as it can have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What an answer did. `is_first` where it decided; else the question had ended before."""
+
+    approval: Approval
+    is_first: bool
+    grant: Grant | None = None
+
+
+class ApprovalTable:
+    """Questions to rooms."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def ask(
+        self, new: NewApproval, rows: BuildRows, more: BuildRows, *, now: float
+    ) -> tuple[Asked, float]:
+        """Ask, unless that would be too much; and when to come back with the same.
+
+        `rows` asks it; `more` says, once for the questions that are open, that there is more.
+        """
+
+        def work(db: sqlite3.Connection) -> tuple[Asked, float]:
+            same = "WHERE approvals.room_id = ? AND kind = ? AND subject = ? ORDER BY asked_at"
+            earlier = _select(db, same, new.room_id, new.kind, new.subject)
+            last = earlier[-1] if earlier else None
+            if (again_at := _may_ask_at(db, new, last, now=now)) > now:
+                is_open = last is not None and last.state is ApprovalState.OPEN
+                return (Asked.OPEN if is_open else Asked.ENDED), again_at
+            others = _open_in(db, new.room_id)
+            if len(others) >= MAX_OPEN:
+                insert_outbox(db, more(others[-1]), now=now)
+                return Asked.FULL, others[0].expires_at
+            approval = _insert(db, new, number=len(earlier), now=now)
+            insert_outbox(db, rows(approval), now=now)
+            return Asked.NOW, new.expires_at
+
+        return await self._database.run(work)
+
+    async def open_in(self, room_id: RoomId) -> Sequence[Approval]:
+        """The room's open questions, the oldest first."""
+        return await self._database.run(lambda db: _open_in(db, room_id))
+
+    async def find(self, room_id: RoomId, event_id: EventId) -> Approval | None:
+        """The question that this message of ours asked in this room, if it is one."""
+
+        def work(db: sqlite3.Connection) -> Approval | None:
+            where = "WHERE outbox.event_id = ?1 AND outbox.room_id = ?2 AND approvals.room_id = ?2"
+            found = _select(db, where, event_id, room_id)
+            return found[0] if found else None
+
+        return await self._database.run(work)
+
+    async def is_sending(self, room_id: RoomId) -> bool:
+        """Whether the homeserver may have an open question whose event we don't know yet."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            where = "WHERE approvals.room_id = ? AND approvals.state = 'open' "
+            return bool(
+                _select(db, f"{where} AND outbox.state = 'queued' AND attempts > 0", room_id)
+            )
+
+        return await self._database.run(work)
+
+    async def decide(
+        self,
+        seq: int,
+        approval: Approval,
+        event: ApprovalEvent,
+        rows: Callable[[Decision], Sequence[NewOutboxRow]],
+        *,
+        by: UserId,
+        now: float,
+    ) -> Decision | None:
+        """A person's answer to a question; `seq` is the inbox row that gave it.
+
+        A row that was handled before does nothing, and gives None. One whose time is up counts as
+        expired, whether or not that was stored before.
+        """
+
+        def work(db: sqlite3.Connection) -> Decision | None:
+            if not is_new(db, seq):
+                return None
+            held = _select(db, "WHERE approval_id = ?", approval.approval_id)[0]
+            decision = _decide(db, held, event, by=by, now=now)
+            insert_outbox(db, rows(decision), now=now)
+            db.execute(
+                "UPDATE inbox SET state = ?, reason = ?, raw = '' WHERE seq = ?",
+                (InboxState.IGNORED, REACTION, seq),
+            )
+            return decision
+
+        return await self._database.run(work)
+
+    async def expire_due(
+        self, rows: BuildRows, *, now: float
+    ) -> tuple[Sequence[Approval], float | None]:
+        """End the questions whose time is up, each with what its room is told.
+
+        Returns them, and when the next one is due. What was asked in the future, by a clock that
+        was set back since, is over.
+        """
+
+        def work(db: sqlite3.Connection) -> tuple[list[Approval], float | None]:
+            is_due = "(expires_at <= ?1 OR asked_at > ?1)"
+            due = _select(db, f"WHERE approvals.state = 'open' AND {is_due}", now)
+            ended = [_end(db, a, ApprovalEvent.TIME_UP, by=None, now=now) for a in due]
+            for approval in ended:
+                insert_outbox(db, rows(approval), now=now)
+            query = "SELECT min(expires_at) FROM approvals WHERE state = 'open'"
+            return ended, db.execute(query).fetchone()[0]
+
+        return await self._database.run(work)
+
+    async def end_room(self, room_id: RoomId, *, now: float) -> None:
+        """The agent left the room: nothing that was asked or allowed there holds any more."""
+        await self._database.run(lambda db: end_room(db, room_id, now=now))
+
+
+def is_new(db: sqlite3.Connection, seq: int) -> bool:
+    """Whether nothing came of an inbox row yet: what changes what is allowed happens once."""
+    row = db.execute("SELECT state FROM inbox WHERE seq = ?", (seq,)).fetchone()
+    return row is not None and row[0] in (InboxState.NEW, InboxState.PENDING_KEYS)
+
+
+def end_room(db: sqlite3.Connection, room_id: RoomId, *, now: float) -> None:
+    """Withdraw what is asked in a room and take back what was allowed there."""
+    for approval in _open_in(db, room_id):
+        _end(db, approval, ApprovalEvent.ROOM_ENDED, by=None, now=now)
+        # Else it would move to the room that replaces this one, and decide nothing there.
+        take_back_outbox(db, approval.txn_id)
+    revoke_grants(db, room_id, None, by=BY_SYSTEM, now=now)
+
+
+def decide_open(
+    db: sqlite3.Connection,
+    room_id: RoomId,
+    is_meant: Callable[[Approval], bool],
+    event: ApprovalEvent,
+    *,
+    by: UserId,
+    now: float,
+) -> list[Approval]:
+    """End those open questions of a room that a command means; what it does is the command's."""
+    meant = [a for a in _open_in(db, room_id) if is_meant(a)]
+    return [_end(db, approval, event, by=by, now=now) for approval in meant]
+
+
+def withdraw_all(db: sqlite3.Connection, *, now: float) -> None:
+    """After a restore: how the questions of the copy ended is not known."""
+    for approval in _select(db, "WHERE approvals.state = 'open'"):
+        _end(db, approval, ApprovalEvent.ROOM_ENDED, by=None, now=now)
+
+
+def _may_ask_at(
+    db: sqlite3.Connection, new: NewApproval, last: Approval | None, *, now: float
+) -> float:
+    """When a subject may be asked about (again): never while it is asked.
+
+    A time in the future is a clock's that was set back since, and says nothing.
+    """
+    if last is not None and last.state is ApprovalState.OPEN:
+        return max(last.expires_at, now + _LOOK_AGAIN_S)
+    noes = [_revoked_at(db, new, now=now)]
+    if last is not None and last.state in (ApprovalState.REFUSED, ApprovalState.EXPIRED):
+        noes.append(last.decided_at)
+    return max((at + ASK_AGAIN_S for at in noes if at is not None and at <= now), default=now)
+
+
+def _revoked_at(db: sqlite3.Connection, new: NewApproval, *, now: float) -> float | None:
+    """When somebody last took back what would be asked for, not longer ago than counts."""
+    match new.kind:
+        case ApprovalKind.EGRESS:
+            target = parse_subject(new.subject)
+            return last_revoked_at(db, new.room_id, target, since=now - ASK_AGAIN_S)
+
+
+def _insert(db: sqlite3.Connection, new: NewApproval, *, number: int, now: float) -> Approval:
+    own_id = approval_id(new.room_id, new.kind, new.subject, number)
+    approval = Approval(
+        approval_id=own_id,
+        room_id=new.room_id,
+        kind=new.kind,
+        subject=new.subject,
+        wanted_by=new.wanted_by,
+        turn_id=new.turn_id,
+        txn_id=txn_id(f"{own_id}:asked", 0),
+        state=ApprovalState.OPEN,
+        asked_at=now,
+        expires_at=new.expires_at,
+    )
+    db.execute(
+        "INSERT INTO approvals (approval_id, room_id, kind, subject, wanted_by, turn_id, txn_id, "
+        "state, asked_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            approval.approval_id,
+            approval.room_id,
+            approval.kind,
+            approval.subject,
+            approval.wanted_by,
+            approval.turn_id,
+            approval.txn_id,
+            approval.state,
+            approval.asked_at,
+            approval.expires_at,
+        ),
+    )
+    return approval
+
+
+def _decide(
+    db: sqlite3.Connection, held: Approval, event: ApprovalEvent, *, by: UserId, now: float
+) -> Decision:
+    if held.state is not ApprovalState.OPEN:
+        return Decision(approval=held, is_first=False)
+    if held.expires_at <= now:
+        ended = _end(db, held, ApprovalEvent.TIME_UP, by=None, now=now)
+        return Decision(approval=ended, is_first=True)
+    ended = _end(db, held, event, by=by, now=now)
+    return Decision(approval=ended, is_first=True, grant=_take_effect(db, ended, by=by, now=now))
+
+
+def _take_effect(
+    db: sqlite3.Connection, approval: Approval, *, by: UserId, now: float
+) -> Grant | None:
+    """What a decision does, by the kind of what was asked."""
+    ends = {
+        ApprovalState.GRANTED_HOUR: now + HOUR_S,
+        ApprovalState.GRANTED_ALWAYS: None,
+    }
+    if approval.state not in ends:
+        return None
+    match approval.kind:
+        case ApprovalKind.EGRESS:
+            new = NewGrant(
+                rule=rule_for(parse_subject(approval.subject)),
+                granted_by=by,
+                expires_at=ends[approval.state],
+                approval_id=approval.approval_id,
+            )
+            return insert_grant(db, approval.room_id, new, now=now)
+
+
+def _end(
+    db: sqlite3.Connection,
+    approval: Approval,
+    event: ApprovalEvent,
+    *,
+    by: UserId | None,
+    now: float,
+) -> Approval:
+    state = next_approval_state(approval.state, event)
+    db.execute(
+        "UPDATE approvals SET state = ?, decision = ?, decided_by = ?, decided_at = ? "
+        "WHERE approval_id = ? AND state = 'open'",
+        (state, event, by, now, approval.approval_id),
+    )
+    return replace(approval, state=state, decided_by=by, decided_at=now)
+
+
+def _open_in(db: sqlite3.Connection, room_id: RoomId) -> list[Approval]:
+    where = "WHERE approvals.room_id = ? AND approvals.state = 'open' ORDER BY asked_at"
+    return _select(db, where, room_id)
+
+
+def _select(db: sqlite3.Connection, where: str, *values: object) -> list[Approval]:
+    return [_approval(*row) for row in db.execute(f"{_FROM} {where}", values).fetchall()]
+
+
+def _approval(
+    own_id: str,
+    room_id: str,
+    kind: str,
+    subject: str,
+    wanted_by: str | None,
+    turn_id: str | None,
+    txn: str,
+    state: str,
+    asked_at: float,
+    expires_at: float,
+    decided_by: str | None,
+    decided_at: float | None,
+    event_id: str | None,
+) -> Approval:
+    return Approval(
+        approval_id=own_id,
+        room_id=RoomId(room_id),
+        kind=ApprovalKind(kind),
+        subject=subject,
+        wanted_by=wanted_by,
+        turn_id=TurnId(turn_id) if turn_id else None,
+        txn_id=TxnId(txn),
+        state=ApprovalState(state),
+        asked_at=asked_at,
+        expires_at=expires_at,
+        decided_by=UserId(decided_by) if decided_by else None,
+        decided_at=decided_at,
+        event_id=EventId(event_id) if event_id else None,
+    )
