@@ -12,14 +12,16 @@ from pathlib import Path
 from orchestrator.config import Config
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.naming import room_uid, runner_name
+from orchestrator.core.proxy_env import build_proxy_env
 from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.room_secret import RoomSecret
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
 from orchestrator.core.surrogate import make_surrogates
-from orchestrator.egress.authority import Authority, load_or_make_authority
+from orchestrator.egress.authority import load_or_make_authority
 from orchestrator.egress.credential import room_placeholder
 from orchestrator.egress.door import RoomDoor
 from orchestrator.egress.gateway import EgressGateway
+from orchestrator.egress.interceptor import TlsInterceptor
 from orchestrator.egress.trust import (
     find_public_roots,
     remove_trust,
@@ -52,7 +54,6 @@ class HostHousing:
         image_id: str,
         egress: EgressGateway,
         room_secrets: RoomSecrets,
-        authority: Authority | None,
     ) -> None:
         self._config = config
         self._root = state_dir / "rooms"
@@ -60,7 +61,6 @@ class HostHousing:
         self._image_id = image_id
         self._egress = egress
         self._room_secrets = room_secrets
-        self._authority = authority
         self._key = _load_or_make_key(state_dir / "placeholder.key")
 
     async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
@@ -109,7 +109,11 @@ class HostHousing:
             spec_hash=spec_hash(spec),
             placeholder=placeholder,
             is_subscription=self._egress.is_subscription,
-            environment=(*trust, *((secret.name, secret.surrogate) for secret in held)),
+            environment=(
+                *build_proxy_env(),
+                *trust,
+                *((secret.name, secret.surrogate) for secret in held),
+            ),
         )
 
     def _secrets(self, profile: RoomProfile, slug: RoomSlug) -> tuple[RoomSecret, ...]:
@@ -130,23 +134,25 @@ class HostHousing:
         self, profile: RoomProfile, directory: Path, gid: int
     ) -> tuple[tuple[str, str], ...]:
         """The CA's files where the room has hosts that are intercepted; none elsewhere."""
-        if not profile.egress.intercept or self._authority is None:
+        ca = self._egress.certificate_pem
+        if not profile.egress.intercept or ca is None:
             remove_trust(directory)
             return ()
-        ca = self._authority.certificate_pem
         write_trust(directory, gid=gid, ca=ca, roots=find_public_roots())
         return trust_environment()
 
 
-def open_authority(config: Config, state_dir: Path) -> Authority | None:
-    """The CA for all hosts that any room has intercepted; none is made until one has.
+def open_interceptor(config: Config, state_dir: Path) -> TlsInterceptor | None:
+    """For all hosts that any room has intercepted; no CA is made until one has.
 
     Raises:
-        PreconditionError: its file can't be made or used.
+        PreconditionError: the CA's file can't be made or used.
     """
     profiles = (config.defaults, *config.rooms.values())
     hosts = {host for profile in profiles for host in profile.egress.intercept}
-    return load_or_make_authority(state_dir, map(parse_rule, hosts)) if hosts else None
+    if not hosts:
+        return None
+    return TlsInterceptor(load_or_make_authority(state_dir, map(parse_rule, hosts)))
 
 
 def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:

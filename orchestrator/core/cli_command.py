@@ -22,7 +22,7 @@ PERMISSION_MODES = {
     Permissions.BYPASS: "bypassPermissions",
 }
 # The first eight start turns that nobody asked for, or reach for other sessions; a turn is one
-# batch in, one result out. The last two need the open web, which a runner does not have.
+# batch in, one result out. WebSearch is done by the API, which no proxy sees.
 DISALLOWED_TOOLS = (
     "CronCreate",
     "CronDelete",
@@ -32,9 +32,11 @@ DISALLOWED_TOOLS = (
     "ScheduleWakeup",
     "SendMessage",
     "Workflow",
-    "WebFetch",
     "WebSearch",
 )
+_WEB_FETCH = "WebFetch"
+# Before it fetches, it would ask the vendor about each host, by its name.
+_WEB_SETTINGS = '{"skipWebFetchPreflight": true}'
 # The CLI's own default is 10 attempts, about 200 s in all, and retries are no progress: with 8 it
 # gives up after about 100 s and says why, well before the 300 s that end a turn without progress.
 MAX_RETRIES = 8
@@ -49,13 +51,15 @@ def build_cli_argv(
     permissions: Permissions,
     model: str | None = None,
     system_prompt: str | None = None,
+    web_fetch: bool = False,
     executable: str = CLAUDE,
     workspace: str = WORKSPACE,
 ) -> list[str]:
     """The command line of one session's process.
 
     `resume` continues a session that this id already has; without it the id must be unused (the CLI
-    refuses with exit code 1 either way). `system_prompt` is added to the CLI's own.
+    refuses with exit code 1 either way). `system_prompt` is added to the CLI's own. `web_fetch`
+    leaves the tool that fetches pages, from this host and so through the proxy.
     """
     argv = [executable, "-p", "--verbose", "--include-partial-messages"]
     argv += ["--input-format", "stream-json", "--output-format", "stream-json"]
@@ -64,7 +68,10 @@ def build_cli_argv(
     # No settings of the workspace or of the home: they could allow tools, run hooks, and set
     # ANTHROPIC_BASE_URL. `--add-dir` brings CLAUDE.md back (see build_cli_env), and only that.
     argv += ["--setting-sources", "", "--strict-mcp-config", "--add-dir", workspace]
-    argv += ["--disallowedTools", ",".join(DISALLOWED_TOOLS)]
+    denied = DISALLOWED_TOOLS if web_fetch else (*DISALLOWED_TOOLS, _WEB_FETCH)
+    argv += ["--disallowedTools", ",".join(denied)]
+    if web_fetch:
+        argv += ["--settings", _WEB_SETTINGS]
     argv += ["--resume" if resume else "--session-id", session_id]
     if model is not None:
         argv.append(f"--model={model}")

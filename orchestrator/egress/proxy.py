@@ -71,6 +71,11 @@ _DAY_SPENT = Denial(
 class Interceptor(Protocol):
     """Opens the TLS of a tunnel to a host that the policy says so of."""
 
+    @property
+    def certificate_pem(self) -> bytes:
+        """What a room has to trust for that; public."""
+        ...
+
     async def serve(
         self, proxy: RoomProxy, target: Target, hello: bytes, client: ClientSide
     ) -> None:

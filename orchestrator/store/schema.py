@@ -148,10 +148,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX grants_of_room ON grants (room_id) WHERE revoked_at IS NULL;
 
     CREATE TABLE egress_days (
-        room_id  TEXT NOT NULL,
+        slug     TEXT NOT NULL,
         day      TEXT NOT NULL,
         bytes    INTEGER NOT NULL,
-        PRIMARY KEY (room_id, day)
+        PRIMARY KEY (slug, day)
     ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE spending (

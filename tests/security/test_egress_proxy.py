@@ -74,15 +74,16 @@ async def test_plain_http_passes_in_origin_form(tmp_path: Path) -> None:
 
 async def test_a_tunnel_carries_tls_to_the_named_host(tmp_path: Path, authority: Authority) -> None:
     async with open_site(authority.server_context("a.example")) as site:
-        rule = parse_rule(f"a.example:{site.port}")
-        async with open_room(tmp_path / "a", allow=(rule,)) as room:
-            async with connect(room.door.directory) as (reader, writer):
-                host = f"a.example:{site.port}"
-                writer.write(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-                assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
-                await writer.start_tls(authority.client_context(), server_hostname="a.example")
-                writer.write(b"GET /x HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
-                assert (await reader.read(-1)).endswith(b"reach\n")
+        host = f"a.example:{site.port}"
+        async with (
+            open_room(tmp_path / "a", allow=(parse_rule(host),)) as room,
+            connect(room.door.directory) as (reader, writer),
+        ):
+            writer.write(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+            await writer.start_tls(authority.client_context(), server_hostname="a.example")
+            writer.write(b"GET /x HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
+            assert (await reader.read(-1)).endswith(b"reach\n")
     assert len(site.heads) == 1
 
 

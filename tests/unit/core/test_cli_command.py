@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from orchestrator.core.cli_command import MAX_RETRIES, build_cli_argv, build_cli_env
@@ -46,6 +48,17 @@ def test_no_settings_and_no_servers_of_the_workspace_are_read() -> None:
     arguments = argv()
     assert value_of(arguments, "--setting-sources") == ""
     assert "--strict-mcp-config" in arguments
+
+
+def test_the_clis_own_fetch_is_off_unless_given_and_then_asks_the_vendor_about_no_host() -> None:
+    assert "WebFetch" in value_of(argv(), "--disallowedTools").split(",")
+    given = build_cli_argv(
+        session_id=SESSION, resume=False, permissions=Permissions.ASK, web_fetch=True
+    )
+    denied = value_of(given, "--disallowedTools").split(",")
+    assert "WebFetch" not in denied
+    assert "WebSearch" in denied
+    assert json.loads(value_of(given, "--settings")) == {"skipWebFetchPreflight": True}
 
 
 def test_a_system_prompt_can_not_become_a_flag() -> None:
