@@ -139,7 +139,7 @@ class HostHousing:
             remove_trust(directory)
             return ()
         write_trust(directory, gid=gid, ca=ca, roots=find_public_roots())
-        return trust_environment()
+        return trust_environment(ca)
 
 
 def open_interceptor(config: Config, state_dir: Path) -> TlsInterceptor | None:
