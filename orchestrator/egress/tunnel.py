@@ -111,7 +111,7 @@ async def _connect_and_relay(
         return
     with contextlib.closing(upstream):
         try:
-            await _Relay(proxy, flow, client.socket, upstream).run(hello)
+            await _Relay(proxy, flow, client, upstream).run(hello)
         except* (DaySpentError, HelloRefusedError, OSError) as group:
             flow.ended_by = _why(group)
 
@@ -129,7 +129,7 @@ class _Relay:
     """Both directions of a tunnel. Each holds one piece, so a slow reader holds its writer back."""
 
     def __init__(
-        self, proxy: RoomProxy, flow: Flow, client: socket.socket, upstream: socket.socket
+        self, proxy: RoomProxy, flow: Flow, client: SocketClient, upstream: socket.socket
     ) -> None:
         self._proxy = proxy
         self._flow = flow
@@ -150,21 +150,22 @@ class _Relay:
 
     async def _pump_up(self) -> None:
         guard = HelloGuard(self._flow.target)
-        while data := await receive(self._client):
+        while data := await receive(self._client.socket):
             if passed := guard.feed(data):
                 await self._send(self._upstream, passed, self._count_up)
         _end(self._upstream)
 
     async def _pump_down(self) -> None:
         while data := await receive(self._upstream):
-            await self._send(self._client, data, self._count_down)
-        _end(self._client)
+            await self._send(self._client.socket, data, self._count_down)
+        _end(self._client.socket)
 
     async def _send(self, sock: socket.socket, data: bytes, count: Callable[[int], None]) -> None:
         async with self._at_pace():
             await self._proxy.move(len(data))
         await asyncio.get_running_loop().sock_sendall(sock, data)
         count(len(data))
+        self._client.note_moved()
         self._touch()
 
     def _count_up(self, size: int) -> None:
