@@ -136,7 +136,7 @@ async def test_programs_use_a_secret_that_is_nowhere_in_the_runner(
             assert VALUE not in json.dumps(container.attrs)
         engine.close()
         # The log at its finest, the database, and everything else that is kept.
-        assert '"secrets": "GITHUB_TOKEN"' in orchestrator.log
+        assert '"put_in": "GITHUB_TOKEN"' in orchestrator.log
         kept = [orchestrator.log_path, *_files(orchestrator.state_dir)]
         assert orchestrator.state_dir / "state.sqlite3" in kept
         for path in kept:
