@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ipaddress
-import os
 import secrets
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from orchestrator.egress.trust import (
 )
 from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId, RoomSlug
+from orchestrator.private_file import write_private
 from orchestrator.room_profile import EgressConfig, RoomProfile
 from orchestrator.room_secret import RoomSecrets
 from orchestrator.rooms.kit import Quarters
@@ -177,7 +177,7 @@ def _load_or_make_key(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            _make_key(path)
+            write_private(path, secrets.token_bytes(_KEY_BYTES))
         key = path.read_bytes()
     except OSError as e:
         msg = f"{path} can't be used: {e.strerror}"
@@ -188,15 +188,3 @@ def _load_or_make_key(path: Path) -> bytes:
         )
         raise PreconditionError(msg)
     return key
-
-
-def _make_key(path: Path) -> None:
-    """Whole or not at all: a kill in between must not leave half a key behind."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(_KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
