@@ -19,8 +19,9 @@ from tests.support.tls_site import make_authority
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
 
 VALUE = "ghp_Zq3vXw8Yt5Rb2Nm7Kj4Hg6Fd9Sa1Po0Iu3Q"
-# As a shell word that is the same to grep, but not in the conversation that the CLI keeps.
-HALVES = f"{VALUE[:12]}''{VALUE[12:]}"
+# As a pattern: it finds the value, and neither itself in grep's own command line nor the
+# conversation that the CLI keeps.
+PATTERN = f"'{VALUE[:12]}[{VALUE[12]}]{VALUE[13:]}'"
 NAMED, TUNNELLED = "api.example.org", "raw.example.org"
 HOST_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -57,8 +58,8 @@ def script(host: str, raw: str) -> str:
 
 
 INSIDE = f"""
-grep -rlF {HALVES} / --exclude-dir=proc --exclude-dir=sys 2>/dev/null | wc -l
-cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cF {HALVES}
+grep -rl {PATTERN} / --exclude-dir=proc --exclude-dir=sys 2>/dev/null | wc -l
+cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -c {PATTERN}
 grep -rl 'PRIVATE KEY' /run/egress /etc/ssl/certs 2>/dev/null | wc -l
 ls /run/egress | tr '\\n' ' '; echo
 (echo x > /run/egress/ca.pem; echo x > /run/egress/new) 2>&1 | grep -c 'Read-only'
