@@ -304,7 +304,8 @@ async def test_an_echo_shows_the_surrogate_instead(room: SecretRoom, echo: bytes
     assert status_of(answer) >= 200
     shown = answer + body_of(answer)
     for text in (VALUE, PAIR, PAIR.rstrip("=")):
-        assert text.encode() not in shown
+        # The names of headers come in lower case.
+        assert text.encode().lower() not in shown.lower()
 
 
 async def test_an_echo_keeps_its_length(room: SecretRoom) -> None:
