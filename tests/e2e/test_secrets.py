@@ -10,6 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from orchestrator.embedded.messages_model import ToolUse
 from tests.e2e.conftest import Installation
 from tests.e2e.test_isolation import run_in
 from tests.support.locked_site import open_locked_site
@@ -111,6 +112,12 @@ async def test_programs_use_a_secret_that_is_nowhere_in_the_runner(
             ),
         )
         inside = await run_in(installation, alice, room, "inside", INSIDE)
+
+        # The CLI's own fetch trusts the CA, too.
+        fetch = ToolUse(name="WebFetch", input={"url": f"https://{host}/open", "prompt": "?"})
+        installation.api.when("fetch it", [fetch])
+        await alice.send(room, "fetch it")
+        await installation.api.wait_until(lambda _: site.opened > 0)
 
         lines = said.splitlines()
         for name in PROGRAMS:

@@ -15,10 +15,14 @@ from pathlib import Path
 
 @dataclass(slots=True)
 class LockedSite:
-    """Serves files; `seen` has every Authorization header, in order."""
+    """Serves files; `seen` has every Authorization header, in order.
+
+    `/open` is for everybody, and counted.
+    """
 
     token: str
     port: int = 0
+    opened: int = 0
     seen: list[str] = field(default_factory=list)
 
     def lets_in(self, authorization: str) -> bool:
@@ -38,6 +42,14 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """A file, or 401."""
+        if self.path == "/open":
+            self._site.opened += 1
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"open\n")
+            return
         if self._site.lets_in(self.headers.get("Authorization", "")):
             super().do_GET()
             return
