@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -290,6 +291,17 @@ async def test_a_host_that_can_not_prove_its_name_gets_nothing(tmp_path: Path, b
         assert status_of(answer) == 502
         assert b"certificate that can't be trusted" in answer
         assert room.seen() == b""
+
+
+async def test_what_is_large_passes_whole_both_ways(room: SecretRoom) -> None:
+    body = os.urandom(1 << 20)
+    # Beginnings of the value everywhere, and zeros: what the filter must leave alone.
+    back = b"".join(VALUE[: n % len(VALUE)].encode() + bytes(n % 7) for n in range(40_000))
+    room.sites[NAMED].answers.append(plain_answer(back))
+    data = render([("X-Key", room.surrogate)], host=at(room), line="POST / HTTP/1.1", body=body)
+    answer = await room.ask(data)
+    assert room.sites[NAMED].bodies == [body]
+    assert body_of(answer) == back
 
 
 # ---- echoes: a host that repeats what it was sent
