@@ -33,7 +33,6 @@ from orchestrator.core import texts
 from orchestrator.core.pacing import BudgetState, SendBudget
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
 from orchestrator.egress.gateway import EgressGateway, ProxyMeans, open_egress
-from orchestrator.egress.interceptor import TlsInterceptor
 from orchestrator.embedded.homeserver import (
     EmbeddedHomeserver,
     open_embedded_homeserver,
@@ -51,7 +50,7 @@ from orchestrator.gateway.clock import SteadyClock
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.gateway.outbound import OutboxSender
-from orchestrator.housing import HostHousing, open_authority
+from orchestrator.housing import HostHousing, open_interceptor
 from orchestrator.log import register_secret
 from orchestrator.matrix.client import MatrixClient, open_matrix
 from orchestrator.matrix.sent import find_sent
@@ -168,9 +167,8 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     await store.begin_life(now=clock())
     embedded = None
     if plan.embedded_port is not None:
-        embedded = await enter(
-            open_embedded_homeserver(plan.state_dir, port=plan.embedded_port, say=say)
-        )
+        own = open_embedded_homeserver(plan.state_dir, port=plan.embedded_port, say=say)
+        embedded = await enter(own)
         register_secret(embedded.agent_password)
         register_secret(embedded.user_password)
     config = plan.build_config(embedded)
@@ -179,12 +177,8 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     installation = await store.rooms.installation()
     backend = await enter(open_docker_backend(installation))
     image_id = await _ensure_image(backend, config, plan, say)
-    authority = open_authority(config, plan.state_dir)
-    means = ProxyMeans(
-        book=EgressDayTable(store.database),
-        clock=clock,
-        interceptor=TlsInterceptor(authority) if authority else None,
-    )
+    interceptor = open_interceptor(config, plan.state_dir)
+    means = ProxyMeans(book=EgressDayTable(store.database), clock=clock, interceptor=interceptor)
     egress = await enter(open_egress(upstream=upstream, credential=credential, means=means))
     housing = HostHousing(
         config=config,
@@ -193,7 +187,6 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
         image_id=image_id,
         egress=egress,
         room_secrets=plan.room_secrets,
-        authority=authority,
     )
     secrets = plan.secrets if embedded is None else _agent_secrets(embedded)
     matrix = await enter(open_matrix(config.matrix, secrets, plan.state_dir))

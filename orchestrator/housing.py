@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ipaddress
-import os
 import secrets
 from pathlib import Path
 
@@ -18,10 +17,11 @@ from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.room_secret import RoomSecret
 from orchestrator.core.sandbox import spec_hash
 from orchestrator.core.surrogate import make_surrogates
-from orchestrator.egress.authority import Authority, load_or_make_authority
+from orchestrator.egress.authority import load_or_make_authority
 from orchestrator.egress.credential import room_placeholder
 from orchestrator.egress.door import RoomDoor
 from orchestrator.egress.gateway import EgressGateway
+from orchestrator.egress.interceptor import TlsInterceptor
 from orchestrator.egress.trust import (
     find_public_roots,
     remove_trust,
@@ -30,6 +30,7 @@ from orchestrator.egress.trust import (
 )
 from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId, RoomSlug
+from orchestrator.private_file import write_private
 from orchestrator.room_profile import EgressConfig, RoomProfile
 from orchestrator.room_secret import RoomSecrets
 from orchestrator.room_spec import build_room_spec
@@ -55,7 +56,6 @@ class HostHousing:
         image_id: str,
         egress: EgressGateway,
         room_secrets: RoomSecrets,
-        authority: Authority | None,
     ) -> None:
         self._config = config
         self._root = state_dir / "rooms"
@@ -63,7 +63,6 @@ class HostHousing:
         self._image_id = image_id
         self._egress = egress
         self._room_secrets = room_secrets
-        self._authority = authority
         self._key = _load_or_make_key(state_dir / "placeholder.key")
 
     async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
@@ -133,23 +132,25 @@ class HostHousing:
         self, profile: RoomProfile, directory: Path, gid: int
     ) -> tuple[tuple[str, str], ...]:
         """The CA's files where the room has hosts that are intercepted; none elsewhere."""
-        if not profile.egress.intercept or self._authority is None:
+        ca = self._egress.certificate_pem
+        if not profile.egress.intercept or ca is None:
             remove_trust(directory)
             return ()
-        ca = self._authority.certificate_pem
         write_trust(directory, gid=gid, ca=ca, roots=find_public_roots())
-        return trust_environment()
+        return trust_environment(ca)
 
 
-def open_authority(config: Config, state_dir: Path) -> Authority | None:
-    """The CA for all hosts that any room has intercepted; none is made until one has.
+def open_interceptor(config: Config, state_dir: Path) -> TlsInterceptor | None:
+    """For all hosts that any room has intercepted; no CA is made until one has.
 
     Raises:
-        PreconditionError: its file can't be made or used.
+        PreconditionError: the CA's file can't be made or used.
     """
     profiles = (config.defaults, *config.rooms.values())
     hosts = {host for profile in profiles for host in profile.egress.intercept}
-    return load_or_make_authority(state_dir, map(parse_rule, hosts)) if hosts else None
+    if not hosts:
+        return None
+    return TlsInterceptor(load_or_make_authority(state_dir, map(parse_rule, hosts)))
 
 
 def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:
@@ -174,7 +175,7 @@ def _load_or_make_key(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            _make_key(path)
+            write_private(path, secrets.token_bytes(_KEY_BYTES))
         key = path.read_bytes()
     except OSError as e:
         msg = f"{path} can't be used: {e.strerror}"
@@ -185,15 +186,3 @@ def _load_or_make_key(path: Path) -> bytes:
         )
         raise PreconditionError(msg)
     return key
-
-
-def _make_key(path: Path) -> None:
-    """Whole or not at all: a kill in between must not leave half a key behind."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(_KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

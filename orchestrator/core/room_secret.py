@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import html
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from orchestrator.core.egress_rules import HostRule, Scheme, Target, is_covered
 
@@ -117,14 +120,40 @@ def is_searchable(headers: Headers) -> bool:
 
 
 def hide_in_headers(headers: Headers, hidden: Sequence[Hidden]) -> list[tuple[str, str]]:
-    """An answer's headers with marks for what is hidden, in names too."""
-    return [(_hide(name, hidden), _hide(value, hidden)) for name, value in headers]
+    """An answer's headers with marks for what is hidden; without those that have it in the name.
+
+    A name has no case of its own, so it is compared without.
+    """
+    return [
+        (name, _hide(value, hidden))
+        for name, value in headers
+        if not any(item.text.lower() in name.lower() for item in hidden)
+    ]
 
 
 def _hide(text: str, hidden: Sequence[Hidden]) -> str:
     for item in hidden:
         text = text.replace(item.text, item.mark)
     return text
+
+
+def _spellings(secret: RoomSecret) -> list[Hidden]:
+    """The value as a page, a URL or a JSON text shows it. Length stays: punctuation is the same."""
+    ways = (str, _in_url, html.escape, _in_json, _in_json_with_slashes)
+    found = {way(secret.value): way(secret.surrogate) for way in ways}
+    return [Hidden(text=text, mark=mark) for text, mark in found.items()]
+
+
+def _in_url(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _in_json(text: str) -> str:
+    return json.dumps(text)[1:-1]
+
+
+def _in_json_with_slashes(text: str) -> str:
+    return _in_json(text).replace("/", "\\/")
 
 
 class _Swap:
@@ -135,7 +164,7 @@ class _Swap:
         longest_first = sorted(self._by_surrogate, key=len, reverse=True)
         found = "|".join(re.escape(surrogate) for surrogate in longest_first)
         self._pattern = re.compile(rf"(?<![{_WORD}])(?:{found})(?![{_WORD}])")
-        self.hidden = [Hidden(text=secret.value, mark=secret.surrogate) for secret in secrets]
+        self.hidden = [item for secret in secrets for item in _spellings(secret)]
         self.used: set[str] = set()
 
     def value_of(self, name: str, value: str) -> str:

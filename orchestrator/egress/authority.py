@@ -25,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from orchestrator.core.egress_rules import HostRule, is_address
 from orchestrator.errors import PreconditionError
+from orchestrator.private_file import write_private
 
 FILE_NAME: Final = "authority.pem"
 # Long, because runners that are up hold a copy; the constraints and the key's place protect it.
@@ -137,7 +138,9 @@ def load_or_make_authority(
             if _constraints_of(certificate) == constraints:
                 return Authority(key, certificate, now=now)
         certificate = _self_sign(key, constraints, now())
-        _write(path, _private_pem(key) + certificate.public_bytes(serialization.Encoding.PEM))
+        write_private(
+            path, _private_pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
+        )
     except OSError as e:
         msg = f"{path} can't be used: {e.strerror}"
         raise PreconditionError(msg) from e
@@ -168,18 +171,6 @@ def _read(path: Path) -> tuple[_Key, x509.Certificate] | None:
 
 def _damaged(path: Path) -> str:
     return f"{path} is damaged: expected a key and its certificate. Remove it; a new one is made."
-
-
-def _write(path: Path, pem: bytes) -> None:
-    """Whole or not at all: a kill in between must not leave half a key behind."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _self_sign(key: _Key, constraints: x509.NameConstraints, now: dt.datetime) -> x509.Certificate:

@@ -100,7 +100,7 @@ class _Exchange:
         self._request = request
         self._sealed = proxy.seal(request.target, request.headers)
         self._filters = SecretFilters(self._sealed.hidden)
-        flow.secrets = self._sealed.used
+        flow.put_in = self._sealed.used
         self._client = client
         self._keeps = may_keep and request.keep_alive
         self._has_answered = self._is_body_sent = self._is_chunked = False

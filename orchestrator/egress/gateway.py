@@ -68,6 +68,12 @@ class EgressGateway:
         """Whether the credential is a subscription's token, and not an API key."""
         return self._upstream.is_subscription
 
+    @property
+    def certificate_pem(self) -> bytes | None:
+        """The CA that rooms with intercepted hosts have to trust; None: nothing is intercepted."""
+        interceptor = self._means.interceptor
+        return None if interceptor is None else interceptor.certificate_pem
+
     async def open_door(self, door: RoomDoor) -> None:
         """Listen for this room. Idempotent: an open door of the same room and values stays.
 

@@ -52,6 +52,11 @@ class TlsInterceptor:
     def __repr__(self) -> str:
         return f"TlsInterceptor({self._authority})"
 
+    @property
+    def certificate_pem(self) -> bytes:
+        """See `proxy.Interceptor`."""
+        return self._authority.certificate_pem
+
     async def serve(
         self, proxy: RoomProxy, target: Target, hello: bytes, client: ClientSide
     ) -> None:

@@ -69,6 +69,11 @@ _DAY_SPENT = Denial(
 class Interceptor(Protocol):
     """Opens the TLS of a tunnel to a host that the policy says so of."""
 
+    @property
+    def certificate_pem(self) -> bytes:
+        """What a room has to trust for that; public."""
+        ...
+
     async def serve(
         self, proxy: RoomProxy, target: Target, hello: bytes, client: ClientSide
     ) -> None:
@@ -105,8 +110,8 @@ class Flow:
     up: int = 0
     down: int = 0
     ended_by: str = "end"
-    secrets: tuple[str, ...] = ()
-    """Names of those that were put in."""
+    put_in: tuple[str, ...] = ()
+    """Names of the secrets that went along."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +263,7 @@ class RoomProxy:
                 bytes_up=flow.up,
                 bytes_down=flow.down,
                 ended_by=flow.ended_by,
-                secrets=",".join(flow.secrets),
+                put_in=",".join(flow.put_in),
                 seconds=round(time.monotonic() - flow.began, 3),
             )
 

@@ -73,8 +73,6 @@ class TlsClient:
                 await self._flush()
                 await self._fill()
                 continue
-            except ssl.SSLZeroReturnError:
-                return b""
             except ssl.SSLError:
                 raise ClientGoneError from None
             self._overhead = max(0, self._overhead - len(data))
@@ -103,15 +101,15 @@ class TlsClient:
             await self._flush()
 
     async def _fill(self) -> None:
-        data = await self._client.read()
-        if not data:
-            raise ClientGoneError
-        # In this order: a cancelled wait loses nothing.
-        self._incoming.write(data)
-        self._overhead += len(data)
+        # All that came was decrypted before this is called: what is left over carried nothing.
         if self._overhead > _FREE_OVERHEAD_BYTES:
             owed, self._overhead = self._overhead, 0
             await self._charge(owed)
+        data = await self._client.read()
+        if not data:
+            raise ClientGoneError
+        self._incoming.write(data)
+        self._overhead += len(data)
 
     async def _flush(self) -> None:
         async with self._writing:

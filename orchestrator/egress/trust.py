@@ -8,6 +8,7 @@ room that has nothing intercepted has neither.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import ssl
@@ -19,6 +20,7 @@ from orchestrator.errors import PreconditionError
 
 CA_NAME: Final = "ca.pem"
 BUNDLE_NAME: Final = "ca-bundle.pem"
+DIGEST_NAME: Final = "AIAGENTCHAT_CA"
 # Root writes, the room's group reads; the mount is read-only besides.
 _MODE: Final = 0o640
 # Debian and Alpine, Fedora, OpenSUSE, and macOS or BSD.
@@ -39,10 +41,14 @@ _WITH_BUNDLE: Final = (
 )
 
 
-def trust_environment() -> tuple[tuple[str, str], ...]:
-    """The variables by which OpenSSL, curl, git, pip, Python, Node, Go and the like find them."""
+def trust_environment(ca: bytes) -> tuple[tuple[str, str], ...]:
+    """The variables by which OpenSSL, curl, git, pip, Python, Node, Go and the like find them.
+
+    With a digest of the CA: a program that has read another one is outdated, and started anew.
+    """
     bundle = ((name, f"{EGRESS}/{BUNDLE_NAME}") for name in _WITH_BUNDLE)
-    return (*bundle, ("NODE_EXTRA_CA_CERTS", f"{EGRESS}/{CA_NAME}"))
+    digest = hashlib.sha256(ca).hexdigest()[:16]
+    return (*bundle, ("NODE_EXTRA_CA_CERTS", f"{EGRESS}/{CA_NAME}"), (DIGEST_NAME, digest))
 
 
 def find_public_roots() -> bytes:

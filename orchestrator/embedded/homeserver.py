@@ -41,12 +41,12 @@ from orchestrator.embedded.synapse_config import (
     read_secrets,
     render_config,
     save_secrets,
-    write_private,
     write_synapse_files,
 )
 from orchestrator.embedded.synapse_process import SynapseProcess, find_running, start_synapse
 from orchestrator.errors import PreconditionError
 from orchestrator.model import RoomId, UserId
+from orchestrator.private_file import write_private
 
 DEFAULT_PORT = 8008
 # The first start makes the database: 3 s on two idle cores; a busy machine gets forty times that.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from orchestrator.errors import PreconditionError
 from orchestrator.model import JsonObject
+from orchestrator.private_file import write_private
 
 SERVER_NAME = "localhost"
 BIND_ADDRESS = "127.0.0.1"
@@ -153,18 +153,6 @@ def render_log_config(directory: Path) -> str:
         "disable_existing_loggers": False,
     }
     return yaml.safe_dump(config, sort_keys=False)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace a file atomically, with mode 0600 from its first byte on."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _random_secret() -> SecretStr:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from loguru import logger
 
-from orchestrator.core.egress_rules import Target, parse_rule
-from orchestrator.core.proxy_http import ProxyRequest, parse_inner_head
-from orchestrator.egress.exchange import exchange
+from orchestrator.core.egress_rules import parse_rule
 from orchestrator.egress.gateway import RoomDoor
-from orchestrator.egress.proxy import RoomProxy
-from orchestrator.egress.proxy_client import ClientSide
 from tests.security.egress_bypass_heads import connect, get
 from tests.support.client_hello import plain_hello
 from tests.support.egress import ANSWER_S, send_raw, status_of
@@ -276,93 +271,7 @@ async def test_what_is_malformed_is_told_to_nobody(rig: Rig) -> None:
     assert rig.denied == []
 
 
-# ---- the seam where TLS is opened
-
-
-@dataclass(slots=True)
-class Opened:
-    """An interceptor as small as can be: it answers for the target, request by request."""
-
-    context: ssl.SSLContext
-    hellos: list[bytes] = field(default_factory=list)
-
-    async def serve(
-        self, proxy: RoomProxy, target: Target, hello: bytes, client: ClientSide
-    ) -> None:
-        self.hellos.append(hello)
-        inner = _TlsServer(client, self.context, hello)
-        await inner.shake_hands()
-        raw = b""
-        while b"\r\n\r\n" not in raw:
-            raw += await inner.read()
-        head, _, rest = raw.partition(b"\r\n\r\n")
-        inner.push_back(rest)
-        request = parse_inner_head(head + b"\r\n\r\n", target)
-        assert isinstance(request, ProxyRequest)
-        assert await exchange(proxy, request, inner) is None
-
-
-class _TlsServer:
-    def __init__(self, client: ClientSide, context: ssl.SSLContext, hello: bytes) -> None:
-        self._client, self._early = client, b""
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._in.write(hello)
-        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
-
-    async def _flush(self) -> None:
-        if data := self._out.read():
-            await self._client.write(data)
-
-    async def shake_hands(self) -> None:
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._flush()
-                self._in.write(await self._client.read())
-            else:
-                await self._flush()
-                return
-
-    def push_back(self, data: bytes) -> None:
-        self._early = data + self._early
-
-    async def read(self) -> bytes:
-        if self._early:
-            early, self._early = self._early, b""
-            return early
-        while True:
-            try:
-                return self._tls.read(1 << 16)
-            except ssl.SSLWantReadError:
-                if not (data := await self._client.read()):
-                    return b""
-                self._in.write(data)
-
-    async def write(self, data: bytes) -> None:
-        self._tls.write(data)
-        await self._flush()
-
-
-def _put_in(_target: Target, headers: Mapping[str, str]) -> Mapping[str, str]:
-    return {name: value.replace("surrogate", "real") for name, value in headers.items()}
-
-
-async def test_an_opened_tunnel_passes_requests_on_by_tls_with_the_headers_rewritten(
-    tmp_path: Path,
-) -> None:
-    async with open_rig(tmp_path, rewrite_headers=_put_in, opens=Opened) as rig:
-        rule = parse_rule(rig.fill(b"good.example:@TLS@").decode())
-        async with rig.door(intercept=(rule,)) as door, open_tunnel(rig, door) as tunnel:
-            tunnel.writer.write(
-                rig.fill(
-                    b"GET /x HTTP/1.1\r\nHost: good.example:@TLS@\r\nX-Token: surrogate\r\n\r\n"
-                )
-            )
-            assert b" 200 " in await tunnel.reader.readuntil(b"reach\n")
-            stats = rig.gateway.stats(door.slug).proxy
-        assert b"x-token: real\r\n" in rig.tls.heads[0]
-        assert stats.allowed == 1
+# ---- the seam where TLS is opened (what opens it is tried in test_secrets.py)
 
 
 async def test_a_host_whose_tls_is_to_be_opened_is_not_tunnelled_where_nobody_opens_it(

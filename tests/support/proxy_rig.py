@@ -8,7 +8,6 @@ import ipaddress
 import itertools
 import re
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from orchestrator.core.proxy_policy import IpAddress, ProxyPolicy
 from orchestrator.egress import dialer
 from orchestrator.egress.day_budget import DayBook, MemoryDayBook
 from orchestrator.egress.gateway import ApiKey, EgressGateway, ProxyMeans, RoomDoor, open_egress
-from orchestrator.egress.proxy import Interceptor, RewriteHeaders
 from tests.support.egress import (
     ANSWER_S,
     REAL_KEY,
@@ -162,13 +160,8 @@ async def open_rig(
     directory: Path,
     *,
     book: DayBook | None = None,
-    rewrite_headers: RewriteHeaders | None = None,
-    opens: Callable[[ssl.SSLContext], Interceptor] | None = None,
 ) -> AsyncIterator[Rig]:
-    """Sites at 127.0.0.77, a witness at one port of every address of this host, an API.
-
-    `opens` makes an interceptor from the context of a server for the site's names.
-    """
+    """Sites at 127.0.0.77, a witness at one port of every address of this host, an API."""
     authority = make_authority(directory)
     context = authority.server_context("good.example", "*.wild.example", "*.addr.example")
     async with contextlib.AsyncExitStack() as stack:
@@ -186,8 +179,6 @@ async def open_rig(
                     book=book or MemoryDayBook(),
                     lookup=lambda host: rig.look_up(host),
                     tls=authority.client_context(),
-                    interceptor=opens(context) if opens else None,
-                    rewrite_headers=rewrite_headers,
                 ),
             )
         )

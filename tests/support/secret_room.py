@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -137,8 +138,13 @@ def render(
 
 
 @contextlib.asynccontextmanager
-async def open_secret_room(directory: Path, *, bad: str | None = None) -> AsyncIterator[SecretRoom]:
-    """The whole of it; with `bad` the server with the secret has such a certificate."""
+async def open_secret_room(
+    directory: Path, *, bad: str | None = None, **limits: Any
+) -> AsyncIterator[SecretRoom]:
+    """The whole of it; with `bad` the server with the secret has such a certificate.
+
+    `limits` are laid over the rooms' policy.
+    """
     trusted = make_authority(directory)
     named = None if bad is None else bad_context(trusted, bad)
     state = directory / "state"
@@ -174,6 +180,7 @@ async def open_secret_room(directory: Path, *, bad: str | None = None) -> AsyncI
             allow=(*rules.values(), in_clear, *more, elsewhere),
             intercept=(*intercept, elsewhere),
         )
+        policy = replace(policy, **limits)
         hosts = (rules[NAMED], in_clear)
         doors = [
             replace(

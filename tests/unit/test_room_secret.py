@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from orchestrator.config import Config, parse_config
 from orchestrator.errors import ConfigError
+from orchestrator.main import app
 from orchestrator.room_secret import load_room_secrets, uncovered_secrets
 
 MATRIX = {"homeserver": "https://matrix.example.org", "user_id": "@claude:example.org"}
@@ -126,3 +128,17 @@ def test_a_host_to_which_a_secret_would_never_get_is_named(
     else:
         (line,) = found
         assert line.startswith(f"defaults.secrets.T: {hosts[0]}: is not covered by {missing}, ")
+
+
+def test_config_check_names_a_gap_and_needs_no_value(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "matrix: {homeserver: 'https://m.example', user_id: '@c:m.example'}\n"
+        "defaults: {secrets: {NO_SUCH_TOKEN: {hosts: [api.test]}}, egress: {allow: [api.test]}}\n"
+    )
+    result = CliRunner().invoke(app, ["config", "check", str(file)])
+    assert result.exit_code == 0
+    assert (
+        "orchestrator: defaults.secrets.NO_SUCH_TOKEN: api.test: is not covered by "
+        "egress.intercept, so the surrogate would go out unchanged\n"
+    ) in result.output

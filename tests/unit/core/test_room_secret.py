@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
+from urllib.parse import quote
 
 import pytest
 
@@ -179,5 +182,24 @@ def test_an_answer_that_can_not_be_searched_is_known(
 
 def test_an_answers_headers_show_the_surrogate_in_the_secrets_place() -> None:
     hidden = seal_headers([], [secret("a.test")]).hidden
-    shown = hide_in_headers([("X-Your-Token", VALUE), (f"x-{VALUE}", "1")], hidden)
-    assert shown == [("X-Your-Token", SURROGATE), (f"x-{SURROGATE}", "1")]
+    shown = hide_in_headers([("X-Your-Token", VALUE), ("x-b", "1")], hidden)
+    assert shown == [("X-Your-Token", SURROGATE), ("x-b", "1")]
+
+
+def test_a_header_with_the_secret_in_its_name_is_left_out_whatever_its_case() -> None:
+    hidden = seal_headers([], [secret("a.test")]).hidden
+    assert hide_in_headers([(f"x-{VALUE}", "1"), (f"X-{VALUE.lower()}", "2")], hidden) == []
+
+
+def test_a_value_with_punctuation_is_hidden_as_pages_urls_and_json_spell_it() -> None:
+    value, surrogate = 'aB1+/=&<"x\\yZ9kLm2', 'cD3+/=&<"w\\vU7pQr5'
+    odd = RoomSecret(name="T", surrogate=surrogate, value=value, hosts=())
+    hidden = seal_headers([], [odd]).hidden
+    shown = [quote(value, safe=""), html.escape(value), json.dumps(value), value]
+    shown.append(json.dumps(value).replace("/", "\\/"))
+    for text in shown:
+        ((_, found),) = hide_in_headers([("x", text)], hidden)
+        assert len(found) == len(text)
+        assert "aB1" not in found
+        assert "kLm2" not in found
+    assert all(len(item.text) == len(item.mark) for item in hidden)

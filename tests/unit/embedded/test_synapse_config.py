@@ -14,10 +14,10 @@ from orchestrator.embedded.synapse_config import (
     render_config,
     render_log_config,
     save_secrets,
-    write_private,
     write_synapse_files,
 )
 from orchestrator.errors import PreconditionError
+from orchestrator.private_file import write_private
 
 
 def test_secrets_are_made_once_and_then_kept(tmp_path: Path) -> None:
