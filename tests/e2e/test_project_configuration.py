@@ -69,7 +69,7 @@ async def test_what_a_room_honours_changes_with_its_next_turn(installation: Inst
     assert second != first, "its managed settings are others"
     assert hooked.exists()
     policy = facts(second)["/etc/claude-code"]
-    assert policy.parent == workspace.parent
+    assert policy.parent.parent == installation.orchestrator.state_dir / "rooms"
     assert policy.stat().st_uid == 0
     settings = json.loads((policy / "managed-settings.json").read_text())
     assert "allowManagedHooksOnly" not in settings
