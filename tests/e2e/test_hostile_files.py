@@ -149,13 +149,7 @@ def watch(tmp_path: Path) -> Iterator[OpenedFiles]:
 
 def assert_nothing_of_the_rooms(opened: set[Path]) -> None:
     """Neither in a workspace nor in a home; the two themselves are given their owner."""
-    inside = {
-        path
-        for path in opened
-        if len(path.parts) > 3
-        and path.parts[0] == "rooms"
-        and {"workspace", "home"} & {*path.parts}
-    }
+    inside = {path for path in opened if {"workspace", "home"} & {*path.parts[:-1]}}
     assert inside == set()
     assert Path("state.sqlite3") in opened, "the watch sees what the daemon opens"
 

@@ -41,12 +41,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:It is recommended to use web.AppKey"),
 ]
 
-TURN_S = 120
+TURN_S = 60
 LOOK = (
     "env > marks/env; for name in x managed-settings.json managed-settings.d/x managed-mcp.json;"
     " do echo {} 2>/dev/null >> /etc/claude-code/$name && touch marks/wrote-policy; done; true"
 )
 """The one command that is allowed when it is asked for."""
+
+
+ALL = ProjectPolicy(
+    hooks=True, mcp_servers=True, permission_rules=True, environment=True, plugins=True
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +88,7 @@ CASES: dict[str, tuple[ProjectPolicy, set[str]]] = {
     "variables": (ProjectPolicy(environment=True), TEXT | {"variable"}),
     "plugins": (ProjectPolicy(plugins=True), TEXT | {"plugin"}),
     "everything": (
-        ProjectPolicy(
-            hooks=True, mcp_servers=True, permission_rules=True, environment=True, plugins=True
-        ),
+        ALL,
         TEXT | HOOKS | {"mcp-project", "rule", "variable", "plugin", "hook-plugin"},
     ),
 }
@@ -193,6 +196,20 @@ async def test_only_what_the_room_honours_acts(tmp_path: Path, image: str, case:
     assert_nothing_widened(seen)
     was_asked = any(planted.RULED in words for words in seen.asked)
     assert was_asked is not project.permission_rules
+
+
+@pytest.mark.parametrize(
+    ("policy", "let_through"),
+    [(NOTHING_MORE, set()), (ProjectPolicy(plugins=True), {"plugin"})],
+    ids=["of the image", "of a room with plugins"],
+)
+async def test_the_managed_settings_refuse_a_second_time_what_the_launcher_let_through(
+    tmp_path: Path, image: str, policy: ProjectPolicy, let_through: set[str]
+) -> None:
+    async with open_planted(tmp_path, image, policy, planted.plant) as (room, api):
+        seen = await see(room, api, ALL)
+    assert seen.acted() == TEXT | {"mcp-project", "variable"} | let_through
+    assert_nothing_widened(seen)
 
 
 async def test_a_configuration_behind_a_symlink_is_not_honoured(tmp_path: Path, image: str) -> None:
