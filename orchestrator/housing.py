@@ -10,6 +10,8 @@ import secrets
 from pathlib import Path
 
 from orchestrator.config import Config
+from orchestrator.core.api_policy import ApiPolicy, build_policy
+from orchestrator.core.budget import micro_usd
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.naming import room_uid, runner_name
 from orchestrator.core.proxy_policy import ProxyPolicy
@@ -18,8 +20,8 @@ from orchestrator.egress.credential import room_placeholder
 from orchestrator.egress.door import RoomDoor
 from orchestrator.egress.gateway import EgressGateway
 from orchestrator.errors import PreconditionError
-from orchestrator.model import InstallationId
-from orchestrator.room_profile import EgressConfig
+from orchestrator.model import InstallationId, RoomSlug
+from orchestrator.room_profile import ApiConfig, BudgetConfig, EgressConfig
 from orchestrator.rooms.kit import Quarters
 from orchestrator.runners.workdir import prepare_room_dirs
 from orchestrator.store.api import RoomRow
@@ -71,6 +73,8 @@ class HostHousing:
                 placeholder=placeholder,
                 user_tag=tag,
                 proxy=_proxy_policy(profile.egress),
+                api=_api_policy(profile.api),
+                budget_micro_usd=_budget(profile.budget),
             )
         )
         spec = SandboxSpec(
@@ -94,6 +98,10 @@ class HostHousing:
             is_subscription=self._egress.is_subscription,
         )
 
+    def spent_micro_usd(self, slug: RoomSlug) -> int:
+        """What a room's requests to the API have cost today (UTC)."""
+        return self._egress.spent_micro_usd(slug)
+
 
 def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:
     return ProxyPolicy(
@@ -107,6 +115,19 @@ def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:
         bytes_per_day=egress.bytes_per_day,
         idle_s=egress.idle_s,
     )
+
+
+def _api_policy(api: ApiConfig) -> ApiPolicy:
+    return build_policy(
+        server_tools=api.server_tools,
+        betas=api.betas,
+        fields=api.fields,
+        max_body_bytes=api.max_body,
+    )
+
+
+def _budget(budget: BudgetConfig) -> int | None:
+    return None if budget.usd_per_day is None else micro_usd(budget.usd_per_day)
 
 
 def _load_or_make_key(path: Path) -> bytes:

@@ -22,7 +22,8 @@ PERMISSION_MODES = {
     Permissions.BYPASS: "bypassPermissions",
 }
 # The first eight start turns that nobody asked for, or reach for other sessions; a turn is one
-# batch in, one result out. The last two need the open web, which a runner does not have.
+# batch in, one result out. The last two need the open web, which a runner does not have unless its
+# room's profile says so.
 DISALLOWED_TOOLS = (
     "CronCreate",
     "CronDelete",
@@ -49,13 +50,15 @@ def build_cli_argv(
     permissions: Permissions,
     model: str | None = None,
     system_prompt: str | None = None,
+    web_search: bool = False,
     executable: str = CLAUDE,
     workspace: str = WORKSPACE,
 ) -> list[str]:
     """The command line of one session's process.
 
     `resume` continues a session that this id already has; without it the id must be unused (the CLI
-    refuses with exit code 1 either way). `system_prompt` is added to the CLI's own.
+    refuses with exit code 1 either way). `system_prompt` is added to the CLI's own. `web_search`:
+    whether the gateway lets the room's searches through.
     """
     argv = [executable, "-p", "--verbose", "--include-partial-messages"]
     argv += ["--input-format", "stream-json", "--output-format", "stream-json"]
@@ -64,7 +67,8 @@ def build_cli_argv(
     # No settings of the workspace or of the home: they could allow tools, run hooks, and set
     # ANTHROPIC_BASE_URL. `--add-dir` brings CLAUDE.md back (see build_cli_env), and only that.
     argv += ["--setting-sources", "", "--strict-mcp-config", "--add-dir", workspace]
-    argv += ["--disallowedTools", ",".join(DISALLOWED_TOOLS)]
+    allowed = {"WebSearch"} if web_search else set()
+    argv += ["--disallowedTools", ",".join(t for t in DISALLOWED_TOOLS if t not in allowed)]
     argv += ["--resume" if resume else "--session-id", session_id]
     if model is not None:
         argv.append(f"--model={model}")

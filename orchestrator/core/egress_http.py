@@ -51,6 +51,9 @@ class DenialReason(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     BODY_INVALID = "body_invalid"
     BODY_FEATURE = "body_feature"
+    BETA = "beta"
+    HEADER = "header"
+    BUDGET = "budget"
     OWN_FAILURE = "own_failure"
 
 
@@ -63,6 +66,8 @@ class Denial:
     message: str
     kind: str = "permission_error"
     """The API's error type."""
+    may_retry: bool = False
+    """Whether the same request can be answered later; the client asks again by itself then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

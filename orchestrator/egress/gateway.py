@@ -21,6 +21,7 @@ from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken, room_placeholder
 from orchestrator.egress.door import Door, DoorStats, OnDeniedHost, RoomDoor
 from orchestrator.egress.inspector import Inspector, open_inspector
+from orchestrator.egress.ledger import Ledger, MemoryLedger
 from orchestrator.egress.upstream import Upstream
 from orchestrator.errors import EgressError
 from orchestrator.model import RoomSlug
@@ -30,6 +31,7 @@ __all__ = [
     "Credential",
     "DoorStats",
     "EgressGateway",
+    "Ledger",
     "OAuthToken",
     "RoomDoor",
     "open_egress",
@@ -42,9 +44,12 @@ _log = logger.bind(component="egress")
 class EgressGateway:
     """All doors. Invariant: one open door for a slug, and its task runs in the gateway's group."""
 
-    def __init__(self, upstream: Upstream, inspector: Inspector, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, upstream: Upstream, inspector: Inspector, ledger: Ledger, group: asyncio.TaskGroup
+    ) -> None:
         self._upstream = upstream
         self._inspector = inspector
+        self._ledger = ledger
         self._group = group
         self._doors: dict[RoomSlug, Door] = {}
         self._grants: dict[RoomSlug, tuple[HostRule, ...]] = {}
@@ -80,6 +85,7 @@ class EgressGateway:
             door,
             upstream=self._upstream,
             inspector=self._inspector,
+            ledger=self._ledger,
             on_denied_host=self._note_denied_host,
         )
         opened.grants = self._grants.get(door.slug, ())
@@ -113,6 +119,10 @@ class EgressGateway:
         held = self._doors.get(slug)
         return DoorStats() if held is None else held.stats()
 
+    def spent_micro_usd(self, slug: RoomSlug) -> int:
+        """What a room's requests have cost today (UTC), whether its door is open or not."""
+        return self._ledger.spent_micro_usd(slug)
+
     async def drain(self) -> None:
         """Close all doors at once; within DRAIN_S. No door can be opened any more. Idempotent."""
         self._is_closed = True
@@ -128,8 +138,12 @@ class EgressGateway:
 
 
 @contextlib.asynccontextmanager
-async def open_egress(*, upstream: str, credential: Credential) -> AsyncIterator[EgressGateway]:
+async def open_egress(
+    *, upstream: str, credential: Credential, ledger: Ledger | None = None
+) -> AsyncIterator[EgressGateway]:
     """A gateway without doors; at exit all doors are drained, for at most DRAIN_S, then closed.
+
+    What rooms spend is written to `ledger`; without one it is remembered as long as this is open.
 
     The API is not contacted: whether it answers shows with the first request, and is told to the
     room.
@@ -140,7 +154,7 @@ async def open_egress(*, upstream: str, credential: Credential) -> AsyncIterator
     failure: Exception | None = None
     api = Upstream(upstream, credential)
     async with open_inspector() as inspector, asyncio.TaskGroup() as group:
-        gateway = EgressGateway(api, inspector, group)
+        gateway = EgressGateway(api, inspector, ledger or MemoryLedger(), group)
         try:
             yield gateway
         except Exception as e:  # noqa: BLE001 (raised below: a group would wrap the caller's error)

@@ -135,6 +135,7 @@ class CliSessions:
             model=self._profile.model or (agent.model if agent else None),
             system_prompt=self._profile.system_prompt or (agent.system_prompt if agent else None),
             permissions=self._profile.permissions,
+            web_search="web_search" in self._profile.api.server_tools,
         )
 
     def _command(self) -> str:

@@ -10,7 +10,7 @@ from orchestrator.config import Config
 from orchestrator.core.chunking import encrypted_limit
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.gateway.courtesy import Courtesies
-from orchestrator.model import RoomId
+from orchestrator.model import RoomId, RoomSlug
 from orchestrator.ports import RunnerBackend
 from orchestrator.store.api import RoomRow
 from orchestrator.store.store import Store
@@ -58,6 +58,8 @@ class Kit:
     version: str
     send_rate_per_s: Callable[[], float | None] = lambda: None
     """What the account may send, as far as is known; None: no limit met yet."""
+    spent_micro_usd: Callable[[RoomSlug], int] = lambda _: 0
+    """What a room's requests to the API have cost today (UTC)."""
 
     async def event_limit(self, room_id: RoomId) -> int:
         """The most bytes that a message's content may have in this room."""
