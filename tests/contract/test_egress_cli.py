@@ -21,6 +21,7 @@ import pytest
 from orchestrator.core.api_policy import ApiPolicy, build_policy
 from orchestrator.core.cli_event import Result
 from orchestrator.core.failure import explain_failure
+from orchestrator.core.stream import parse_line
 from orchestrator.egress.gateway import EgressGateway, RoomDoor
 from orchestrator.model import JsonObject, JsonValue
 from tests.support.claude_cli import ensure_claude_cli
@@ -232,7 +233,9 @@ async def test_over_its_budget_the_cli_asks_once_and_the_room_reads_why(
         assert len(runner.api.requests) == asked
         assert runner.denials() == 1
         assert not [line for line in lines if line.get("subtype") == "api_retry"]
-        failure = explain_failure(Result.model_validate(lines[-1]))
+        result = parse_line(json.dumps(lines[-1]))
+        assert isinstance(result, Result)
+        failure = explain_failure(result)
         assert failure.startswith("this room has spent its budget for today: $0.")
         assert "until 00:00 UTC" in failure
         assert runner.gateway.spent_micro_usd(runner.door.slug) == spent
