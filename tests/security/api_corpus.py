@@ -286,6 +286,7 @@ CLOSED: list[tuple[str, bytes]] = [
     ("a block without a type", _shown({"url": URL})),
     ("a block type that is a list", _shown({"type": ["image"]})),
     ("a source that nobody knows", _shown(_source("image", type="s3", url="s3://b/k"))),
+    ("a source that nobody knows, inline", _shown(_source("image", type="s3", data="s3://b/k"))),
     ("a source type in another case", _shown(_source("image", type="URL", url=URL))),
     ("a source without a type", _shown(_source("image", url=URL))),
     ("a url beside inline data", _shown(_source("image", type="base64", data="", url=URL))),
