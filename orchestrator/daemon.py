@@ -1,7 +1,7 @@
 """The daemon, from top to bottom: what is opened in which order, what runs, how it ends.
 
-    lock ► store ► (embedded homeserver, offline model) ► engine ► image ► egress ► Matrix
-         ► outbox sender ► rooms ► inbound windows ► intake ► sync ► control socket
+    lock ► store ► (embedded homeserver, offline model) ► engine ► image ► spending ► egress
+         ► Matrix ► outbox sender ► rooms ► inbound windows ► intake ► sync ► control socket
 
 Rules: what is opened later may use what was opened earlier, never the other way round, and closing
 is the reverse; so a room's last words still find a sender. Every task is named in one of two lists
@@ -69,6 +69,7 @@ from orchestrator.signals import Stopped, raise_at_signal, until_signal, watch_s
 from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.egress_day_table import EgressDayTable
+from orchestrator.store.spending import open_spending
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.upkeep import Upkeep
 
@@ -179,7 +180,10 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     image_id = await _ensure_image(backend, config, plan, say)
     interceptor = open_interceptor(config, plan.state_dir)
     means = ProxyMeans(book=EgressDayTable(store.database), clock=clock, interceptor=interceptor)
-    egress = await enter(open_egress(upstream=upstream, credential=credential, means=means))
+    spending = await enter(open_spending(store.database, clock=clock))
+    egress = await enter(
+        open_egress(upstream=upstream, credential=credential, means=means, ledger=spending)
+    )
     housing = HostHousing(
         config=config,
         state_dir=plan.state_dir,
@@ -247,6 +251,7 @@ def _assemble(opened: _Opened) -> _System:
         wall_clock=clock,
         version=__version__,
         send_rate_per_s=budget.rate_per_s,
+        spent_micro_usd=opened.housing.spent_micro_usd,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(

@@ -9,6 +9,8 @@ import secrets
 from pathlib import Path
 
 from orchestrator.config import Config
+from orchestrator.core.api_policy import ApiPolicy, build_policy
+from orchestrator.core.budget import micro_usd
 from orchestrator.core.cli_policy import render_policy
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.naming import room_uid
@@ -31,7 +33,7 @@ from orchestrator.egress.trust import (
 from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId, RoomSlug
 from orchestrator.private_file import write_private
-from orchestrator.room_profile import EgressConfig, RoomProfile
+from orchestrator.room_profile import ApiConfig, BudgetConfig, EgressConfig, RoomProfile
 from orchestrator.room_secret import RoomSecrets
 from orchestrator.room_spec import build_room_spec
 from orchestrator.rooms.kit import Quarters
@@ -92,6 +94,8 @@ class HostHousing:
                 user_tag=tag,
                 proxy=_proxy_policy(profile.egress),
                 secrets=held,
+                api=_api_policy(profile.api),
+                budget_micro_usd=_budget(profile.budget),
             )
         )
         spec = build_room_spec(
@@ -113,6 +117,10 @@ class HostHousing:
                 *((secret.name, secret.surrogate) for secret in held),
             ),
         )
+
+    def spent_micro_usd(self, slug: RoomSlug) -> int:
+        """What a room's requests to the API have cost today (UTC)."""
+        return self._egress.spent_micro_usd(slug)
 
     def _secrets(self, profile: RoomProfile, slug: RoomSlug) -> tuple[RoomSecret, ...]:
         """What the door puts in the place of which surrogates."""
@@ -165,6 +173,19 @@ def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:
         bytes_per_day=egress.bytes_per_day,
         idle_s=egress.idle_s,
     )
+
+
+def _api_policy(api: ApiConfig) -> ApiPolicy:
+    return build_policy(
+        server_tools=api.server_tools,
+        betas=api.betas,
+        fields=api.fields,
+        max_body_bytes=api.max_body,
+    )
+
+
+def _budget(budget: BudgetConfig) -> int | None:
+    return None if budget.usd_per_day is None else micro_usd(budget.usd_per_day)
 
 
 def _load_or_make_key(path: Path) -> bytes:

@@ -22,8 +22,8 @@ PERMISSION_MODES = {
     # Refused for root; works for the room's own uid without any further flag.
     Permissions.BYPASS: "bypassPermissions",
 }
-# The first eight start turns that nobody asked for, or reach for other sessions; a turn is one
-# batch in, one result out. WebSearch is done by the API, which no proxy sees.
+# They start turns that nobody asked for, or reach for other sessions; a turn is one batch in, one
+# result out.
 DISALLOWED_TOOLS = (
     "CronCreate",
     "CronDelete",
@@ -33,9 +33,8 @@ DISALLOWED_TOOLS = (
     "ScheduleWakeup",
     "SendMessage",
     "Workflow",
-    "WebSearch",
 )
-_WEB_FETCH = "WebFetch"
+_WEB_FETCH, _WEB_SEARCH = "WebFetch", "WebSearch"
 # Before it fetches, it would ask the vendor about each host, by its name.
 _WEB_SETTINGS = '{"skipWebFetchPreflight": true}'
 # The CLI's own default is 10 attempts, about 200 s in all, and retries are no progress: with 8 it
@@ -54,6 +53,7 @@ def build_cli_argv(
     system_prompt: str | None = None,
     project: ProjectPolicy = NOTHING_MORE,
     web_fetch: bool = False,
+    web_search: bool = False,
     executable: str = CLAUDE,
     workspace: str = WORKSPACE,
 ) -> list[str]:
@@ -61,7 +61,8 @@ def build_cli_argv(
 
     `resume` continues a session that this id already has; without it the id must be unused (the CLI
     refuses with exit code 1 either way). `system_prompt` is added to the CLI's own. `web_fetch`
-    leaves the tool that fetches pages, from this host and so through the proxy.
+    leaves the tool that fetches pages, from this host and so through the proxy; `web_search` the one
+    that the API does, where the gateway lets the room's searches through.
     """
     argv = [*build_launcher(project), executable, "-p", "--verbose", "--include-partial-messages"]
     argv += ["--input-format", "stream-json", "--output-format", "stream-json"]
@@ -73,8 +74,8 @@ def build_cli_argv(
     argv += ["--setting-sources", "", "--strict-mcp-config"]
     if project.claude_md:
         argv += ["--add-dir", workspace]
-    denied = DISALLOWED_TOOLS if web_fetch else (*DISALLOWED_TOOLS, _WEB_FETCH)
-    argv += ["--disallowedTools", ",".join(denied)]
+    web = [*([] if web_fetch else [_WEB_FETCH]), *([] if web_search else [_WEB_SEARCH])]
+    argv += ["--disallowedTools", ",".join([*DISALLOWED_TOOLS, *web])]
     if web_fetch:
         argv += ["--settings", _WEB_SETTINGS]
     argv += ["--resume" if resume else "--session-id", session_id]

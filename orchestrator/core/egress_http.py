@@ -59,6 +59,9 @@ class DenialReason(StrEnum):
     TOO_MANY = "too_many"
     DAY = "day"
     UNREACHABLE = "unreachable"
+    BETA = "beta"
+    HEADER = "header"
+    BUDGET = "budget"
     OWN_FAILURE = "own_failure"
 
 
@@ -71,6 +74,8 @@ class Denial:
     message: str
     kind: str = "permission_error"
     """The API's error type."""
+    may_retry: bool = False
+    """Whether the same request can be answered later; the client asks again by itself then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,12 @@
 """What may leave a room towards the Messages API, and what may come back: pure decisions.
 
 Default deny, by allow-lists only: two routes, the room's placeholder as the only credential, named
-request and response headers, named betas. What is on no list is refused (routes, credentials) or
-left out (headers, betas). The lists were taken from what Claude Code 2.1.330 sends and can send;
-a contract test runs the pinned CLI through the gateway, so that a new version that needs more
-fails there first. The body's rules are in `egress_body`, the wire's in `egress_http`.
+request and response headers, named betas. What is on no list is refused where the API would read
+the request in another way without it (routes, credentials, betas, headers of the API's own), and
+left out where it would not (all other headers). The lists were taken from what Claude Code 2.1.330
+sends and can send; a contract test runs the pinned CLI through the gateway, so that a new version
+that needs more fails there first. The body's rules are in `egress_body`, the wire's in
+`egress_http`, what a room's profile adds in `api_policy`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.core.egress_http import MAX_BODY_BYTES, Denial, DenialReason, RequestHead
+from orchestrator.core import api_policy as opened
+from orchestrator.core.api_policy import ApiPolicy
+from orchestrator.core.egress_http import Denial, DenialReason, RequestHead
+from orchestrator.core.texts import NOT_LEAVING
 
 OAUTH_BETA = "oauth-2025-04-20"
 """An OAuth token is accepted by the API only with this beta."""
@@ -47,6 +52,10 @@ _FORWARDED = frozenset(
     }
 )
 _FORWARDED_PREFIX = re.compile(r"x-stainless-[a-z-]{1,40}")
+
+# The API reads these; the gateway writes anthropic-beta itself.
+_API_HEADER = re.compile(r"anthropic-.*")
+_API_HEADERS = frozenset({"anthropic-beta", *(n for n in _FORWARDED if _API_HEADER.match(n))})
 
 # All betas that the CLI knows, without those that reach beyond the request: files-api, mcp-servers,
 # web-search*, code execution, environments, managed agents, stored threads and resumption, tunnels.
@@ -91,6 +100,10 @@ _BETAS = frozenset(
     }
 )
 
+# Goes with a subscription's token, which the gateway adds, and this with it.
+_OWN_BETAS = frozenset({"", OAUTH_BETA})
+_SHOWABLE_BETA = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
 _RETURNED = frozenset(
     {"content-type", "request-id", "retry-after", "retry-after-ms", "x-should-retry"}
 )
@@ -108,12 +121,20 @@ class UpstreamRequest:
     content_length: int
 
 
-def check_request(head: RequestHead, *, placeholder: str) -> UpstreamRequest | Denial:
-    """Decide by the head alone, before a byte of the body is read."""
+def check_request(
+    head: RequestHead, *, placeholder: str, policy: ApiPolicy | None = None
+) -> UpstreamRequest | Denial:
+    """Decide by the head alone, before a byte of the body is read; None: the policy's defaults."""
+    policy = policy or ApiPolicy()
     route = _route(head)
     if isinstance(route, Denial):
         return route
-    refusal = _check_credential(head.headers, placeholder) or _check_body_head(head)
+    refusal = (
+        _check_credential(head.headers, placeholder)
+        or _check_body_head(head, policy)
+        or _check_api_headers(head.headers)
+        or _check_betas(head.headers, policy)
+    )
     if refusal is not None:
         return refusal
     return UpstreamRequest(
@@ -183,12 +204,13 @@ def _check_credential(headers: Mapping[str, str], placeholder: str) -> Denial | 
     )
 
 
-def _check_body_head(head: RequestHead) -> Denial | None:
-    if head.content_length > MAX_BODY_BYTES:
+def _check_body_head(head: RequestHead, policy: ApiPolicy) -> Denial | None:
+    if head.content_length > policy.max_body_bytes:
         return Denial(
             status=413,
             reason=DenialReason.BODY_TOO_LARGE,
-            message=f"A request may have {MAX_BODY_BYTES} bytes.",
+            message=f"A request of this room may have {policy.max_body_bytes} bytes; "
+            f"this one has {head.content_length}.",
             kind="request_too_large",
         )
     kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -203,14 +225,44 @@ def _check_body_head(head: RequestHead) -> Denial | None:
     return None
 
 
+def _check_api_headers(headers: Mapping[str, str]) -> Denial | None:
+    """A header of the API's own changes what a request is: whom it is billed to, where it runs."""
+    for name in headers:
+        if _API_HEADER.match(name) and name not in _API_HEADERS:
+            return Denial(
+                status=403,
+                reason=DenialReason.HEADER,
+                message=f"{NOT_LEAVING}: the header {name}.",
+            )
+    return None
+
+
+def _check_betas(headers: Mapping[str, str], policy: ApiPolicy) -> Denial | None:
+    for beta in _betas(headers):
+        if beta in _BETAS or beta in policy.betas or policy.allows(opened.BETAS.get(beta)):
+            continue
+        shown = beta if _SHOWABLE_BETA.fullmatch(beta) else "(unnamed)"
+        return Denial(
+            status=403,
+            reason=DenialReason.BETA,
+            message=f"{NOT_LEAVING}: the beta {shown}.",
+        )
+    return None
+
+
+def _betas(headers: Mapping[str, str]) -> list[str]:
+    """Those that the client asks for, each once, without what the gateway decides itself."""
+    named = (b.strip() for b in headers.get("anthropic-beta", "").split(","))
+    return list(dict.fromkeys(b for b in named if b not in _OWN_BETAS))
+
+
 def _forward_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Of a request whose betas were checked."""
     kept = {
         name: value
         for name, value in headers.items()
         if name in _FORWARDED or _FORWARDED_PREFIX.fullmatch(name)
     }
-    betas = [b.strip() for b in headers.get("anthropic-beta", "").split(",")]
-    allowed = list(dict.fromkeys(b for b in betas if b in _BETAS))
-    if allowed:
-        kept["anthropic-beta"] = ",".join(allowed)
+    if betas := _betas(headers):
+        kept["anthropic-beta"] = ",".join(betas)
     return kept

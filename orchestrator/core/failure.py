@@ -7,6 +7,7 @@ All of it is taken from the result alone, so that it reads the same after a cras
 
 from __future__ import annotations
 
+from orchestrator.core import texts
 from orchestrator.core.cli_event import Result
 from orchestrator.core.quoting import quote
 
@@ -42,11 +43,20 @@ _BY_STATUS = {
 def explain_failure(result: Result) -> str:
     """The clause for a result with `is_error`; never empty."""
     return (
-        _BY_TERMINAL_REASON.get(result.terminal_reason or "")
+        _own_refusal(result)
+        or _BY_TERMINAL_REASON.get(result.terminal_reason or "")
         or _BY_SUBTYPE.get(result.subtype)
         or _explain_api_error(result)
         or _own_words(result)
     )
+
+
+def _own_refusal(result: Result) -> str | None:
+    """What our own gateway refused, which the CLI shows as an answer of the API."""
+    if result.api_error_status not in (403, 429):
+        return None
+    found = texts.find_gateway_refusal(" ".join(result.text.split()))
+    return found[:_MAX_CHARS] if found else None
 
 
 def explain_refusal(status: int | None) -> str | None:

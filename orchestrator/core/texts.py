@@ -58,6 +58,50 @@ ROOM_REPLACED = (
 )
 
 
+BUDGET_HELD_BACK = (
+    "Other requests of this room are under way and may use up what is left of its budget for today."
+)
+NOT_LEAVING = "This is not allowed to leave a room"
+_BUDGET_SPENT = "This room has spent its budget for today"
+
+
+def usd(micro_usd: int) -> str:
+    """An amount in dollars: cents, and more digits below a cent."""
+    if 0 < micro_usd < 10_000:
+        return f"${micro_usd / 1e6:.6f}".rstrip("0")
+    return f"${micro_usd / 1e6:,.2f}"
+
+
+def spent_today(micro_usd: int, usd_per_day: float | None) -> str:
+    """What a room's requests have cost on this UTC day, by the list prices."""
+    limit = "" if usd_per_day is None else f" of {usd(round(usd_per_day * 1e6))}"
+    return f"{usd(micro_usd)}{limit} spent today (UTC)"
+
+
+def budget_spent(*, limit: int, spent: int, left_s: float) -> str:
+    """What the CLI is told, and shows, when its room's budget for the day is spent."""
+    minutes = max(1, math.ceil(left_s / 60))
+    hours, rest = divmod(minutes, 60)
+    left = f"{hours} h {rest} min" if hours else f"{rest} min"
+    return (
+        f"{_BUDGET_SPENT}: {usd(spent)} of {usd(limit)}. It gets no more answers of the model "
+        f"until 00:00 UTC, in {left}; the operator can raise budget.usd_per_day."
+    )
+
+
+def find_gateway_refusal(said: str) -> str | None:
+    """What our gateway said, within what the CLI shows as the API's words: a clause, or None."""
+    if (at := said.find(_BUDGET_SPENT)) != -1:
+        return _clause(said[at:])
+    if (at := said.find(NOT_LEAVING)) != -1:
+        return f"{_clause(said[at:])}; the operator can allow it in the room's profile (`api`)"
+    return None
+
+
+def _clause(sentence: str) -> str:
+    return (sentence[:1].lower() + sentence[1:]).rstrip(".")
+
+
 _REFUSED = "A part of what I had to say was refused by the homeserver"
 
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from orchestrator.core.egress_body import CheckedBody
 from orchestrator.core.egress_http import (
     END_OF_HEAD,
     MAX_HEAD_BYTES,
@@ -29,6 +30,7 @@ from orchestrator.core.egress_http import (
 )
 from orchestrator.core.egress_policy import UpstreamRequest, check_request, render_error
 from orchestrator.core.proxy_http import is_for_proxy
+from orchestrator.egress.meter import Meter, NotAdmittedError
 from orchestrator.egress.proxy_client import SocketClient
 from orchestrator.egress.readiness import receive, wait_for_end
 from orchestrator.egress.upstream import (
@@ -123,7 +125,8 @@ class Connection:
             return await self._refuse(_OWN_FAILURE, is_last=True)
 
     async def _serve_head(self, head: RequestHead) -> bool:
-        request = check_request(head, placeholder=self._door.room.placeholder)
+        room = self._door.room
+        request = check_request(head, placeholder=room.placeholder, policy=room.api)
         if isinstance(request, Denial):
             return await self._refuse(request, is_last=True, is_head=head.method == "HEAD")
         async with self._body(request.content_length) as raw:
@@ -198,34 +201,48 @@ class Connection:
 
     # Deciding and passing on
 
-    async def _rewrite(self, raw: bytes, request: UpstreamRequest) -> bytes | Denial:
+    async def _rewrite(self, raw: bytes, request: UpstreamRequest) -> CheckedBody | Denial:
         door = self._door
         async with door.checking_turn:
             checked = await door.inspector.rewrite(
-                raw, route=request.route, user_tag=door.room.user_tag
+                raw, route=request.route, user_tag=door.room.user_tag, policy=door.room.api
             )
             await door.wait_for(door.checking, checked.seconds)
         return checked.body
 
-    async def _forward(self, head: RequestHead, request: UpstreamRequest, body: bytes) -> bool:
+    async def _forward(
+        self, head: RequestHead, request: UpstreamRequest, body: CheckedBody
+    ) -> bool:
+        """Send a checked request as far as the room's budget allows it, and pass the answer on."""
+        door = self._door
+        try:
+            async with (
+                self._ended_with_client(),
+                door.purse.admitted(request.route, body.ask) as meter,
+            ):
+                await self._exchange(head, request, body.data, meter)
+            await self._write(_END_OF_CHUNKS)
+        except NotAdmittedError as e:
+            return await self._refuse(e.denial, is_last=not self._keeps(head))
+        except UpstreamFailedError as e:
+            await self._fail(e)
+            return False
+        except _ClientGoneError:
+            door.cut += 1
+            raise
+        return self._keeps(head)
+
+    async def _exchange(
+        self, head: RequestHead, request: UpstreamRequest, body: bytes, meter: Meter
+    ) -> None:
         door = self._door
         start, before, status = time.monotonic(), door.down, 0
         door.allowed += 1
         door.up += len(body)
         try:
-            async with (
-                self._ended_with_client(),
-                door.upstream.post(door.session, request, body) as answer,
-            ):
+            async with door.upstream.post(door.session, request, body) as answer:
                 status = answer.status
-                await self._pass_on(head, answer)
-            await self._write(_END_OF_CHUNKS)
-        except UpstreamFailedError as e:
-            status = await self._fail(e)
-            return False
-        except _ClientGoneError:
-            door.cut += 1
-            raise
+                await self._pass_on(head, meter.watch(answer))
         finally:
             door.log.info(
                 "a request left the room",
@@ -234,9 +251,9 @@ class Connection:
                 status=status,
                 bytes_up=len(body),
                 bytes_down=door.down - before,
+                micro_usd=meter.cost_micro_usd(),
                 seconds=round(time.monotonic() - start, 3),
             )
-        return self._keeps(head)
 
     def _keeps(self, head: RequestHead) -> bool:
         return head.keep_alive and not self._door.is_stopping
@@ -274,7 +291,7 @@ class Connection:
             await self._write(b"%x\r\n%b\r\n" % (len(data), data))
             self._door.down += len(data)
 
-    async def _fail(self, error: UpstreamFailedError) -> int:
+    async def _fail(self, error: UpstreamFailedError) -> None:
         """Answer for an API that did not; a broken answer stays broken for the client."""
         self._door.log.warning(
             "the Messages API failed",
@@ -284,10 +301,9 @@ class Connection:
         )
         if self._has_answered:
             self._door.cut += 1
-            return 0
+            return
         status = 504 if isinstance(error, UpstreamSilentError) else 502
         await self._answer(status, "api_error", str(error))
-        return status
 
     # Answering
 
@@ -301,7 +317,7 @@ class Connection:
             denial.kind,
             denial.message,
             # The CLI's client repeats a request unless it is told not to.
-            headers=[("x-should-retry", "false")],
+            headers=[("x-should-retry", "true" if denial.may_retry else "false")],
             is_last=is_last,
             is_head=is_head,
         )

@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING
 import aiohttp
 from loguru import logger
 
+from orchestrator.core.api_policy import ApiPolicy
 from orchestrator.core.egress_http import MAX_BODY_BYTES, Denial
 from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.core.pace import Pace
 from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.room_secret import RoomSecret
 from orchestrator.egress.connection import Connection
+from orchestrator.egress.ledger import Ledger
 from orchestrator.egress.listener import Listener, open_listener, peer_uid
+from orchestrator.egress.meter import Purse
 from orchestrator.egress.proxy import ProxyMeans, ProxyStats, RoomProxy
 from orchestrator.egress.readiness import wait_readable
 from orchestrator.model import RoomSlug
@@ -70,6 +73,9 @@ class RoomDoor:
     """Sent as metadata.user_id: opaque, one for each room."""
     proxy: ProxyPolicy = field(default_factory=ProxyPolicy)
     secrets: tuple[RoomSecret, ...] = ()
+    api: ApiPolicy = field(default_factory=ApiPolicy)
+    budget_micro_usd: int | None = None
+    """What the room may spend in a UTC day; None: as much as it likes."""
 
     def __post_init__(self) -> None:
         if not self.placeholder or not self.placeholder.isascii():
@@ -77,6 +83,9 @@ class RoomDoor:
             raise ValueError(msg)
         if not 0 < len(self.user_tag) <= _MAX_TAG_CHARS or not self.user_tag.isascii():
             msg = f"a door needs a user tag of 1 to {_MAX_TAG_CHARS} ASCII characters"
+            raise ValueError(msg)
+        if self.budget_micro_usd is not None and self.budget_micro_usd <= 0:
+            msg = "a budget must be more than nothing"
             raise ValueError(msg)
 
 
@@ -109,6 +118,7 @@ class Door:
         upstream: Upstream,
         inspector: Inspector,
         means: ProxyMeans,
+        ledger: Ledger,
         on_denied_host: OnDeniedHost | None = None,
     ) -> None:
         """Binds the socket at once; raises EgressError where that fails."""
@@ -118,6 +128,7 @@ class Door:
         self.on_denied_host = on_denied_host or _tell_nobody
         self.upstream = upstream
         self.inspector = inspector
+        self.purse = Purse(room.slug, ledger, limit=room.budget_micro_usd)
         self.log = logger.bind(component="egress", room=room.slug)
         self.proxy = RoomProxy(self, means)
         self.requests = Pace(rate=_REQUESTS_PER_S, burst=_REQUESTS_BURST)

@@ -21,6 +21,7 @@ from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken, room_placeholder
 from orchestrator.egress.door import Door, DoorStats, OnDeniedHost, RoomDoor
 from orchestrator.egress.inspector import Inspector, open_inspector
+from orchestrator.egress.ledger import Ledger, MemoryLedger
 from orchestrator.egress.proxy import ProxyMeans
 from orchestrator.egress.upstream import Upstream
 from orchestrator.errors import EgressError
@@ -31,6 +32,7 @@ __all__ = [
     "Credential",
     "DoorStats",
     "EgressGateway",
+    "Ledger",
     "OAuthToken",
     "ProxyMeans",
     "RoomDoor",
@@ -49,11 +51,13 @@ class EgressGateway:
         upstream: Upstream,
         inspector: Inspector,
         means: ProxyMeans,
+        ledger: Ledger,
         group: asyncio.TaskGroup,
     ) -> None:
         self._upstream = upstream
         self._inspector = inspector
         self._means = means
+        self._ledger = ledger
         self._group = group
         self._doors: dict[RoomSlug, Door] = {}
         self._grants: dict[RoomSlug, tuple[HostRule, ...]] = {}
@@ -96,6 +100,7 @@ class EgressGateway:
             upstream=self._upstream,
             inspector=self._inspector,
             means=self._means,
+            ledger=self._ledger,
             on_denied_host=self._note_denied_host,
         )
         opened.grants = self._grants.get(door.slug, ())
@@ -129,6 +134,10 @@ class EgressGateway:
         held = self._doors.get(slug)
         return DoorStats() if held is None else held.stats()
 
+    def spent_micro_usd(self, slug: RoomSlug) -> int:
+        """What a room's requests have cost today (UTC), whether its door is open or not."""
+        return self._ledger.spent_micro_usd(slug)
+
     async def drain(self) -> None:
         """Close all doors at once; within DRAIN_S. No door can be opened any more. Idempotent."""
         self._is_closed = True
@@ -145,9 +154,15 @@ class EgressGateway:
 
 @contextlib.asynccontextmanager
 async def open_egress(
-    *, upstream: str, credential: Credential, means: ProxyMeans | None = None
+    *,
+    upstream: str,
+    credential: Credential,
+    means: ProxyMeans | None = None,
+    ledger: Ledger | None = None,
 ) -> AsyncIterator[EgressGateway]:
     """A gateway without doors; at exit all doors are drained, for at most DRAIN_S, then closed.
+
+    What rooms spend is written to `ledger`; without one it is remembered as long as this is open.
 
     The API is not contacted: whether it answers shows with the first request, and is told to the
     room.
@@ -158,7 +173,9 @@ async def open_egress(
     failure: Exception | None = None
     api = Upstream(upstream, credential)
     async with open_inspector() as inspector, asyncio.TaskGroup() as group:
-        gateway = EgressGateway(api, inspector, means or ProxyMeans(), group)
+        gateway = EgressGateway(
+            api, inspector, means or ProxyMeans(), ledger or MemoryLedger(), group
+        )
         try:
             yield gateway
         except Exception as e:  # noqa: BLE001 (raised below: a group would wrap the caller's error)

@@ -17,10 +17,16 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from orchestrator.core.egress_body import count_structure, rewrite_body
+from orchestrator.core.api_policy import ApiPolicy, encode_policy
+from orchestrator.core.egress_body import CheckedBody, count_structure, rewrite_body
 from orchestrator.core.egress_http import Denial, DenialReason
 from orchestrator.core.egress_policy import Route
-from orchestrator.egress.inspector_child import ANSWER, QUESTION, decode_denial
+from orchestrator.egress.inspector_child import (
+    ANSWER,
+    QUESTION,
+    decode_body,
+    decode_denial,
+)
 
 # Up to here a check takes 10 ms at worst (measured). The CLI's first request has 50 KB and 900 of
 # the counted characters, and takes 1 ms.
@@ -33,6 +39,8 @@ _UNCHECKED = Denial(
     reason=DenialReason.BODY_INVALID,
     message="The body could not be checked within its limits, so it was not sent.",
 )
+_Words = tuple[bytes, bytes, bytes]
+"""Route, user tag and policy, as the child reads them."""
 _log = logger.bind(component="egress")
 
 
@@ -40,7 +48,7 @@ _log = logger.bind(component="egress")
 class Checked:
     """What a check gave, and what it took, without the wait for other rooms' checks."""
 
-    body: bytes | Denial
+    body: CheckedBody | Denial
     seconds: float
 
 
@@ -54,24 +62,27 @@ class Inspector:
     def __repr__(self) -> str:
         return f"Inspector(child={self._child.pid if self._child else None})"
 
-    async def rewrite(self, raw: bytes, *, route: Route, user_tag: str) -> Checked:
+    async def rewrite(
+        self, raw: bytes, *, route: Route, user_tag: str, policy: ApiPolicy
+    ) -> Checked:
         """As `rewrite_body`. A body that the child can't check in time or memory is refused.
 
         Cancel-safe: a cancelled call ends the child, the next one starts another.
         """
         if len(raw) <= _SMALL_BYTES and count_structure(raw) <= _SMALL_STRUCTURE:
             start = time.monotonic()
-            body = rewrite_body(raw, route=route, user_tag=user_tag)
+            body = rewrite_body(raw, route=route, user_tag=user_tag, policy=policy)
             return Checked(body=body, seconds=time.monotonic() - start)
         async with self._turn:
             start = time.monotonic()
-            body = await self._ask_bounded(raw, route, user_tag)
+            words = route.value.encode(), user_tag.encode(), encode_policy(policy)
+            body = await self._ask_bounded(raw, words)
             return Checked(body=body, seconds=time.monotonic() - start)
 
-    async def _ask_bounded(self, raw: bytes, route: Route, user_tag: str) -> bytes | Denial:
+    async def _ask_bounded(self, raw: bytes, words: _Words) -> CheckedBody | Denial:
         try:
             async with asyncio.timeout(_DEADLINE_S):
-                return await self._ask(raw, route, user_tag)
+                return await self._ask(raw, words)
         except (OSError, EOFError, TimeoutError) as e:
             _log.warning(
                 "a body could not be checked", action="egress_inspect", error=type(e).__name__
@@ -86,18 +97,19 @@ class Inspector:
         """End the child. Idempotent."""
         await self._end()
 
-    async def _ask(self, raw: bytes, route: Route, user_tag: str) -> bytes | Denial:
+    async def _ask(self, raw: bytes, words: _Words) -> CheckedBody | Denial:
         child = await self._ensure()
         assert child.stdin is not None  # noqa: S101 (PIPE was asked for)
         assert child.stdout is not None  # noqa: S101 (the same)
-        names = route.value.encode(), user_tag.encode()
-        child.stdin.write(QUESTION.pack(len(names[0]), len(names[1]), len(raw)))
-        child.stdin.write(b"".join(names))
+        child.stdin.write(QUESTION.pack(*map(len, words), len(raw)))
+        child.stdin.write(b"".join(words))
         child.stdin.write(raw)
         await child.stdin.drain()
-        allowed, size = ANSWER.unpack(await child.stdout.readexactly(ANSWER.size))
+        head = await child.stdout.readexactly(ANSWER.size)
+        allowed, ask_size, size = ANSWER.unpack(head)
+        ask = await child.stdout.readexactly(ask_size)
         answer = await child.stdout.readexactly(size)
-        return answer if allowed else decode_denial(answer)
+        return decode_body(ask, answer) if allowed else decode_denial(answer)
 
     async def _ensure(self) -> Process:
         if self._child is None or self._child.returncode is not None:

@@ -11,14 +11,17 @@ import struct
 import sys
 from typing import BinaryIO
 
-from orchestrator.core.egress_body import rewrite_body
+from orchestrator.core.api_policy import decode_policy
+from orchestrator.core.ask import Ask
+from orchestrator.core.egress_body import CheckedBody, rewrite_body
 from orchestrator.core.egress_http import Denial, DenialReason
 from orchestrator.core.egress_policy import Route
 
-QUESTION = struct.Struct(">HHQ")
-"""Lengths of the route, the user tag, and the body, which follow."""
-ANSWER = struct.Struct(">?Q")
-"""Whether it is allowed, and the length of the new body or of the refusal, which follows."""
+QUESTION = struct.Struct(">HHIQ")
+"""Lengths of the route, the user tag, the room's policy, and the body, which follow."""
+ANSWER = struct.Struct(">?IQ")
+"""Whether it is allowed; the lengths of what it asks for and of the new body, or 0 and that of the
+refusal, which follow."""
 
 # The worst bodies (32 MiB, a million values) need 280 MB, measured.
 _MAX_MEMORY_BYTES = 512 << 20
@@ -35,17 +38,30 @@ def decode_denial(raw: bytes) -> Denial:
     return Denial(status=status, reason=DenialReason(reason), message=message, kind=kind)
 
 
+def decode_body(ask: bytes, data: bytes) -> CheckedBody:
+    """What the child answered for an allowed body."""
+    return CheckedBody(data=data, ask=Ask.decode(json.loads(ask)))
+
+
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer until `source` ends."""
     while head := source.read(QUESTION.size):
-        route_size, tag_size, body_size = QUESTION.unpack(head)
+        route_size, tag_size, policy_size, body_size = QUESTION.unpack(head)
         route = Route(source.read(route_size).decode())
         user_tag = source.read(tag_size).decode()
-        body = rewrite_body(source.read(body_size), route=route, user_tag=user_tag)
-        answer = encode_denial(body) if isinstance(body, Denial) else body
-        sink.write(ANSWER.pack(not isinstance(body, Denial), len(answer)))
-        sink.write(answer)
+        policy = decode_policy(source.read(policy_size))
+        body = rewrite_body(source.read(body_size), route=route, user_tag=user_tag, policy=policy)
+        for part in _encode(body):
+            sink.write(part)
         sink.flush()
+
+
+def _encode(body: CheckedBody | Denial) -> list[bytes]:
+    if isinstance(body, Denial):
+        refusal = encode_denial(body)
+        return [ANSWER.pack(False, 0, len(refusal)), refusal]
+    ask = json.dumps(body.ask.encode()).encode()
+    return [ANSWER.pack(True, len(ask), len(body.data)), ask, body.data]
 
 
 def main() -> None:

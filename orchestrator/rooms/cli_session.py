@@ -137,6 +137,7 @@ class CliSessions:
             permissions=self._profile.permissions,
             project=self._profile.project.policy(),
             web_fetch=bool(self._profile.egress.allow) or self._profile.egress.ask,
+            web_search="web_search" in self._profile.api.server_tools,
         )
 
     def _command(self) -> str:

@@ -72,6 +72,8 @@ class Kit:
     version: str
     send_rate_per_s: Callable[[], float | None] = lambda: None
     """What the account may send, as far as is known; None: no limit met yet."""
+    spent_micro_usd: Callable[[RoomSlug], int] = lambda _: 0
+    """What a room's requests to the API have cost today (UTC)."""
 
     async def event_limit(self, room_id: RoomId) -> int:
         """The most bytes that a message's content may have in this room."""

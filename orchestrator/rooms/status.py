@@ -33,6 +33,7 @@ async def render_status(worker: RoomWorker, kit: Kit) -> str:
         f"{limits.pids} processes, {texts.size(limits.tmp)} in /tmp; "
         f"{profile.timeout_s:g} s without progress, {profile.ceiling_s:g} s in all",
         f"- Permissions: {profile.permissions}; network: {_network(profile)}",
+        f"- Spending: {_spending(worker, kit)}",
         f"- Account: {texts.account_limit(kit.send_rate_per_s(), unsent)}",
         f"- Version: {kit.version}",
     ]
@@ -56,6 +57,11 @@ async def _runner_line(worker: RoomWorker, kit: Kit) -> str:
         f"running, generation {info.generation}, {texts.size(stats.memory_bytes)} of memory, "
         f"{stats.pids} processes"
     )
+
+
+def _spending(worker: RoomWorker, kit: Kit) -> str:
+    spent = kit.spent_micro_usd(worker.room.slug)
+    return texts.spent_today(spent, worker.profile.budget.usd_per_day)
 
 
 def _session_word(worker: RoomWorker, *, resumable: bool) -> str:

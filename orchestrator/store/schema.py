@@ -166,11 +166,11 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE spending (
-        room_id    TEXT NOT NULL,
+        slug       TEXT NOT NULL,
         day        TEXT NOT NULL,
         requests   INTEGER NOT NULL,
         micro_usd  INTEGER NOT NULL,
-        PRIMARY KEY (room_id, day)
+        PRIMARY KEY (slug, day)
     ) STRICT, WITHOUT ROWID;
     """,
 )

@@ -18,6 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.api_policy import ApiPolicy, build_policy
+from orchestrator.core.cli_event import Result
+from orchestrator.core.failure import explain_failure
+from orchestrator.core.stream import parse_line
 from orchestrator.egress.gateway import EgressGateway, RoomDoor
 from orchestrator.model import JsonObject, JsonValue
 from tests.support.claude_cli import ensure_claude_cli
@@ -71,7 +75,9 @@ class Runner:
     gateway: EgressGateway
     door: RoomDoor
 
-    async def run(self, *arguments: str, **environment: str) -> list[JsonObject]:
+    async def run(
+        self, *arguments: str, exit_code: int = 0, **environment: str
+    ) -> list[JsonObject]:
         """Run `claude -p` to its end; the lines that it printed."""
         command = [str(self.cli), "-p", "--output-format", "stream-json", "--verbose", *arguments]
         env = {
@@ -85,7 +91,7 @@ class Runner:
         async with open_cli(command, env=env, cwd=self.directory / "work") as process:
             process.close_stdin()
             code = await process.read_to_end(timeout_s=60)
-            assert code == 0, await process.stderr() + "".join(process.lines)
+            assert code == exit_code, await process.stderr() + "".join(process.lines)
             return [json.loads(line) for line in process.lines]
 
     def denials(self) -> int:
@@ -113,19 +119,29 @@ async def _forwarder(socket_path: Path) -> AsyncIterator[str]:
         await process.communicate()
 
 
-@pytest.fixture
-async def runner(cli: Path) -> AsyncIterator[Runner]:
+@contextlib.asynccontextmanager
+async def _runner(
+    cli: Path, *, api: ApiPolicy | None = None, budget_micro_usd: int | None = None
+) -> AsyncIterator[Runner]:
     # Short, because the shim's path in a runner is short too.
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         directory = Path(name)
         for part in ("home", "work"):
             (directory / part).mkdir()
         async with (
-            open_scripted_api() as api,
-            open_room(directory / "e", api.base_url) as (gateway, door),
+            open_scripted_api() as scripted,
+            open_room(
+                directory / "e", scripted.base_url, api=api, budget_micro_usd=budget_micro_usd
+            ) as (gateway, door),
             _forwarder(directory / "e" / "egress.sock") as address,
         ):
-            yield Runner(cli, address, directory, api, gateway, door)
+            yield Runner(cli, address, directory, scripted, gateway, door)
+
+
+@pytest.fixture
+async def runner(cli: Path) -> AsyncIterator[Runner]:
+    async with _runner(cli) as opened:
+        yield opened
 
 
 def _result(lines: list[JsonObject]) -> JsonValue:
@@ -184,6 +200,45 @@ async def test_a_server_side_search_is_refused_in_words_that_the_agent_reads(
     assert "not allowed to leave a room" in json.dumps(lines)
     assert runner.gateway.stats(runner.door.slug).last_denial is not None
     assert "web_search" not in json.dumps([r.get("tools") for r in runner.api.requests])
+
+
+async def test_a_server_side_search_works_in_a_room_whose_profile_names_it(cli: Path) -> None:
+    async with _runner(cli, api=build_policy(server_tools=["web_search"])) as runner:
+        runner.api.replies.extend(
+            [
+                Reply(blocks=(tool_use("WebSearch", {"query": "x y z"}),), stop_reason="tool_use"),
+                Reply(blocks=(text("found"),)),
+                Reply(blocks=(text("searched"),)),
+            ]
+        )
+        lines = await runner.run("hi", "--tools", "WebSearch", "--allowedTools", "WebSearch")
+        assert _result(lines) == "searched"
+        assert "not allowed to leave a room" not in json.dumps(lines)
+        assert '"web_search_20250305"' in json.dumps([r.get("tools") for r in runner.api.requests])
+        assert all(r["metadata"] == {"user_id": TAG} for r in runner.api.requests)
+
+
+@pytest.mark.parametrize("key", ["ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"])
+async def test_over_its_budget_the_cli_asks_once_and_the_room_reads_why(
+    cli: Path, key: str
+) -> None:
+    credential = {"ANTHROPIC_API_KEY": "", key: PLACEHOLDER}
+    async with _runner(cli, budget_micro_usd=1) as runner:
+        runner.api.when_empty = Reply(blocks=(text("fine"),))
+        quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", **credential}
+        assert _result(await runner.run("hi", **quiet)) == "fine"
+        asked, spent = len(runner.api.requests), runner.gateway.spent_micro_usd(runner.door.slug)
+        assert spent > 0
+        lines = await runner.run("more", exit_code=1, **quiet)
+        assert len(runner.api.requests) == asked
+        assert runner.denials() == 1
+        assert not [line for line in lines if line.get("subtype") == "api_retry"]
+        result = parse_line(json.dumps(lines[-1]))
+        assert isinstance(result, Result)
+        failure = explain_failure(result)
+        assert failure.startswith("this room has spent its budget for today: $0.")
+        assert "until 00:00 UTC" in failure
+        assert runner.gateway.spent_micro_usd(runner.door.slug) == spent
 
 
 async def test_a_subagent_works_through_the_same_door(runner: Runner) -> None:

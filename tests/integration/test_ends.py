@@ -11,6 +11,7 @@ import gc
 import socket
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -28,6 +29,7 @@ from cchat.transport import Exchange, open_transport
 from orchestrator.audit.history import open_history_http
 from orchestrator.config import MatrixConfig, Secrets
 from orchestrator.control.server import open_control
+from orchestrator.core.api_policy import ApiPolicy
 from orchestrator.core.egress_policy import Route
 from orchestrator.egress.gateway import ApiKey, open_egress
 from orchestrator.egress.inspector import open_inspector
@@ -42,12 +44,13 @@ from orchestrator.matrix.login import Login
 from orchestrator.matrix.olm import open_machine, store_path
 from orchestrator.metrics.figures import Figures
 from orchestrator.metrics.server import open_metrics
-from orchestrator.model import Seq, UserId
+from orchestrator.model import RoomSlug, Seq, UserId
 from orchestrator.runners.docker_backend import open_docker_backend
 from orchestrator.runners.engine import open_engine
 from orchestrator.runners.link import open_link
 from orchestrator.runners.memory_backend import MemoryEngine, open_memory_backend
 from orchestrator.store.database import open_database
+from orchestrator.store.spending import open_spending
 from orchestrator.store.store import open_store
 from orchestrator.synapse_admin import open_synapse_admin
 from tests.support.egress import connect, room_door
@@ -120,6 +123,15 @@ async def store(place: Place) -> AsyncIterator[None]:
         yield
 
 
+@case("store.spending:open_spending")
+async def spending(place: Place) -> AsyncIterator[None]:
+    async with open_store(place.path) as opened:
+        async with open_spending(opened.database, clock=time.time) as ledger:
+            ledger.charge(RoomSlug("a"), 5)
+            yield
+        assert not ledger._unwritten
+
+
 @case("runners.memory_backend:open_memory_backend", "runners.memory_backend:MemoryBackend.attach")
 async def memory_backend(place: Place) -> AsyncIterator[None]:
     async with running_memory_shim() as (backend, name), backend.attach(name):
@@ -164,7 +176,10 @@ async def inspector(place: Place) -> AsyncIterator[None]:
     """With its child running."""
     async with open_inspector() as opened:
         await opened.rewrite(
-            b'{"messages": "' + b"x" * (1 << 20) + b'"}', route=Route.MESSAGES, user_tag="t"
+            b'{"messages": "' + b"x" * (1 << 20) + b'"}',
+            route=Route.MESSAGES,
+            user_tag="t",
+            policy=ApiPolicy(),
         )
         assert children(), "no child to end"
         yield

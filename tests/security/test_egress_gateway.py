@@ -209,11 +209,9 @@ async def test_the_api_gets_the_real_credential_and_none_of_the_clients(room: Ro
             "Proxy-Authorization": "Basic eDp5",
             "Cookie": "session=attacker",
             "X-Forwarded-For": "10.0.0.1",
-            "anthropic-workspace-id": "other",
-            "anthropic-user-profile-id": "other",
             "X-Http-Method-Override": "DELETE",
             "X-Original-Url": "/v1/files",
-            "anthropic-beta": "files-api-2025-04-14,effort-2025-11-24,mcp-client-2025-04-04",
+            "anthropic-beta": "effort-2025-11-24,oauth-2025-04-20",
             "X-Stainless-Lang": "js",
         }
     )

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
+from orchestrator.core.api_policy import ApiPolicy, build_policy, encode_policy
 from orchestrator.core.egress_body import rewrite_body
 from orchestrator.core.egress_policy import Route
 from orchestrator.egress import door as door_module
@@ -334,22 +335,25 @@ async def test_a_checking_process_that_died_or_hangs_costs_one_request(
 
 
 def test_the_child_answers_as_the_function_does() -> None:
-    bodies = [build_body(), build_body(container="c"), b"\xff"]
-    questions = b"".join(
-        child.QUESTION.pack(len(Route.MESSAGES.value), 1, len(body))
-        + Route.MESSAGES.value.encode()
-        + b"t"
-        + body
-        for body in bodies
-    )
+    policies = [ApiPolicy(), build_policy(server_tools=["code_execution"], fields=["c"])]
+    bodies = [build_body(), build_body(container="c"), build_body(c=1), b"\xff"]
+    cases = [(body, policy) for body in bodies for policy in policies]
+    questions = b""
+    for body, policy in cases:
+        words = Route.MESSAGES.value.encode(), b"t", encode_policy(policy)
+        questions += child.QUESTION.pack(*map(len, words), len(body)) + b"".join(words) + body
     sink = io.BytesIO()
     child.serve(io.BytesIO(questions), sink)
     sink.seek(0)
-    for body in bodies:
-        allowed, size = child.ANSWER.unpack(sink.read(child.ANSWER.size))
-        answer = sink.read(size)
-        expected = rewrite_body(body, route=Route.MESSAGES, user_tag="t")
-        assert (answer if allowed else child.decode_denial(answer)) == expected
+    allowed_bodies = 0
+    for body, policy in cases:
+        allowed, ask_size, size = child.ANSWER.unpack(sink.read(child.ANSWER.size))
+        ask, answer = sink.read(ask_size), sink.read(size)
+        expected = rewrite_body(body, route=Route.MESSAGES, user_tag="t", policy=policy)
+        got = child.decode_body(ask, answer) if allowed else child.decode_denial(answer)
+        assert got == expected
+        allowed_bodies += allowed
+    assert allowed_bodies == 4
 
 
 async def test_a_directory_in_the_sockets_place_is_an_error_and_nothing_is_left(

@@ -14,7 +14,8 @@ from pathlib import Path
 from aiohttp import web
 from pydantic import SecretStr
 
-from orchestrator.egress.gateway import ApiKey, EgressGateway, RoomDoor, open_egress
+from orchestrator.core.api_policy import ApiPolicy
+from orchestrator.egress.gateway import ApiKey, EgressGateway, Ledger, RoomDoor, open_egress
 from orchestrator.egress.listener import SOCKET_NAME
 from orchestrator.model import JsonObject, RoomSlug
 
@@ -86,7 +87,14 @@ async def open_upstream() -> AsyncIterator[Upstream]:
         await runner.cleanup()
 
 
-def room_door(directory: Path, *, slug: str = "room-a", uid: int | None = None) -> RoomDoor:
+def room_door(
+    directory: Path,
+    *,
+    slug: str = "room-a",
+    uid: int | None = None,
+    api: ApiPolicy | None = None,
+    budget_micro_usd: int | None = None,
+) -> RoomDoor:
     """A door for the uid of the tests, made in `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     return RoomDoor(
@@ -96,17 +104,24 @@ def room_door(directory: Path, *, slug: str = "room-a", uid: int | None = None) 
         gid=os.getgid(),
         placeholder=PLACEHOLDER,
         user_tag=TAG,
+        api=api or ApiPolicy(),
+        budget_micro_usd=budget_micro_usd,
     )
 
 
 @contextlib.asynccontextmanager
 async def open_room(
-    directory: Path, upstream: str
+    directory: Path,
+    upstream: str,
+    *,
+    api: ApiPolicy | None = None,
+    budget_micro_usd: int | None = None,
+    ledger: Ledger | None = None,
 ) -> AsyncIterator[tuple[EgressGateway, RoomDoor]]:
     """A gateway with one open door."""
     credential = ApiKey(SecretStr(REAL_KEY))
-    async with open_egress(upstream=upstream, credential=credential) as gateway:
-        door = room_door(directory)
+    async with open_egress(upstream=upstream, credential=credential, ledger=ledger) as gateway:
+        door = room_door(directory, api=api, budget_micro_usd=budget_micro_usd)
         await gateway.open_door(door)
         yield gateway, door
 

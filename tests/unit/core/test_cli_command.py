@@ -77,6 +77,15 @@ def test_the_model_is_named_only_when_configured() -> None:
     assert "--model=sonnet" in named
 
 
+def test_searching_is_disallowed_unless_the_gateway_lets_it_through() -> None:
+    searching = build_cli_argv(
+        session_id=SESSION, resume=False, permissions=Permissions.ASK, web_search=True
+    )
+    closed, opened = (value_of(a, "--disallowedTools").split(",") for a in (argv(), searching))
+    assert set(closed) - set(opened) == {"WebSearch"}
+    assert set(opened) < set(closed)
+
+
 def test_the_environment_holds_the_placeholder_and_nothing_of_ours() -> None:
     env = build_cli_env("room-placeholder")
     assert env["ANTHROPIC_API_KEY"] == "room-placeholder"

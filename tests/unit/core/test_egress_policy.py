@@ -113,14 +113,30 @@ def test_only_listed_headers_are_forwarded(extra: dict[str, str]) -> None:
         ) or (name in {"accept", "user-agent", "x-app"})
 
 
-def test_a_beta_that_reaches_beyond_the_request_is_left_out_and_doubles_are_joined() -> None:
-    betas = "effort-2025-11-24, files-api-2025-04-14,effort-2025-11-24,mcp-client-2025-04-04"
+def test_a_beta_on_no_list_refuses_the_request() -> None:
+    for beta in ("files-api-2025-04-14", "mcp-client-2025-04-04", "made-up-2027-01-01", "x y"):
+        denial = _check(_head(headers={**HEADERS, "anthropic-beta": f"effort-2025-11-24, {beta}"}))
+        assert isinstance(denial, Denial)
+        assert (denial.status, denial.reason) == (403, DenialReason.BETA)
+        assert ("x y" in beta) == ("(unnamed)" in denial.message)
+
+
+def test_betas_are_passed_on_once_each_and_the_credentials_own_is_left_to_the_gateway() -> None:
+    betas = f"effort-2025-11-24, {OAUTH_BETA},effort-2025-11-24,,timing-2026-09-09"
     allowed = _check(_head(headers={**HEADERS, "anthropic-beta": betas}))
     assert isinstance(allowed, UpstreamRequest)
-    assert allowed.headers["anthropic-beta"] == "effort-2025-11-24"
-    none = _check(_head(headers={**HEADERS, "anthropic-beta": "files-api-2025-04-14"}))
+    assert allowed.headers["anthropic-beta"] == "effort-2025-11-24,timing-2026-09-09"
+    none = _check(_head(headers={**HEADERS, "anthropic-beta": OAUTH_BETA}))
     assert isinstance(none, UpstreamRequest)
     assert "anthropic-beta" not in none.headers
+
+
+@pytest.mark.parametrize("name", ["anthropic-user-profile-id", "anthropic-workspace-id"])
+def test_a_header_of_the_api_that_is_on_no_list_refuses_the_request(name: str) -> None:
+    denial = _check(_head(headers={**HEADERS, name: "x"}))
+    assert isinstance(denial, Denial)
+    assert (denial.status, denial.reason) == (403, DenialReason.HEADER)
+    assert name in denial.message
 
 
 def test_a_needed_beta_is_there_once() -> None:

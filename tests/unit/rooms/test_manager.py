@@ -343,6 +343,7 @@ def test_commands_are_answered_as_replies(tmp_path: Path) -> None:
         bodies = await rig.bodies()
         assert "`!cancel`" in bodies[0]
         assert "Runner: none yet" in bodies[1]
+        assert "Spending: $0.00 spent today (UTC)" in bodies[1]
         assert "Account: no limit of the homeserver's met yet, 1 message waiting" in bodies[1]
         assert bodies[2] == texts.CANCEL_NOTHING
         assert "Did you mean `!status`?" in bodies[3]

@@ -1,0 +1,162 @@
+"""Counts what a room's requests cost, while their answers pass by, and keeps the room's budget.
+
+Rules: a request is let through or refused before a byte of it leaves; while it runs, the most that
+it can cost is held back; at its end, however it ends, it is charged what the answer said, or an
+estimate where the answer said nothing. Not a byte of an answer is changed, or waits for this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from orchestrator.core.ask import Ask
+from orchestrator.core.budget import Verdict, decide, not_now, over_budget
+from orchestrator.core.egress_http import Denial
+from orchestrator.core.egress_policy import Route
+from orchestrator.core.price import (
+    cost_micro_usd,
+    dearest,
+    find_price,
+    floor_micro_usd,
+    most_micro_usd,
+)
+from orchestrator.core.usage import UsageReader
+from orchestrator.egress.ledger import Ledger
+from orchestrator.egress.upstream import Answer, UpstreamFailedError, UpstreamSilentError
+from orchestrator.model import RoomSlug
+
+# How long a request waits for others of its room, where the budget may not be enough for all. The
+# CLI waits 600 s for an answer; after the refusal it asks again.
+MAX_WAIT_S = 120.0
+_OK = 200
+
+
+class NotAdmittedError(Exception):
+    """The room's budget does not allow the request. Carries the refusal."""
+
+    def __init__(self, denial: Denial) -> None:
+        self.denial = denial
+        super().__init__(denial.reason)
+
+
+class Meter:
+    """Reads one answer's usage. Charged once, by its purse."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._reader: UsageReader | None = None
+        self._status: int | None = None
+        self.is_sent = True
+        """Whether the API may have worked on the request."""
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether the API has begun to answer."""
+        return self._status is not None
+
+    def watch(self, answer: Answer) -> Answer:
+        """The same answer; what passes through it is read."""
+        kind = dict(answer.headers).get("content-type", "")
+        self._status = answer.status
+        self._reader = UsageReader(is_stream=kind.startswith("text/event-stream"))
+        return replace(answer, chunks=self._read(answer.chunks, self._reader))
+
+    async def _read(
+        self, chunks: AsyncIterator[bytes], reader: UsageReader
+    ) -> AsyncIterator[bytes]:
+        async for data in chunks:
+            # Before it is passed on: what a client does not wait for was written all the same.
+            reader.feed(data)
+            yield data
+        reader.end()
+
+    def cost_micro_usd(self) -> int:
+        """What the request has cost by now. An answer that is no success costs nothing."""
+        if self._status not in (_OK, None) or not self.is_sent:
+            return 0
+        reader = self._reader
+        if reader is None:
+            return floor_micro_usd(self._ask, output_tokens=0)
+        if not reader.has_usage:
+            return floor_micro_usd(self._ask, output_tokens=reader.written_tokens)
+        return self._said_micro_usd(reader)
+
+    def _said_micro_usd(self, reader: UsageReader) -> int:
+        own, *others = reader.shares()
+        usage = own.usage
+        if not reader.is_complete:
+            written = max(usage.output_tokens, reader.written_tokens)
+            usage = replace(usage, output_tokens=written)
+        price = find_price(own.model) if own.model else dearest(self._ask.models)
+        rest = (cost_micro_usd(o.usage, find_price(o.model or "")) for o in others)
+        return cost_micro_usd(usage, price) + sum(rest)
+
+
+class Purse:
+    """One room's money. Invariant: what is held back is the most that its open requests can cost.
+
+    `limit`: micro-dollars for a UTC day; None: spending is counted, and not limited.
+    """
+
+    def __init__(self, slug: RoomSlug, ledger: Ledger, *, limit: int | None) -> None:
+        self._slug = slug
+        self._ledger = ledger
+        self._limit = limit
+        self._held_back = 0
+        self._settled = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"Purse({self._slug}, limit={self._limit}, held_back={self._held_back})"
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, route: Route, ask: Ask) -> AsyncIterator[Meter]:
+        """Let a request through, waiting for others where it must; it is charged at the end.
+
+        Counting tokens costs nothing, and is refused with the rest when the budget is spent.
+
+        Raises:
+            NotAdmittedError: the budget is spent, or may be by requests that take long.
+        """
+        most = most_micro_usd(ask) if route is Route.MESSAGES else 0
+        await self._wait_for_turn()
+        self._held_back += most
+        meter = Meter(ask)
+        try:
+            yield meter
+        except UpstreamSilentError:
+            raise
+        except UpstreamFailedError:
+            meter.is_sent = meter.has_answer
+            raise
+        finally:
+            self._held_back -= most
+            if route is Route.MESSAGES:
+                self._ledger.charge(self._slug, meter.cost_micro_usd())
+            self._settled.set()
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                while self._verdict() is Verdict.WAIT:
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError:
+            raise NotAdmittedError(not_now()) from None
+        if self._limit is not None and self._verdict() is Verdict.REFUSE:
+            raise NotAdmittedError(
+                over_budget(
+                    limit=self._limit,
+                    spent=self._ledger.spent_micro_usd(self._slug),
+                    left_s=self._ledger.seconds_left(),
+                )
+            )
+
+    def _verdict(self) -> Verdict:
+        return decide(
+            limit=self._limit,
+            spent=self._ledger.spent_micro_usd(self._slug),
+            held_back=self._held_back,
+        )
