@@ -11,7 +11,8 @@ from pathlib import Path
 
 from orchestrator.config import Config
 from orchestrator.core.egress_rules import parse_rule
-from orchestrator.core.naming import room_uid, runner_name
+from orchestrator.core.id_plan import IdPlan
+from orchestrator.core.naming import runner_name
 from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
 from orchestrator.egress.credential import room_placeholder
@@ -21,6 +22,7 @@ from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId
 from orchestrator.room_profile import EgressConfig
 from orchestrator.rooms.kit import Quarters
+from orchestrator.runners.ownership import note_first_uid
 from orchestrator.runners.workdir import prepare_room_dirs
 from orchestrator.store.api import RoomRow
 
@@ -41,12 +43,15 @@ class HostHousing:
         installation: InstallationId,
         image_id: str,
         egress: EgressGateway,
+        ids: IdPlan,
     ) -> None:
         self._config = config
         self._root = state_dir / "rooms"
         self._installation = installation
         self._image_id = image_id
         self._egress = egress
+        self._ids = ids
+        self._former = note_first_uid(state_dir, installation, ids.host_uid)
         self._key = _load_or_make_key(state_dir / "placeholder.key")
 
     async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
@@ -56,9 +61,11 @@ class HostHousing:
             PreconditionError: the directories can't be made, or are not what they should be.
             EgressError: the door can't be opened.
         """
-        uid = room_uid(self._installation, room.index)
+        ids = self._ids.ids(room.index)
+        uid, gid = ids.host_uid, ids.host_gid
+        former = frozenset(first + room.index for first in self._former)
         folder = self._root / room.slug
-        dirs = await asyncio.to_thread(prepare_room_dirs, folder, uid=uid, gid=uid)
+        dirs = await asyncio.to_thread(prepare_room_dirs, folder, uid=uid, gid=gid, former=former)
         placeholder = room_placeholder(self._installation, room.slug, self._key)
         tag = hashlib.sha256(f"{self._installation}/{room.slug}".encode()).hexdigest()
         profile = self._config.profile(room.room_id, room.alias, room.former)
@@ -66,8 +73,8 @@ class HostHousing:
             RoomDoor(
                 slug=room.slug,
                 directory=dirs.egress,
-                uid=uid,
-                gid=uid,
+                uid=ids.peer_uid,
+                gid=gid,
                 placeholder=placeholder,
                 user_tag=tag,
                 proxy=_proxy_policy(profile.egress),
@@ -79,8 +86,8 @@ class HostHousing:
             slug=room.slug,
             generation=generation,
             image=self._image_id,
-            uid=uid,
-            gid=uid,
+            uid=ids.uid,
+            gid=ids.uid,
             workspace=dirs.workspace,
             home=dirs.home,
             egress_dir=dirs.egress,
