@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -100,9 +101,13 @@ def test_a_tree_deeper_than_any_path_or_descriptor_table_is_handed_over(tmp_path
         os.close(here)
         os.fchown(below, OLD, OLD)
         here = below
-    prepare_room_dirs(tmp_path / "slug", NEW, NEW, former=frozenset({OLD}))
-    assert os.fstat(here).st_uid == NEW
-    os.close(here)
+    try:
+        prepare_room_dirs(tmp_path / "slug", NEW, NEW, former=frozenset({OLD}))
+        assert os.fstat(here).st_uid == NEW
+    finally:
+        os.close(here)
+        # Python's own rmtree, by which pytest tidies up, would not come to the end of it.
+        subprocess.run(["rm", "-rf", dirs.workspace / "d"], check=True)
 
 
 @needs_root
