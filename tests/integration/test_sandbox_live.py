@@ -195,7 +195,7 @@ async def test_forbidden_system_calls_fail_with_eperm(room: Room) -> None:
         "socketpair tipc",
         "character device",
     }
-    # An older libseccomp doesn't know their numbers: "not implemented", the filter's answer as well.
+    # An older libseccomp doesn't know their numbers; "not implemented" is its filter's answer, too.
     newer = {"listmount", "statmount", *(n for n in found if n.startswith("lsm_"))}
     allowed_anyway = {
         name: found[name]

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 Attempt = Callable[[], str | None]
@@ -68,6 +69,10 @@ def written(path: str) -> str | None:
     """Whether a path could be opened to be written; creates nothing that stays."""
     flags = os.O_WRONLY | (0 if Path(path).exists() else os.O_CREAT)
     return refused(lambda: os.close(os.open(path, flags, 0o600)), "it could be opened to write")
+
+
+def there(path: str) -> str | None:
+    return "it is there" if os.path.lexists(path) else None
 
 
 def status(pid: str) -> dict[str, str]:
@@ -241,10 +246,6 @@ def real_time() -> str | None:
     return refused(lambda: os.sched_setscheduler(0, os.SCHED_FIFO, parameters), "it got SCHED_FIFO")
 
 
-def better_priority() -> str | None:
-    return refused(lambda: os.setpriority(os.PRIO_PROCESS, 0, -1), "it got nice -1")
-
-
 def lower_oom_score(to: int) -> Attempt:
     def lower() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(to))
@@ -280,10 +281,6 @@ def of_pid_1(name: str) -> Attempt:
 
 def as_user(uid: int) -> Attempt:
     return lambda: refused(lambda: os.setresuid(uid, uid, uid), f"it is uid {uid} now")
-
-
-def with_groups() -> str | None:
-    return refused(lambda: os.setgroups([0]), "it is in root's group now")
 
 
 def groups() -> str | None:
@@ -354,10 +351,6 @@ def cgroup_path() -> str | None:
     return None
 
 
-def set_time() -> str | None:
-    return refused(lambda: time.clock_settime(time.CLOCK_REALTIME, time.time()), "it set the clock")
-
-
 def dumpable_shim() -> str | None:
     return None if os.stat("/proc/1/mem").st_uid == 0 else "PID 1 is its uid's to read"
 
@@ -373,12 +366,9 @@ def link_out(source: str) -> Attempt:
 def build_attempts(paths: dict[str, list[str]]) -> dict[str, Attempt]:
     """Every attempt by its name: what is tried, after "the attempt to"."""
     found: dict[str, Attempt] = {}
-    found |= {f"read {path}": (lambda p=path: shown(p)) for path in paths["hidden"]}  # type: ignore[misc]
-    found |= {f"write {path}": (lambda p=path: written(p)) for path in paths["unwritable"]}  # type: ignore[misc]
-    found |= {
-        f"find {path}": (lambda p=path: "it is there" if os.path.lexists(p) else None)
-        for path in paths["absent"]
-    }  # type: ignore[misc]
+    found |= {f"read {path}": partial(shown, path) for path in paths["hidden"]}
+    found |= {f"write {path}": partial(written, path) for path in paths["unwritable"]}
+    found |= {f"find {path}": partial(there, path) for path in paths["absent"]}
     found |= {
         f"look into PID 1 by {name}": of_pid_1(name)
         for name in [
@@ -430,7 +420,7 @@ def build_attempts(paths: dict[str, list[str]]) -> dict[str, Attempt]:
         "raise the core limit": limit(resource.RLIMIT_CORE, 0),
         "dump a core": core_dump,
         "run in real time": real_time,
-        "run with a better priority": better_priority,
+        "run with a better priority": lambda: refused(lambda: os.nice(-1), "it did"),
         "be spared when memory is short": exactly(
             lambda: Path("/proc/self/oom_score_adj").read_text().strip(), "500"
         ),
@@ -438,7 +428,7 @@ def build_attempts(paths: dict[str, list[str]]) -> dict[str, Attempt]:
         LOWER_SCORE: lower_oom_score(499),
         "kill or stop PID 1": kill_shim,
         "trace PID 1 as its own uid": dumpable_shim,
-        "join root's group": with_groups,
+        "join root's group": lambda: refused(lambda: os.setgroups([0]), "it did"),
         "be in another group": groups,
         "have another interface": interfaces,
         "have a route": routes,
@@ -453,7 +443,9 @@ def build_attempts(paths: dict[str, list[str]]) -> dict[str, Attempt]:
         "see another user's process": other_processes,
         "see its place in the host's cgroups": cgroup_path,
         "have another host name": exactly(socket.gethostname, "runner"),
-        "set the clock": set_time,
+        "set the clock": lambda: refused(
+            lambda: time.clock_settime(time.CLOCK_REALTIME, time.time()), "it did"
+        ),
         "link a file of the image": link_out("/etc/passwd"),
         "make a user namespace": lambda: shell("unshare -U true"),
         "make a mount namespace": lambda: shell("unshare -m true"),
