@@ -19,7 +19,12 @@ from orchestrator.runners.engine import open_engine
 from orchestrator.runners.engine_check import check_engine
 from tests.e2e.conftest import Installation, installation
 from tests.integration.test_engine_hardening import HOST_SOCKETS, RUNSC
-from tests.support.private_engine import REMAP_COUNT, REMAP_FIRST, open_private_engine
+from tests.support.private_engine import (
+    REMAP_COUNT,
+    REMAP_FIRST,
+    PrivateEngine,
+    open_private_engine,
+)
 from tests.support.rootless_engine import (
     USER,
     RootlessEngine,
@@ -53,12 +58,26 @@ async def ask_who_it_is(installation: Installation, docker_host: str, **docker: 
     return [*who.read_text().split(), str(who.stat().st_uid)]
 
 
+@pytest.fixture
+def remapping() -> Iterator[PrivateEngine]:
+    with open_private_engine(remap=True) as engine:
+        yield engine
+
+
+@pytest.fixture
+def sandboxing() -> Iterator[PrivateEngine]:
+    if not Path(RUNSC[0]).exists():
+        pytest.skip("NO GVISOR: the package runsc is not installed")
+    with open_private_engine(runtimes={"runsc": (*RUNSC, HOST_SOCKETS)}) as engine:
+        yield engine
+
+
 @pytest.mark.synapse
 @pytest.mark.cli
-async def test_a_turn_on_a_remapping_engine(installation: Installation) -> None:
-    with open_private_engine(remap=True) as engine:
-        uid, _, seccomp, owner = await ask_who_it_is(installation, engine.docker_host)
-        await installation.orchestrator.close()
+async def test_a_turn_on_a_remapping_engine(
+    remapping: PrivateEngine, installation: Installation
+) -> None:
+    uid, _, seccomp, owner = await ask_who_it_is(installation, remapping.docker_host)
     assert 0 < int(uid) < REMAP_COUNT
     assert int(owner) == REMAP_FIRST + int(uid)
     assert seccomp == "2"
@@ -66,13 +85,9 @@ async def test_a_turn_on_a_remapping_engine(installation: Installation) -> None:
 
 @pytest.mark.synapse
 @pytest.mark.cli
-@pytest.mark.skipif(not Path(RUNSC[0]).exists(), reason="NO GVISOR: install the package runsc")
-async def test_a_turn_under_gvisor(installation: Installation) -> None:
-    with open_private_engine(runtimes={"runsc": (*RUNSC, HOST_SOCKETS)}) as engine:
-        uid, _, seccomp, owner = await ask_who_it_is(
-            installation, engine.docker_host, runtime="runsc"
-        )
-        await installation.orchestrator.close()
+async def test_a_turn_under_gvisor(sandboxing: PrivateEngine, installation: Installation) -> None:
+    host = sandboxing.docker_host
+    uid, _, seccomp, owner = await ask_who_it_is(installation, host, runtime="runsc")
     assert uid == owner
     assert seccomp == "0"
 
