@@ -40,6 +40,7 @@ from orchestrator.embedded.homeserver import (
 )
 from orchestrator.embedded.offline_model import open_offline_model
 from orchestrator.ending import Ending, stop_runners
+from orchestrator.engine_ready import prepare_engine
 from orchestrator.errors import (
     AiAgentChatError,
     RequestRefusedError,
@@ -64,7 +65,7 @@ from orchestrator.rooms.intake import Heard, Intake
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.manager import RoomManager
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
-from orchestrator.runners.image import Base, ensure_image, find_image
+from orchestrator.runners.image import Base
 from orchestrator.signals import Stopped, raise_at_signal, until_signal, watch_signals
 from orchestrator.store.api import OutboxRow
 from orchestrator.store.database import hold_state_dir
@@ -177,7 +178,9 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     upstream = await enter(open_offline_model()) if offline else config.anthropic.upstream
     installation = await store.rooms.installation()
     backend = await enter(open_docker_backend(installation))
-    image_id = await _ensure_image(backend, config, plan, say)
+    lodging = await prepare_engine(
+        backend.engine, config, installation, state_dir=plan.state_dir, base=plan.base, say=say
+    )
     interceptor = open_interceptor(config, plan.state_dir)
     means = ProxyMeans(book=EgressDayTable(store.database), clock=clock, interceptor=interceptor)
     spending = await enter(open_spending(store.database, clock=clock))
@@ -188,7 +191,8 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
         config=config,
         state_dir=plan.state_dir,
         installation=installation,
-        image_id=image_id,
+        image_id=lodging.image_id,
+        ids=lodging.ids,
         egress=egress,
         room_secrets=plan.room_secrets,
     )
@@ -479,9 +483,3 @@ def _choose_credential(secrets: Secrets, *, embedded: bool) -> tuple[Credential,
 
 def _agent_secrets(embedded: EmbeddedHomeserver) -> Secrets:
     return Secrets(matrix_password=SecretStr(embedded.agent_password))
-
-
-async def _ensure_image(backend: DockerBackend, config: Config, plan: Plan, say: Say) -> str:
-    if config.docker.image is not None:
-        return await find_image(backend.engine, config.docker.image)
-    return await ensure_image(backend.engine, base=plan.base, on_line=say)

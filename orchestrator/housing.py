@@ -13,7 +13,7 @@ from orchestrator.core.api_policy import ApiPolicy, build_policy
 from orchestrator.core.budget import micro_usd
 from orchestrator.core.cli_policy import render_policy
 from orchestrator.core.egress_rules import parse_rule
-from orchestrator.core.naming import room_uid
+from orchestrator.core.id_plan import IdPlan
 from orchestrator.core.proxy_env import build_proxy_env
 from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.room_secret import RoomSecret
@@ -37,6 +37,7 @@ from orchestrator.room_profile import ApiConfig, BudgetConfig, EgressConfig, Roo
 from orchestrator.room_secret import RoomSecrets
 from orchestrator.room_spec import build_room_spec
 from orchestrator.rooms.kit import Quarters
+from orchestrator.runners.ownership import note_first_uid
 from orchestrator.runners.workdir import prepare_policy_dir, prepare_room_dirs
 from orchestrator.store.api import RoomRow
 
@@ -58,6 +59,7 @@ class HostHousing:
         image_id: str,
         egress: EgressGateway,
         room_secrets: RoomSecrets,
+        ids: IdPlan,
     ) -> None:
         self._config = config
         self._root = state_dir / "rooms"
@@ -65,6 +67,8 @@ class HostHousing:
         self._image_id = image_id
         self._egress = egress
         self._room_secrets = room_secrets
+        self._ids = ids
+        self._former = note_first_uid(state_dir, installation, ids.host_uid)
         self._key = _load_or_make_key(state_dir / "placeholder.key")
 
     async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
@@ -74,22 +78,24 @@ class HostHousing:
             PreconditionError: the directories can't be made, or are not what they should be.
             EgressError: the door can't be opened.
         """
-        uid = room_uid(self._installation, room.index)
+        ids = self._ids.ids(room.index)
+        uid, gid = ids.host_uid, ids.host_gid
+        former = frozenset(first + room.index for first in self._former)
         folder = self._root / room.slug
-        dirs = await asyncio.to_thread(prepare_room_dirs, folder, uid=uid, gid=uid)
+        dirs = await asyncio.to_thread(prepare_room_dirs, folder, uid=uid, gid=gid, former=former)
         placeholder = room_placeholder(self._installation, room.slug, self._key)
         tag = hashlib.sha256(f"{self._installation}/{room.slug}".encode()).hexdigest()
         profile = self._config.profile(room.room_id, room.alias, room.former)
         policy = render_policy(profile.project.policy())
         await asyncio.to_thread(prepare_policy_dir, folder, policy)
         held = self._secrets(profile, room.slug)
-        trust = await asyncio.to_thread(self._prepare_trust, profile, dirs.egress, uid)
+        trust = await asyncio.to_thread(self._prepare_trust, profile, dirs.egress, gid)
         await self._egress.open_door(
             RoomDoor(
                 slug=room.slug,
                 directory=dirs.egress,
-                uid=uid,
-                gid=uid,
+                uid=ids.peer_uid,
+                gid=gid,
                 placeholder=placeholder,
                 user_tag=tag,
                 proxy=_proxy_policy(profile.egress),
@@ -103,7 +109,8 @@ class HostHousing:
             config=self._config,
             installation=self._installation,
             image=self._image_id,
-            folder=dirs.workspace.parent,
+            ids=ids,
+            folder=folder.resolve(),
             generation=generation,
         )
         return Quarters(

@@ -21,7 +21,7 @@ from orchestrator.config import GatewayConfig
 from orchestrator.core import texts
 from orchestrator.core.chunking import encrypted_limit
 from orchestrator.core.lifecycle import TurnEvent
-from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_uid
+from orchestrator.core.naming import ROOMS_PER_INSTALLATION
 from orchestrator.core.reason import RESTORED
 from orchestrator.errors import (
     PreconditionError,
@@ -31,6 +31,7 @@ from orchestrator.errors import (
 )
 from orchestrator.model import InstallationId, TurnOutcome
 from orchestrator.rooms.outgoing import Final, build_turn_notice_rows
+from orchestrator.runners.ownership import read_first_uids
 from orchestrator.store.api import InboxKind, InboxState, Restored
 from orchestrator.store.approval_table import withdraw_all
 from orchestrator.store.checking import check_file, index_path, log_path
@@ -226,12 +227,14 @@ def _forget_inbox(db: sqlite3.Connection, restored: Restored) -> None:
 
 def _indexes_of_files(state_dir: Path, installation: InstallationId) -> Mapping[str, int]:
     """The numbers of the rooms that have files here, by the owner of the files."""
-    base = room_uid(installation, 0)
+    firsts = read_first_uids(state_dir, installation)
     found: dict[str, int] = {}
     for folder in (state_dir / "rooms").glob("*/workspace"):
-        index = folder.stat(follow_symlinks=False).st_uid - base
-        if 0 <= index < ROOMS_PER_INSTALLATION:
-            found[folder.parent.name] = index
+        owner = folder.stat(follow_symlinks=False).st_uid
+        for first in firsts:
+            if 0 <= owner - first < ROOMS_PER_INSTALLATION:
+                found[folder.parent.name] = owner - first
+                break
     return found
 
 

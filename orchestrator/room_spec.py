@@ -9,7 +9,8 @@ from pathlib import Path
 
 from orchestrator.config import Config
 from orchestrator.core.cli_policy import policy_dir_name, render_policy
-from orchestrator.core.naming import room_uid, runner_name
+from orchestrator.core.id_plan import RoomIds
+from orchestrator.core.naming import runner_name
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.model import InstallationId
 from orchestrator.store.api import RoomRow
@@ -21,11 +22,11 @@ def build_room_spec(
     config: Config,
     installation: InstallationId,
     image: str,
+    ids: RoomIds,
     folder: Path,
     generation: int,
 ) -> SandboxSpec:
     """The specification; `folder` is the room's directory below STATE_DIR, without symlinks."""
-    uid = room_uid(installation, room.index)
     profile = config.profile(room.room_id, room.alias, room.former)
     policy = render_policy(profile.project.policy())
     return SandboxSpec(
@@ -34,8 +35,8 @@ def build_room_spec(
         slug=room.slug,
         generation=generation,
         image=image,
-        uid=uid,
-        gid=uid,
+        uid=ids.uid,
+        gid=ids.uid,
         workspace=folder / "workspace",
         home=folder / "home",
         egress_dir=folder / "egress",

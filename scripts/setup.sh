@@ -248,12 +248,12 @@ ensure_image() {
 
 # ── what makes a host fail ─────────────────────────────────────────────────────────────────────
 
-# libfiu lets a system call fail, faketime sets a process's clock. Tests that need one of them and
-# don't find it are skipped, and say so.
+# libfiu lets a system call fail, faketime sets a process's clock, runsc is gVisor. Tests that need
+# one of them and don't find it are skipped, and say so.
 ensure_fault_tools() {
-  if has fiu-run && has faketime; then return; fi
+  if has fiu-run && has faketime && has runsc; then return; fi
   has apt-get || return 0
-  apt_install libfiu0 fiu-utils faketime || say "  some tests will be skipped for it"
+  apt_install libfiu0 fiu-utils faketime runsc || say "  some tests will be skipped for it"
 }
 
 # ── what is run ────────────────────────────────────────────────────────────────────────────────

@@ -61,8 +61,8 @@ def build_cli_argv(
 
     `resume` continues a session that this id already has; without it the id must be unused (the CLI
     refuses with exit code 1 either way). `system_prompt` is added to the CLI's own. `web_fetch`
-    leaves the tool that fetches pages, from this host and so through the proxy; `web_search` the one
-    that the API does, where the gateway lets the room's searches through.
+    leaves the tool that fetches pages, from this host and so through the proxy; `web_search` the
+    one that the API does, where the gateway lets the room's searches through.
     """
     argv = [*build_launcher(project), executable, "-p", "--verbose", "--include-partial-messages"]
     argv += ["--input-format", "stream-json", "--output-format", "stream-json"]

@@ -39,8 +39,13 @@ def room_uid(installation: InstallationId, index: int) -> int:
     if not 0 <= index < ROOMS_PER_INSTALLATION:
         msg = f"an installation has at most {ROOMS_PER_INSTALLATION} rooms"
         raise ValueError(msg)
-    slot = int(_digest(installation)[:8], 16) % _INSTALLATION_SLOTS
+    slot = digest_number(installation) % _INSTALLATION_SLOTS
     return _UID_BASE + slot * ROOMS_PER_INSTALLATION + index
+
+
+def digest_number(text: str) -> int:
+    """32 bits that follow from the text."""
+    return int(_digest(text)[:8], 16)
 
 
 def turn_id(room_id: RoomId, first_event: EventId) -> TurnId:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.core.cli_policy import POLICY
+from orchestrator.core.hidden_paths import MASKED_PATHS, READONLY_PATHS
 from orchestrator.core.seccomp import build_seccomp_profile
 from orchestrator.model import InstallationId, JsonObject, Limits, RoomSlug
 
@@ -39,43 +40,14 @@ _BYTES_PER_INODE: Final = 4096
 _OOM_SCORE_ADJ: Final = 500
 # Half of what an ordinary service gets when the processors are contended.
 _CPU_SHARES: Final = 512
-
-# What the newest engines hide, plus what tells of the host or of the other rooms' activity.
-_MASKED_PATHS: Final = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/cmdline",
-    "/proc/config.gz",
-    "/proc/diskstats",
-    "/proc/interrupts",
-    "/proc/iomem",
-    "/proc/ioports",
-    "/proc/kallsyms",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/modules",
-    "/proc/partitions",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/softirqs",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/vmallocinfo",
-    "/sys/class/dmi",
-    "/sys/devices/virtual/dmi",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/kernel",
-    "/sys/module",
-)
-_READONLY_PATHS: Final = (
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-)
+# What the engine's own process may do would be inherited otherwise. All are at most what an
+# ordinary user has on every distribution, so that a rootless engine can set them, too.
+# Locked memory can't be reclaimed; 64 KiB was every kernel's default before 5.16.
+_LOCKED_BYTES: Final = 64 << 10
+# The kernel's default for a user's POSIX queues.
+_QUEUE_BYTES: Final = 819200
+# Of the whole uid; a signal that waits, or a timer, is kernel memory.
+_PENDING_SIGNALS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +128,13 @@ class SandboxOptions:
     seccomp: JsonObject = field(default_factory=build_seccomp_profile)
     open_files: int = _OPEN_FILES
     core_bytes: int = 0
+    locked_bytes: int = _LOCKED_BYTES
+    queue_bytes: int = _QUEUE_BYTES
+    pending_signals: int = _PENDING_SIGNALS
+    realtime_priority: int = 0
+    """No real-time class: one such loop would hold a processor of the host."""
+    nice: int = 0
+    """No better priority than it was started with."""
     shm_bytes: int = _SHM_BYTES
     cpu_shares: int = _CPU_SHARES
     oom_score_adj: int = _OOM_SCORE_ADJ
@@ -170,8 +149,8 @@ class SandboxOptions:
     devices: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ("cgroup", "ipc", "mount", "network", "pid", "uts")
     """Each of these is the runner's own."""
-    masked_paths: tuple[str, ...] = _MASKED_PATHS
-    readonly_paths: tuple[str, ...] = _READONLY_PATHS
+    masked_paths: tuple[str, ...] = MASKED_PATHS
+    readonly_paths: tuple[str, ...] = READONLY_PATHS
     environment: tuple[tuple[str, str], ...] = ()
     """Besides the image's HOME, LANG and PATH: nothing. What a session needs goes over the wire."""
 

@@ -10,6 +10,7 @@ pointer, where no filter can see the address family.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from orchestrator.model import JsonObject, JsonValue
@@ -97,8 +98,20 @@ def build_seccomp_profile() -> JsonObject:
 
 def allowed_syscalls() -> frozenset[str]:
     """The names that are allowed whatever their arguments are."""
-    groups = (_FILES, _WAITING, _MEMORY, _PROCESSES, _SIGNALS_AND_TIME, _COMMUNICATION)
-    return frozenset(name for group in groups for name in group.split())
+    return frozenset(name for names in allowed_groups().values() for name in names)
+
+
+def allowed_groups() -> Mapping[str, tuple[str, ...]]:
+    """The same names by what they are for; docs/security/seccomp.md is written from it."""
+    groups = {
+        "files": _FILES,
+        "waiting": _WAITING,
+        "memory": _MEMORY,
+        "processes": _PROCESSES,
+        "signals and time": _SIGNALS_AND_TIME,
+        "communication": _COMMUNICATION,
+    }
+    return {title: tuple(sorted(names.split())) for title, names in groups.items()}
 
 
 def _socket_rules() -> list[JsonValue]:

@@ -67,6 +67,7 @@ class RoomDoor:
     slug: RoomSlug
     directory: Path
     uid: int
+    """Who may connect, as this process sees it (core.id_plan); nobody else is heard."""
     gid: int
     placeholder: str = field(repr=False)
     user_tag: str

@@ -74,7 +74,12 @@ def _resources(options: SandboxOptions) -> JsonObject:
     limits = {
         "core": options.core_bytes,
         "fsize": options.file_bytes,
+        "memlock": options.locked_bytes,
+        "msgqueue": options.queue_bytes,
+        "nice": options.nice,
         "nofile": options.open_files,
+        "rtprio": options.realtime_priority,
+        "sigpending": options.pending_signals,
     }
     return {
         "Memory": options.memory_bytes,

@@ -1,8 +1,9 @@
 """A room's directories on the host, as the runner's mounts need them.
 
 Owns `workspace`, `home`, `egress` and `policy-*` in a room's directory. Rules: root makes them and
-hands the first two to the room's uid; their parents stay root's, so that a room can't replace one;
-no symlink is followed; what is inside of those two is never looked at from here.
+hands the first two to the room's uid (as the host sees it: core/id_plan.py); their parents stay
+root's, so that a room can't replace one; no symlink is followed; what is inside of those two is
+never looked at from here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 
 from orchestrator.core.cli_policy import policy_dir_name
 from orchestrator.errors import PreconditionError
+from orchestrator.runners.ownership import change_owner
 
 _PRIVATE: Final = 0o700
 # The room's group may enter and connect; it can't add, remove or rename a socket.
@@ -37,8 +39,13 @@ class RoomDirs:
     egress: Path
 
 
-def prepare_room_dirs(root: Path, uid: int, gid: int) -> RoomDirs:
+def prepare_room_dirs(
+    root: Path, uid: int, gid: int, *, former: frozenset[int] = frozenset()
+) -> RoomDirs:
     """Make the room's directories under `root`, or check those that are there. Idempotent; blocks.
+
+    `former`: uids that this very room had on other engines. Files of theirs are handed to `uid`
+    first (runners/ownership.py), which takes as long as there are files.
 
     Raises:
         PreconditionError: we are not root; one of them is a symlink, no directory, or belongs to
@@ -54,8 +61,9 @@ def prepare_room_dirs(root: Path, uid: int, gid: int) -> RoomDirs:
         root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
         with _opened(root, None) as parent:
             _own(parent, 0, 0, _PRIVATE)
-            _prepare(parent, "workspace", uid, gid, _PRIVATE)
-            _prepare(parent, "home", uid, gid, _PRIVATE)
+            for name in ("workspace", "home"):
+                _hand_over(parent, name, uid, gid, former)
+                _prepare(parent, name, uid, gid, _PRIVATE)
             _prepare(parent, "egress", 0, gid, _EGRESS)
     resolved = root.resolve()
     return RoomDirs(
@@ -113,6 +121,16 @@ def _prepare(parent: int, name: str, uid: int, gid: int, mode: int) -> None:
             msg = f"{name} belongs to uid {owner}, expected {uid}: it is another room's"
             raise PreconditionError(msg)
         _own(folder, uid, gid, mode)
+
+
+def _hand_over(parent: int, name: str, uid: int, gid: int, former: frozenset[int]) -> None:
+    try:
+        with _opened(name, parent) as folder:
+            owner = os.fstat(folder).st_uid
+            if owner != uid and owner in former:
+                change_owner(folder, old=owner, uid=uid, gid=gid)
+    except FileNotFoundError:
+        return
 
 
 def _own(folder: int, uid: int, gid: int, mode: int) -> None:

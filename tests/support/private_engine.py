@@ -9,6 +9,7 @@ of its mounts with it when the last of its processes is gone.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,16 +32,27 @@ _POLL_S = 0.05
 _LOG_CHARS = 6000
 # What its processes see as their world: a `/run` of their own, so that no file of the machine's
 # engine is there, and a loopback interface.
-_NAMESPACES = "ip link set lo up; mount -t tmpfs tmpfs /run; echo ready; exec sleep infinity"
+_NAMESPACES = "set -e; ip link set lo up; mount -t tmpfs tmpfs /run; {more}echo ready; {stay}"
+_STAY = "exec sleep infinity"
+# A user for the engine's remapping and its subordinate ids, for these processes alone.
+REMAP_FIRST, REMAP_COUNT = 231072, 65536
+_REMAP = (
+    "cp /etc/passwd /run/passwd; echo dockremap:x:990:990::/:/bin/false >> /run/passwd;"
+    " cp /etc/group /run/group; echo dockremap:x:990: >> /run/group;"
+    f" echo dockremap:{REMAP_FIRST}:{REMAP_COUNT} > /run/subid;"
+    " for f in passwd group; do mount --bind /run/$f /etc/$f; done;"
+    " for f in subuid subgid; do touch /etc/$f; mount --bind /run/subid /etc/$f; done; "
+)
 
 
 class PrivateEngine:
     """Invariant: at most one dockerd, on one data directory; containers may outlive it."""
 
-    def __init__(self, directory: Path, namespaces: int) -> None:
+    def __init__(self, directory: Path, namespaces: int, options: Sequence[str] = ()) -> None:
         self.docker_host = f"unix://{directory}/engine.sock"
         self._directory = directory
         self._namespaces = namespaces
+        self._options = tuple(options)
         self._dockerd: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -69,6 +81,7 @@ class PrivateEngine:
             *("--pidfile", str(self._directory / "pid")),
             *("--bridge=none", "--iptables=false", "--ip6tables=false"),
             f"--live-restore={str(live_restore).lower()}",
+            *self._options,
         ]
         with (self._directory / "log").open("ab") as log:
             self._dockerd = subprocess.Popen(
@@ -149,18 +162,28 @@ class PrivateEngine:
 
 
 @contextmanager
-def open_private_engine() -> Iterator[PrivateEngine]:
+def open_private_engine(
+    image: str | None = None,
+    *,
+    remap: bool = False,
+    runtimes: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[PrivateEngine]:
     """One with the runner image in it, running with live-restore; the image takes half a minute.
 
-    At the end nothing of it is left: no process, no mount, no file. Its log is shown on failure.
+    `image` instead of the runner image, `remap`: with user namespaces, `runtimes`: more of them, a
+    program and its arguments each. At the end nothing of it is left: no process, no mount, no file.
+    Its log is shown on failure.
     """
     directory = Path(tempfile.mkdtemp(prefix="aiagentchat-engine-"))
+    # A remapped engine goes through it as somebody else.
+    directory.chmod(0o711)
+    options = _write_options(directory, remap=remap, runtimes=runtimes or {})
     try:
-        with _namespaces() as pid:
-            engine = PrivateEngine(directory, pid)
+        with _namespaces(remap=remap) as pid:
+            engine = PrivateEngine(directory, pid, options)
             try:
                 engine.start(live_restore=True)
-                _bring_in(ensure_runner_image(), engine)
+                _bring_in(image or ensure_runner_image(), engine)
                 yield engine
             except BaseException:
                 sys.stderr.write(f"--- log of {engine!r}\n{engine.log[-_LOG_CHARS:]}\n")
@@ -172,14 +195,26 @@ def open_private_engine() -> Iterator[PrivateEngine]:
         shutil.rmtree(directory)
 
 
+def _write_options(
+    directory: Path, *, remap: bool, runtimes: Mapping[str, Sequence[str]]
+) -> list[str]:
+    known = {
+        name: {"path": program, "runtimeArgs": list(arguments)}
+        for name, (program, *arguments) in runtimes.items()
+    }
+    file = directory / "daemon.json"
+    file.write_text(json.dumps({"runtimes": known}))
+    return ["--config-file", str(file), *(["--userns-remap=dockremap"] if remap else [])]
+
+
 @contextmanager
-def _namespaces() -> Iterator[int]:
+def _namespaces(*, remap: bool) -> Iterator[int]:
     """Namespaces that outlive each dockerd; the id of the process that holds them."""
     holder = subprocess.Popen(
         [
             *("setpriv", "--pdeathsig", "KILL"),
             *("unshare", "--net", "--mount", "--propagation", "private"),
-            *("sh", "-c", _NAMESPACES),
+            *("sh", "-c", _NAMESPACES.format(more=_REMAP if remap else "", stay=_STAY)),
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -81,10 +81,12 @@ def prepare(spec: SandboxSpec) -> SandboxSpec:
 
 @asynccontextmanager
 async def open_clean_backend(
-    installation: InstallationId | None = None,
+    installation: InstallationId | None = None, docker_host: str | None = None
 ) -> AsyncIterator[DockerBackend]:
     """A Docker backend that removes all runners of its installation at the end."""
-    async with open_docker_backend(installation or new_installation()) as backend:
+    async with open_docker_backend(
+        installation or new_installation(), docker_host=docker_host
+    ) as backend:
         try:
             yield backend
         finally:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import orchestrator
 from orchestrator.core.sandbox import build_options
 from orchestrator.runners.docker_config import container_config
 from tests.unit.core.test_sandbox import SPEC
@@ -63,3 +66,38 @@ def test_nothing_is_written_to_the_hosts_disk_and_nothing_restarts_by_itself() -
     assert host["LogConfig"] == {"Type": "none"}
     assert host["RestartPolicy"] == {"Name": "no"}
     assert host["Init"] is False
+
+
+def test_the_engines_own_profiles_for_apparmor_and_selinux_stay_as_they_are() -> None:
+    """Without a word of ours the engine applies docker-default where it has AppArmor."""
+    options = config()["HostConfig"]["SecurityOpt"]
+    assert {option.partition("=")[0] for option in options} == {"seccomp", "no-new-privileges"}
+
+
+def test_what_a_process_may_use_up_does_not_depend_on_the_engines_own_limits() -> None:
+    ulimits = {u["Name"]: (u["Soft"], u["Hard"]) for u in config()["HostConfig"]["Ulimits"]}
+    assert ulimits == {
+        "core": (0, 0),
+        "fsize": (SPEC.limits.disk_bytes,) * 2,
+        "memlock": (65536, 65536),
+        "msgqueue": (819200, 819200),
+        "nice": (0, 0),
+        "nofile": (8192, 8192),
+        "rtprio": (0, 0),
+        "sigpending": (1024, 1024),
+    }
+
+
+def test_a_runner_is_in_no_other_group_and_in_the_engines_user_namespace() -> None:
+    host = config()["HostConfig"]
+    assert host["GroupAdd"] == []
+    assert "UsernsMode" not in host
+
+
+def test_nothing_of_the_program_runs_a_command_in_a_container() -> None:
+    """An exec would be a second way in, with options of its own; the wire is the only one."""
+    package = Path(orchestrator.__file__).parent
+    sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    assert len(sources) > 100
+    calls = re.compile(r"exec_create|exec_start|containers/.*/exec\b")
+    assert [path.name for path, text in sources.items() if calls.search(text)] == []
