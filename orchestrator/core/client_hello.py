@@ -225,10 +225,10 @@ class HelloGuard:
             return None
         if self._held[0] != _HANDSHAKE:
             return False
-        head, begin = self._held[:_RECORD_HEAD], self._held[_RECORD_HEAD:][:2]
-        if len(head) < _RECORD_HEAD:
-            return None
-        if len(begin) < min(2, int.from_bytes(head[3:], "big")):
+        head = self._held[:_RECORD_HEAD]
+        wanted = min(2, int.from_bytes(head[3:], "big"))
+        begin = self._held[_RECORD_HEAD : _RECORD_HEAD + wanted]
+        if len(head) < _RECORD_HEAD or len(begin) < wanted:
             return None
         return begin[:1] == bytes([_CLIENT_HELLO]) and (begin[1:2] or b"\0") <= _LARGEST_HELLO
 

@@ -29,6 +29,7 @@ from orchestrator.core.egress_http import (
 )
 from orchestrator.core.egress_policy import UpstreamRequest, check_request, render_error
 from orchestrator.core.proxy_http import is_for_proxy
+from orchestrator.egress.proxy_client import SocketClient
 from orchestrator.egress.readiness import receive, wait_for_end
 from orchestrator.egress.upstream import (
     Answer,
@@ -80,8 +81,13 @@ class Connection:
         self._door = door
         self._buffer = bytearray()
         self._has_answered = False
+        self._proxied: SocketClient | None = None
         self.is_idle = True
         """Whether no request is being read or answered, so that nothing is lost by closing."""
+
+    def is_quiet(self) -> bool:
+        """Whether it is a proxied connection on which nothing moves just now."""
+        return self._proxied is not None and self._proxied.is_quiet()
 
     def close(self) -> None:
         """Close the socket. Idempotent."""
@@ -101,7 +107,8 @@ class Connection:
             return False
         if not isinstance(raw, Denial) and is_for_proxy(raw):
             self._door.hand_over(self)
-            await self._door.proxy.serve(raw, self._sock, self._take(len(self._buffer)))
+            self._proxied = SocketClient(self._sock, self._take(len(self._buffer)))
+            await self._door.proxy.serve(raw, self._proxied)
             return False
         try:
             await self._door.wait_for(self._door.requests, 1)

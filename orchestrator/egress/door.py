@@ -237,7 +237,7 @@ class Door:
 
     async def _drain(self) -> None:
         for connection, task in list(self._connections.items()):
-            if connection.is_idle:
+            if connection.is_idle or connection.is_quiet():
                 task.cancel()
         if self._connections:
             with contextlib.suppress(TimeoutError):

@@ -25,6 +25,7 @@ from orchestrator.core.egress_rules import Scheme, Target
 from orchestrator.core.proxy_http import ProxyRequest
 from orchestrator.egress.day_budget import DaySpentError
 from orchestrator.egress.dialer import UnreachableError
+from orchestrator.egress.idleness import Idleness
 from orchestrator.egress.proxy_client import ClientGoneError, ClientSide
 from orchestrator.egress.readiness import CHUNK_BYTES
 
@@ -100,14 +101,12 @@ class _Exchange:
         self._has_answered = self._is_body_sent = self._is_chunked = False
         self._gone: ClientGoneError | DaySpentError | None = None
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_ANSWER_HEAD_BYTES)
-        self._limit = asyncio.timeout(None)
-        self._held_back = 0
+        self._idleness = Idleness(proxy)
 
     async def run(self, addresses: tuple[IpAddress, ...]) -> Denial | None:
         target = self._request.target
         try:
-            async with _open(self._proxy, target, addresses) as (reader, writer), self._limit:
-                self._touch()
+            async with _open(self._proxy, target, addresses) as (reader, writer), self._idleness:
                 await self._converse(reader, writer)
         except _TargetFailedError as e:
             return self._fail(502, f"{target} {e}.")
@@ -176,8 +175,9 @@ class _Exchange:
         left = self._request.length
         while left:
             data = await self._read()
-            self._client.push_back(data[left:]) if len(data) > left else None
-            data = data[:left]
+            if len(data) > left:
+                self._client.push_back(data[left:])
+                data = data[:left]
             left -= len(data)
             yield data
 
@@ -205,7 +205,7 @@ class _Exchange:
         writer.write(data)
         await writer.drain()
         self._flow.up += len(data)
-        self._touch()
+        self._idleness.touch()
 
     # The answer
 
@@ -261,28 +261,13 @@ class _Exchange:
 
     async def _pass(self, data: bytes) -> None:
         await self._client.write(data)
-        self._touch()
-
-    # Limits
+        self._idleness.touch()
 
     async def _move(self, size: int) -> None:
-        self._held_back += 1
-        self._touch()
-        try:
-            await self._proxy.move(size)
-        finally:
-            self._held_back -= 1
-            self._touch()
+        await self._idleness.move(size)
         if not self._proxy.allows(self._request.target):
             # What allowed it has ended: it is cut where it is.
             raise ClientGoneError
-
-    def _touch(self) -> None:
-        """Begin the time of idleness anew; it stands still while the room's pace holds it back."""
-        if self._limit.expired():
-            return
-        now = asyncio.get_running_loop().time()
-        self._limit.reschedule(None if self._held_back else now + self._proxy.policy.idle_s)
 
 
 @contextlib.asynccontextmanager

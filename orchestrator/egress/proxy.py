@@ -37,8 +37,6 @@ from orchestrator.egress.resolver import Lookup, Resolver, look_up
 from orchestrator.errors import AiAgentChatError
 
 if TYPE_CHECKING:
-    import socket
-
     from orchestrator.egress.door import Door
 
 # A request of an installer, and again: npm asks for hundreds of packages in a row.
@@ -157,9 +155,8 @@ class RoomProxy:
             last_denial=self._last_denial,
         )
 
-    async def serve(self, raw: bytes, sock: socket.socket, early: bytes) -> None:
+    async def serve(self, raw: bytes, client: SocketClient) -> None:
         """Serve the request with this head, and what follows on its connection, to the end."""
-        client = SocketClient(sock, early)
         self._present += 1
         try:
             if self._present > self.policy.connections + _MORE_PRESENT:

@@ -14,6 +14,7 @@ from orchestrator.egress.readiness import receive
 
 # A runner that reads nothing for so long is stuck.
 _WRITE_S = 120.0
+_QUIET_S = 1.0
 # After a refusal the rest is read and dropped, so that the client sees the answer before an error
 # of its own write.
 _LINGER_S, _LINGER_BYTES = 2.0, 1 << 20
@@ -51,9 +52,18 @@ class SocketClient:
         self.has_answered = False
         """Whether anything was written: then it is too late for a refusal in HTTP."""
         self._early = early
+        self._moved_at = asyncio.get_running_loop().time()
 
     def __repr__(self) -> str:
         return f"SocketClient(early={len(self._early)})"
+
+    def note_moved(self) -> None:
+        """Bytes have moved, either way."""
+        self._moved_at = asyncio.get_running_loop().time()
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has moved for a moment: then little is lost by closing it."""
+        return asyncio.get_running_loop().time() - self._moved_at > _QUIET_S
 
     async def read(self) -> bytes:
         """See `ClientSide`."""
@@ -61,9 +71,11 @@ class SocketClient:
             early, self._early = self._early, b""
             return early
         try:
-            return await receive(self.socket)
+            data = await receive(self.socket)
         except OSError:
             raise ClientGoneError from None
+        self.note_moved()
+        return data
 
     def push_back(self, data: bytes) -> None:
         """See `ClientSide`."""
@@ -72,6 +84,7 @@ class SocketClient:
     async def write(self, data: bytes) -> None:
         """See `ClientSide`."""
         self.has_answered = True
+        self.note_moved()
         try:
             async with asyncio.timeout(_WRITE_S):
                 await asyncio.get_running_loop().sock_sendall(self.socket, data)

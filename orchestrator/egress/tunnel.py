@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.core.client_hello import (
@@ -22,6 +21,7 @@ from orchestrator.core.egress_http import Denial, DenialReason
 from orchestrator.core.egress_rules import Target, is_covered
 from orchestrator.egress.day_budget import DaySpentError
 from orchestrator.egress.dialer import UnreachableError
+from orchestrator.egress.idleness import Idleness
 from orchestrator.egress.proxy_client import ClientGoneError, SocketClient
 from orchestrator.egress.readiness import receive
 
@@ -115,7 +115,7 @@ async def _connect_and_relay(
         return
     with contextlib.closing(upstream):
         try:
-            await _Relay(proxy, flow, client.socket, upstream).run(hello)
+            await _Relay(proxy, flow, client, upstream).run(hello)
         except* (DaySpentError, HelloRefusedError, _GrantEndedError, OSError) as group:
             flow.ended_by = _why(group)
 
@@ -135,68 +135,45 @@ class _Relay:
     """Both directions of a tunnel. Each holds one piece, so a slow reader holds its writer back."""
 
     def __init__(
-        self, proxy: RoomProxy, flow: Flow, client: socket.socket, upstream: socket.socket
+        self, proxy: RoomProxy, flow: Flow, client: SocketClient, upstream: socket.socket
     ) -> None:
-        self._proxy = proxy
         self._flow = flow
         self._client = client
         self._upstream = upstream
-        self._held_back = 0
-        """Directions that wait for the room's own pace: that is not idleness."""
-        self._limit = asyncio.timeout(None)
+        self._idleness = Idleness(proxy)
 
     async def run(self, hello: bytes) -> None:
         """Until both sides have ended theirs, or one broke, or nothing moved for too long."""
-        async with self._limit:
-            self._touch()
-            await self._send(self._upstream, hello, self._count_up)
+        async with self._idleness:
+            await self._send_up(hello)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump_up(), name="egress:up")
                 group.create_task(self._pump_down(), name="egress:down")
 
     async def _pump_up(self) -> None:
         guard = HelloGuard(self._flow.target)
-        while data := await receive(self._client):
+        while data := await receive(self._client.socket):
             if passed := guard.feed(data):
-                await self._send(self._upstream, passed, self._count_up)
+                await self._send_up(passed)
         _end(self._upstream)
 
     async def _pump_down(self) -> None:
         while data := await receive(self._upstream):
-            await self._send(self._client, data, self._count_down)
-        _end(self._client)
+            await self._send(self._client.socket, data)
+            self._flow.down += len(data)
+        _end(self._client.socket)
 
-    async def _send(self, sock: socket.socket, data: bytes, count: Callable[[int], None]) -> None:
-        async with self._at_pace():
-            await self._proxy.move(len(data))
+    async def _send_up(self, data: bytes) -> None:
+        await self._send(self._upstream, data)
+        self._flow.up += len(data)
+
+    async def _send(self, sock: socket.socket, data: bytes) -> None:
+        await self._idleness.move(len(data))
         if not self._proxy.allows(self._flow.target):
             raise _GrantEndedError
         await asyncio.get_running_loop().sock_sendall(sock, data)
-        count(len(data))
-        self._touch()
-
-    def _count_up(self, size: int) -> None:
-        self._flow.up += size
-
-    def _count_down(self, size: int) -> None:
-        self._flow.down += size
-
-    @contextlib.asynccontextmanager
-    async def _at_pace(self) -> AsyncIterator[None]:
-        self._held_back += 1
-        self._touch()
-        try:
-            yield
-        finally:
-            self._held_back -= 1
-            self._touch()
-
-    def _touch(self) -> None:
-        """Begin the time of idleness anew; it stands still while a direction is held back."""
-        if self._limit.expired():
-            return
-        now = asyncio.get_running_loop().time()
-        self._limit.reschedule(None if self._held_back else now + self._proxy.policy.idle_s)
+        self._client.note_moved()
+        self._idleness.touch()
 
 
 def _end(sock: socket.socket) -> None:

@@ -55,8 +55,10 @@ async def test_a_room_sees_nothing_but_itself(installation: Installation) -> Non
     assert "said: 0" in routes
     lookup = await see("names", "getent hosts example.org || echo unresolved")
     assert "unresolved" in lookup
-    direct = await see("direct", "curl -sS -m 3 http://192.0.2.1/ 2>&1 || echo unreachable")
-    assert "unreachable" in direct
+    direct = "curl -sS -m 3 --noproxy '*' http://192.0.2.1/ 2>&1 || echo unreachable"
+    assert "unreachable" in await see("direct", direct)
+    proxied = await see("proxied", "curl -sS -m 3 http://192.0.2.1/ 2>&1")
+    assert "192.0.2.1 may not be reached from this room" in proxied
 
     # Nothing of the other room: files, processes, sockets.
     files = await see(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -95,6 +96,10 @@ class Site:
     """A server that notes each connection, and answers each HTTP request with what it was."""
 
     port: int = 0
+    context: ssl.SSLContext | None = None
+    closes: bool = False
+    """Close after each answer, whatever was asked."""
+    server: asyncio.Server = field(init=False)
     connections: int = 0
     heads: list[bytes] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -104,12 +109,14 @@ class Site:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            if self.context is not None:
+                await writer.start_tls(self.context)
             while head := await reader.readuntil(b"\r\n\r\n"):
                 self.heads.append(head)
                 self.bodies.append(await _read_body(reader, head))
                 writer.write(self.answers.pop(0) if self.answers else _USUAL)
                 await writer.drain()
-                if b"connection: close" in head.lower():
+                if self.closes or b"connection: close" in head.lower():
                     break
         writer.close()
 
@@ -130,11 +137,22 @@ async def _read_body(reader: asyncio.StreamReader, head: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def open_site(context: ssl.SSLContext | None = None) -> AsyncIterator[Site]:
-    """A site on a free port of 127.0.0.1; with `context` it speaks TLS."""
+async def open_site(
+    context: ssl.SSLContext | None = None,
+    *,
+    address: str = "127.0.0.1",
+    sock: socket.socket | None = None,
+) -> AsyncIterator[Site]:
+    """A site on a free port of an address, or on a bound socket; with `context` it speaks TLS.
+
+    A connection counts when it is made, also where no TLS comes of it.
+    """
     site = Site()
-    server = await asyncio.start_server(site.serve, "127.0.0.1", 0, ssl=context)
-    site.port = server.sockets[0].getsockname()[1]
+    if sock is None:
+        sock = socket.create_server((address, 0))
+    server = site.server = await asyncio.start_server(site.serve, sock=sock)
+    site.context = context
+    site.port = sock.getsockname()[1]
     try:
         yield site
     finally:
