@@ -117,11 +117,11 @@ class Denials:
         """When `take_due` has something; None: as long as nothing is noted, never."""
         return min((self._rooms[slug].next_at() for slug in self._due), default=None)
 
-    def wake(self, slug: RoomSlug) -> None:
-        """Something was decided in the room: what is refused from now on may be asked about."""
-        room = self._rooms.get(slug)
-        for denial in room.hosts.values() if room is not None else ():
-            denial.quiet_until = 0.0
+    def wake(self, slug: RoomSlug | None = None) -> None:
+        """Something was decided in the room (None: in any): its hosts may be asked about again."""
+        for name in self._rooms if slug is None else self._rooms.keys() & {slug}:
+            for denial in self._rooms[name].hosts.values():
+                denial.quiet_until = 0.0
 
     def drop(self, slug: RoomSlug) -> None:
         """The room is no longer ours; nothing of it is remembered."""

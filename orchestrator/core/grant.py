@@ -51,6 +51,17 @@ class GrantBook:
         """What holds in a room, instead of what held."""
         self._held[slug] = tuple(grants)
 
+    def of_room(self, room_id: RoomId) -> tuple[Grant, ...]:
+        """What holds because it was granted in this room."""
+        return tuple(g for held in self._held.values() for g in held if g.room_id == room_id)
+
+    def take_room(self, room_id: RoomId) -> list[RoomSlug]:
+        """Forget what was granted in a room; the names under which it held."""
+        names = [s for s, held in self._held.items() if any(g.room_id == room_id for g in held)]
+        for slug in names:
+            self._held[slug] = ()
+        return names
+
     def rules(self, slug: RoomSlug, now: float) -> tuple[HostRule, ...]:
         """What the room may reach now because somebody allowed it."""
         held = self._held.get(slug, ())

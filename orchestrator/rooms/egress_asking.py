@@ -105,18 +105,15 @@ class EgressAsking:
         """Carry out `!egress`, and answer it."""
         await self._orders.obey(room_id, seq, event_id, sender=sender, argument=argument)
 
-    async def end_room(self, room_id: RoomId) -> None:
+    async def end_room(self, room: RoomRow) -> None:
         """The agent left the room: what was asked and allowed there is over. Idempotent."""
-        room = await self._kit.store.rooms.get(room_id)
-        if room is None or room.joined:
-            return
-        await self._kit.store.approvals.end_room(room_id, now=self._kit.wall_clock())
+        await self._kit.store.approvals.end_room(room.room_id, now=self._kit.wall_clock())
+        self.keeper.drop(room.room_id)
         self._denials.drop(room.slug)
-        await self.keeper.refresh(room_id)
 
     async def farewell(self, move: Replacement) -> list[NewOutboxRow]:
         """What the room that replaces another is told of what held in that one."""
-        held = await self._kit.store.grants.live(move.old, now=self._kit.wall_clock())
+        held = await self.keeper.held(move.old)
         if not held:
             return []
         text = egress_texts.not_moved([str(grant.rule) for grant in held])
@@ -124,20 +121,17 @@ class EgressAsking:
             move.new, f"{move.new}:grants", text, max_event_bytes=self._max_event_bytes
         )
 
-    async def moved(self, move: Replacement) -> None:
-        """The rooms have swapped their names on this host; neither has a grant by that."""
-        for room_id in (move.new, move.old):
-            room = await self._kit.store.rooms.get(room_id)
-            if room is not None:
-                self._denials.drop(room.slug)
-            await self.keeper.refresh(room_id)
+    def moved(self, move: Replacement) -> None:
+        """The store has moved the conversation, and ended what the old room had allowed."""
+        self.keeper.drop(move.old)
+        # The name on this host is the new room's now, in which nothing was asked yet.
+        self._denials.wake()
 
     async def _on_changed(self, room_id: RoomId) -> None:
         """Something was decided in the room: its door learns it, and other hosts have a place."""
-        await self.keeper.refresh(room_id)
-        room = await self._kit.store.rooms.get(room_id)
-        if room is not None:
-            self._denials.wake(room.slug)
+        slug = await self.keeper.refresh(room_id)
+        if slug is not None:
+            self._denials.wake(slug)
         self._wake.set()
 
     # What time brings...

@@ -7,11 +7,12 @@ disk and no other task: what is in memory is enough for it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import NoReturn
 
 from loguru import logger
 
-from orchestrator.core.grant import SEEN_EVERY_S, GrantBook
+from orchestrator.core.grant import SEEN_EVERY_S, Grant, GrantBook
 from orchestrator.gateway.clock import wait_for_event
 from orchestrator.model import RoomId, RoomSlug
 from orchestrator.rooms.kit import Kit
@@ -25,6 +26,7 @@ class GrantKeeper:
         self._book = GrantBook()
         self._changed = asyncio.Event()
         self._reading = asyncio.Lock()
+        self._is_loaded = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<GrantKeeper {self._book!r}>"
@@ -36,6 +38,7 @@ class GrantKeeper:
         """
         for room_id in await self._kit.store.grants.begin_life(now=self._kit.wall_clock()):
             await self.refresh(room_id)
+        self._is_loaded.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._note_seen(), name="egress grants seen")
             await self._end_in_time()
@@ -63,13 +66,23 @@ class GrantKeeper:
                 self._changed, until=self._book.next_deadline(), clock=self._kit.wall_clock
             )
 
-    async def refresh(self, room_id: RoomId) -> None:
-        """What holds in the room may have changed. Idempotent."""
+    async def held(self, room_id: RoomId) -> Sequence[Grant]:
+        """What was granted in a room and holds; waits until `run` has read all of it."""
+        await self._is_loaded.wait()
+        return self._book.of_room(room_id)
+
+    def drop(self, room_id: RoomId) -> None:
+        """The store has ended all that was granted in a room."""
+        for slug in self._book.take_room(room_id):
+            self._give(slug)
+
+    async def refresh(self, room_id: RoomId) -> RoomSlug | None:
+        """What holds in the room may have changed; its name on this host. Idempotent."""
         # One at a time: what was read first must not be given last.
         async with self._reading:
             room = await self._kit.store.rooms.get(room_id)
             if room is None:
-                return
+                return None
             is_ours = room.joined and room.moved_seq is None
             now = self._kit.wall_clock()
             self._book.put(
@@ -78,6 +91,7 @@ class GrantKeeper:
             )
             self._give(room.slug)
             self._changed.set()
+            return room.slug
 
     def _give(self, slug: RoomSlug) -> None:
         self._kit.doors.set_grants(slug, self._book.rules(slug, self._kit.wall_clock()))

@@ -236,9 +236,11 @@ class RoomManager:
         other rooms don't wait for it. Should the agent come back, the room's next worker does.
         """
         worker = await self._end_worker(room_id)
-        await self.asking.end_room(room_id)
         room = await self._kit.store.rooms.get(room_id)
-        if room is None or self._group is None:
+        if room is None:
+            return
+        await self.asking.end_room(room)
+        if self._group is None:
             return
         worker = worker or RoomWorker(room, self._kit)
         reach(FaultPoint.RETIRE_BEGUN)
@@ -264,7 +266,8 @@ class RoomManager:
         )
         notices += await self.asking.farewell(move)
         is_moved = await self._kit.store.move_room(move, notices, now=self._kit.wall_clock())
-        await self.asking.moved(move)
+        if is_moved:
+            self.asking.moved(move)
         logger.bind(action="room.moved", room=move.old, new=move.new, moved=is_moved).info(
             "a room's conversation goes on in the one that replaces it"
         )

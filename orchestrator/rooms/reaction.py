@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.core.approval import (
     Approval,
     ApprovalEvent,
+    ApprovalKind,
     ApprovalState,
     Deciders,
     parse_key,
@@ -149,7 +150,7 @@ class Reactions:
 
     async def _decide(self, approval: Approval, answer: _Answer) -> None:
         rows = partial(
-            build_decision_rows,
+            _ROWS[approval.kind],
             event=answer.event,
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
         )
@@ -159,7 +160,7 @@ class Reactions:
         if decision is None:
             return
         if decision.is_first:
-            log_decision(decision)
+            _log_decision(decision)
             await self._on_decided(answer.room_id)
         self._kit.notify_outbox()
 
@@ -167,19 +168,21 @@ class Reactions:
         await self._kit.store.inbox.mark(seq, InboxState.IGNORED, reason=REACTION)
 
 
-_ACTIONS = {
-    ApprovalState.GRANTED_HOUR: "egress.grant",
-    ApprovalState.GRANTED_ALWAYS: "egress.grant",
-    ApprovalState.REFUSED: "egress.refuse",
-    ApprovalState.EXPIRED: "egress.expire",
+# What a decision is answered with, by what it is about.
+_ROWS = {ApprovalKind.EGRESS: build_decision_rows}
+_VERBS = {
+    ApprovalState.GRANTED_HOUR: "grant",
+    ApprovalState.GRANTED_ALWAYS: "grant",
+    ApprovalState.REFUSED: "refuse",
+    ApprovalState.EXPIRED: "expire",
 }
 
 
-def log_decision(decision: Decision) -> None:
+def _log_decision(decision: Decision) -> None:
     """For whoever asks later who allowed what."""
     approval, grant = decision.approval, decision.grant
     logger.bind(
-        action=_ACTIONS[approval.state],
+        action=f"{approval.kind}.{_VERBS[approval.state]}",
         room=approval.room_id,
         approval=approval.approval_id,
         subject=approval.subject,

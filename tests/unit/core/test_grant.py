@@ -45,6 +45,15 @@ def test_a_grant_ends_at_its_second_and_not_later() -> None:
     assert [str(r) for r in book.rules(SLUG, 1e9)] == ["b.org"]
 
 
+def test_what_was_granted_in_a_room_is_forgotten_under_whatever_name_it_held() -> None:
+    book, room = GrantBook(), RoomId("!room:test")
+    book.put(SLUG, [grant("a.org", None)])
+    assert [g.grant_id for g in book.of_room(room)] == [1]
+    assert book.take_room(RoomId("!other:test")) == []
+    assert book.take_room(room) == [SLUG]
+    assert (book.of_room(room), book.rules(SLUG, 0.0)) == ((), ())
+
+
 def test_a_room_that_nobody_put_down_may_reach_nothing() -> None:
     assert GrantBook().rules(SLUG, 0.0) == ()
 
