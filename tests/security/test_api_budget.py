@@ -176,6 +176,18 @@ async def test_twenty_requests_at_once_overshoot_by_one_at_most(tmp_path: Path) 
         assert len(upstream.seen) == 4
 
 
+async def test_near_the_limit_requests_wait_for_each_other_and_none_that_fits_is_refused(
+    tmp_path: Path,
+) -> None:
+    async with _room(tmp_path, limit=12 * COST) as (upstream, gateway):
+        request = build_request(build_body(model=MODEL, max_tokens=128_000))
+        async with asyncio.TaskGroup() as group:
+            sent = [group.create_task(send_raw(tmp_path / "a", request)) for _ in range(12)]
+        assert [status_of(task.result()) for task in sent] == [200] * 12
+        assert len(upstream.seen) == 12
+        assert gateway.spent_micro_usd(ROOM) == 12 * COST
+
+
 async def test_hanging_up_before_the_answer_is_not_free(tmp_path: Path) -> None:
     asked, never = asyncio.Event(), asyncio.Event()
 

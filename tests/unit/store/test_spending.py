@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.model import RoomSlug
+from orchestrator.model import RoomId, RoomSlug
 from orchestrator.store import spending as spending_module
+from orchestrator.store.api import Replacement
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.spending import Spending, open_spending
 from orchestrator.store.spending_table import SpendingTable, Spent
+from orchestrator.store.store import open_store
 
 A, B = RoomSlug("a"), RoomSlug("b")
 # 2026-11-26, 23:59:30 UTC.
@@ -91,6 +93,19 @@ async def test_days_of_long_ago_are_forgotten_in_memory_and_in_the_table(tmp_pat
         await spending.write()
         assert len(spending._totals) == 1
     assert [row[3] for row in _rows(path)] == [6]
+
+
+async def test_a_room_that_is_upgraded_takes_what_it_spent_along(tmp_path: Path) -> None:
+    old, new = RoomId("!old:x"), RoomId("!new:x")
+    async with open_store(tmp_path) as store, open_spending(store.database, clock=Clock()) as held:
+        rows = [await store.rooms.ensure(room, joined=True) for room in (old, new)]
+        held.charge(rows[0].slug, 5)
+        await store.rooms.note_replaced_by(old, new, now=1.0)
+        await store.rooms.note_replaces(new, old)
+        assert await store.move_room(Replacement(old=old, new=new), [], now=2.0)
+        current = await store.rooms.get(new)
+        assert current is not None
+        assert held.spent_micro_usd(current.slug) == 5
 
 
 async def test_a_total_is_never_replaced_by_a_smaller_one_and_a_repeat_adds_nothing(
