@@ -113,6 +113,9 @@ class CheckedEngine:
         _log.bind(
             action="engine_isolation",
             runtime=self.runtime,
+            version=facts.version,
+            runc=facts.runc,
+            storage=facts.storage,
             user_namespaces=facts.maps_ids,
             first_uid=ids.uid,
             first_host_uid=ids.host_uid,

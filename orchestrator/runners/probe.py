@@ -77,8 +77,8 @@ class ProbePlan:
 
     @property
     def name(self) -> str:
-        """The container's; one for each installation."""
-        return f"aiagentchat-{self.installation[:8]}-probe"
+        """The container's: no other installation's can have it, so it may be removed by name."""
+        return f"aiagentchat-{self.installation}-probe"
 
 
 class _Answer(BaseModel):

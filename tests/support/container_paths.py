@@ -41,8 +41,12 @@ ABSENT = """
     /proc/1/root/proc /host /hostfs /run/secrets /sys/fs/bpf/x /sys/fs/selinux/enforce
 """
 
+# Root's anyway; a mount of their own keeps a room's root, should it have one, from writing.
+READ_ONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
+
 PATHS = {
     "hidden": HIDDEN.split(),
     "unwritable": UNWRITABLE.split(),
     "absent": ABSENT.split(),
+    "read_only": READ_ONLY.split(),
 }

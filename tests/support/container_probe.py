@@ -189,13 +189,17 @@ def writable_cgroups() -> str | None:
 
 def options_of(point: str, *needed: str) -> Attempt:
     def attempt() -> str | None:
-        for found, options, _ in mounts():
+        for found, options, _ in reversed(mounts()):
             if found == point:
                 missing = [n for n in needed if not any(o.startswith(n) for o in options)]
                 return f"without {', '.join(missing)}" if missing else None
         return "no such mount"
 
     return attempt
+
+
+def mounted_rw(path: str) -> str | None:
+    return options_of(path, "ro")() if os.path.lexists(path) else None
 
 
 def runs_from(folder: str) -> Attempt:
@@ -369,6 +373,7 @@ def build_attempts(paths: dict[str, list[str]]) -> dict[str, Attempt]:
     found |= {f"read {path}": partial(shown, path) for path in paths["hidden"]}
     found |= {f"write {path}": partial(written, path) for path in paths["unwritable"]}
     found |= {f"find {path}": partial(there, path) for path in paths["absent"]}
+    found |= {f"use a writable {path}": partial(mounted_rw, path) for path in paths["read_only"]}
     found |= {
         f"look into PID 1 by {name}": of_pid_1(name)
         for name in [

@@ -19,6 +19,7 @@ from orchestrator.matrix.response import RESTORE_MARGIN_S
 from orchestrator.matrix.sync import RawSync, run_sync
 from orchestrator.model import JsonObject, RoomId, UserId
 from orchestrator.recovery import Recovered, restore
+from orchestrator.runners.ownership import note_first_uid
 from orchestrator.store.copying import copy_database
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.schema import MIGRATIONS
@@ -252,16 +253,21 @@ def test_what_was_queued_in_the_copy_is_looked_for_before_it_is_sent(tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_rooms_that_the_copy_does_not_know_keep_the_owner_of_their_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("remapped", [None, 231072 + 16384])
+def test_rooms_that_the_copy_does_not_know_keep_the_owner_of_their_files(
+    tmp_path: Path, remapped: int | None
+) -> None:
     async def test(rig: Rig, folder: Path) -> None:
         await rig.store.rooms.ensure(ROOM, joined=True)
         installation = await rig.store.rooms.installation()
+        first = remapped or room_uid(installation, 0)
+        note_first_uid(folder, installation, first)
         copy = make_copy(folder)
         for room in (OTHER, THIRD):
             row = await rig.store.rooms.ensure(room, joined=True)
             workspace = folder / "rooms" / room_slug(room) / "workspace"
             workspace.mkdir(parents=True)
-            uid = room_uid(installation, row.index)
+            uid = first + row.index
             os.chown(workspace, uid, uid)
         async with restored(rig, folder, copy):
             # Heard of in another order than before, with a new one among them.
