@@ -216,12 +216,9 @@ async def test_a_client_that_does_not_read_holds_the_target_back(rig: Rig) -> No
 
 
 async def test_bytes_move_at_the_rooms_pace_in_both_directions_together(rig: Rig) -> None:
-    door_pace = 200_000
     async with (
         open_talker(rig, 100_000) as (port, got),
-        rig.door(
-            allow=(parse_rule(f"good.example:{port}"),), bytes_per_s=door_pace, idle_s=1
-        ) as door,
+        rig.door(allow=(parse_rule(f"good.example:{port}"),), bytes_per_s=200_000) as door,
         said_hello(door, port) as (reader, writer),
     ):
         start = asyncio.get_running_loop().time()
@@ -233,7 +230,21 @@ async def test_bytes_move_at_the_rooms_pace_in_both_directions_together(rig: Rig
         assert await reader.read(-1) == b""
         # 600 KB, of which a second's worth at once: two seconds, whatever the machine.
         assert asyncio.get_running_loop().time() - start > 1.8
-    assert sum(got) > 500_000, "being held back is not being idle"
+    assert sum(got) > 500_000
+
+
+async def test_being_held_back_by_the_rooms_own_pace_is_not_being_idle(rig: Rig) -> None:
+    async with (
+        open_talker(rig, 1) as (port, got),
+        rig.door(allow=(parse_rule(f"good.example:{port}"),), bytes_per_s=25_000, idle_s=1) as door,
+        said_hello(door, port) as (reader, writer),
+    ):
+        await reader.readexactly(1)
+        # A piece has 64 KiB: it waits longer than the tunnel may be idle.
+        writer.write(b"\x17\x03\x03\xff\xff" + bytes(65_000))
+        writer.write_eof()
+        assert await reader.read(-1) == b""
+    assert sum(got) == len(HELLO) + 65_005
 
 
 async def test_a_day_that_is_used_up_refuses_and_ends_what_runs(rig: Rig) -> None:
