@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.core.address import is_internal, is_public
 from orchestrator.core.egress_rules import Target, is_address
 from orchestrator.core.proxy_policy import IpNetwork
 from orchestrator.model import RoomSlug, TurnId, UserId
@@ -154,4 +155,4 @@ def is_worth_asking(target: Target, *, internal: Iterable[IpNetwork], never: Ite
     if not is_address(target.host):
         return True
     address = ipaddress.ip_address(target.host)
-    return address.is_global or any(address in network for network in internal)
+    return is_public(address) or is_internal(address, internal)
