@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -151,6 +151,26 @@ class _Audit:
                 continue
             marks[runner.container_id] = names | sources.get(runner.container_id, frozenset())
         return marks
+
+    async def _judge_all(
+        self, runners: Sequence[RunnerInfo], marks: Mapping[str, frozenset[str]]
+    ) -> list[RoomReport | None]:
+        """A report for each; None for one that ended meanwhile."""
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def judge_one(runner: RunnerInfo) -> RoomReport | None:
+            others = frozenset[str]().union(
+                *(names for name, names in marks.items() if name != runner.container_id)
+            )
+            try:
+                async with places:
+                    return await self._judge(self._rooms[runner.slug], runner, others)
+            except RunnerGoneError:
+                return None
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(judge_one(runner)) for runner in runners]
+        return [task.result() for task in tasks]
 
     async def _judge(self, room: RoomRow, runner: RunnerInfo, others: frozenset[str]) -> RoomReport:
         spec = self._spec(room, runner.generation)

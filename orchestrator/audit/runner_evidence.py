@@ -182,6 +182,11 @@ class Gatherer:
                     yield f"{name} in the {where.removeprefix('the ')}"
 
     async def _ask(self, record: EngineRecord) -> Inside:
+        """Asked again once: the end of a turn may have ended the first probe with all else."""
+        inside = await self._ask_once(record)
+        return inside if inside.problem is None else await self._ask_once(record)
+
+    async def _ask_once(self, record: EngineRecord) -> Inside:
         question = secrets.token_hex(8)
         answer = await run_probe(self._engine, record.container_id, PROBE, question)
         if answer.pid is not None:
