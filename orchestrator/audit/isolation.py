@@ -65,11 +65,12 @@ _APPARMOR: Final = Path("/sys/module/apparmor/parameters/enabled")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsolationPlan:
-    """What the command was asked for."""
+    """What the command was asked for. `asks_inside`: whether a program is started in each room."""
 
     config: Config
     secrets: Secrets
     state_dir: Path
+    asks_inside: bool = True
 
 
 async def audit_isolation(plan: IsolationPlan) -> IsolationReport:
@@ -109,7 +110,11 @@ class _Audit:
         self._backend = backend
         self._host = _read_host(state_dir)
         self._gatherer = Gatherer(
-            backend.engine, self._host, _secret_values(plan, state_dir), state_dir
+            backend.engine,
+            self._host,
+            _secret_values(plan, state_dir),
+            state_dir,
+            asks_inside=plan.asks_inside,
         )
         self._image = ""
 

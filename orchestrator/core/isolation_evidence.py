@@ -157,6 +157,7 @@ class Kernel:
 class Inside:
     """What a program said that ran inside as the room's user: the room's word."""
 
+    was_asked: bool = True
     problem: str | None = None
     """Why there is no answer."""
     allowed_calls: tuple[str, ...] = ()

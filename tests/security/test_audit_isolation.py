@@ -19,7 +19,6 @@ from orchestrator.config import Secrets
 from orchestrator.core.isolation import Result
 from orchestrator.core.isolation_report import IsolationReport, render_json, render_text
 from orchestrator.core.sandbox import build_labels, build_options
-from orchestrator.runners import inspection
 from orchestrator.runners.docker_backend import DockerBackend
 from orchestrator.runners.docker_config import container_config
 from orchestrator.runners.engine import Engine
@@ -186,7 +185,7 @@ HOSTILE = {
 async def test_a_room_that_meddles_with_the_probe_fails_alone_and_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(inspection, "PROBE_S", 3.0)
+    monkeypatch.setattr(runner_evidence, "PROBE_S", 3.0)
     image = await ensure_program_image_in_thread(EVERY_OTHER.format(what=HOSTILE[what]))
     async with open_audited_rooms(tmp_path, image, pinned=True) as rooms:
         report = await rooms.audit()
@@ -205,10 +204,12 @@ async def test_a_runner_that_ends_while_it_is_looked_at_is_gone_and_not_a_failur
         first, second = rooms.specs
         real = runner_evidence.run_probe
 
-        async def remove_and_run(engine: Engine, container_id: str, *words: str) -> ProbeAnswer:
+        async def remove_and_run(
+            engine: Engine, container_id: str, *words: str, limit_s: float
+        ) -> ProbeAnswer:
             if (await rooms.backend.inspect(first.name) or second).name == first.name:
                 await rooms.backend.remove(first.name)
-            return await real(engine, container_id, *words)
+            return await real(engine, container_id, *words, limit_s=limit_s)
 
         monkeypatch.setattr(runner_evidence, "run_probe", remove_and_run)
         report = await rooms.audit()
