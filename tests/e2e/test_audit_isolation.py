@@ -1,4 +1,4 @@
-"""`orchestrator audit isolation`, as an operator types it: beside a running turn, and afterwards."""
+"""`orchestrator audit isolation`, as an operator types it: beside a running turn, and after it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_an_audit_beside_a_turn_finds_all_well_and_does_not_disturb_it(
         assert beside.results() | {"apparmor": "pass"} == dict.fromkeys(beside.results(), "pass")
     await alice.wait_for_text(room, "rested", sender=agent)
 
-    (name,) = [runner.name for runner in await installation.orchestrator.runners()]
+    (name,) = [found["runner"] for found in beside.value["rooms"]]
     docker("update", "--pids-limit", "-1", name)
     changed = await audit(installation)
     assert changed.code == 1
