@@ -21,6 +21,7 @@ from orchestrator.config import Config, Secrets
 from orchestrator.core.isolation import judge
 from orchestrator.core.isolation_controls import CONTROLS, judge_folders
 from orchestrator.core.isolation_evidence import Expected, Host
+from orchestrator.core.isolation_files import SETTINGS
 from orchestrator.core.isolation_installation import (
     Container,
     Daemon,
@@ -29,7 +30,6 @@ from orchestrator.core.isolation_installation import (
     judge_installation,
 )
 from orchestrator.core.isolation_report import IsolationReport, RoomReport
-from orchestrator.core.isolation_resources import SETTINGS
 from orchestrator.core.naming import runner_name
 from orchestrator.core.sandbox import (
     LABEL_INSTALLATION,

@@ -47,7 +47,7 @@ from orchestrator.core.isolation_evidence import (
     RoomFolders,
     RunnerEvidence,
 )
-from orchestrator.core.isolation_resources import SETTINGS, SOCKET_NAME
+from orchestrator.core.isolation_files import SETTINGS, SOCKET_NAME
 from orchestrator.core.sandbox import EGRESS, SandboxOptions
 from orchestrator.runners.engine import Engine
 from orchestrator.runners.inspection import read_changes, read_record, run_probe

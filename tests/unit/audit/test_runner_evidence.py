@@ -1,4 +1,4 @@
-"""What comes from inside is a stranger's; the host's files are looked at without following links."""
+"""What comes from inside is a stranger's word; files are looked at without following a link."""
 
 from __future__ import annotations
 
