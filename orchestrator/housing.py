@@ -79,7 +79,7 @@ class HostHousing:
             config=self._config,
             installation=self._installation,
             image=self._image_id,
-            folder=dirs.workspace.parent,
+            dirs=dirs,
             generation=generation,
         )
         return Quarters(

@@ -5,12 +5,11 @@ Pure, and the one place: who starts a runner and who audits it can't want differ
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from orchestrator.config import Config
 from orchestrator.core.naming import room_uid, runner_name
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.model import InstallationId
+from orchestrator.runners.workdir import RoomDirs
 from orchestrator.store.api import RoomRow
 
 
@@ -20,10 +19,10 @@ def build_room_spec(
     config: Config,
     installation: InstallationId,
     image: str,
-    folder: Path,
+    dirs: RoomDirs,
     generation: int,
 ) -> SandboxSpec:
-    """The specification; `folder` is the room's directory below STATE_DIR, without symlinks."""
+    """The specification; `dirs` without symlinks."""
     uid = room_uid(installation, room.index)
     profile = config.profile(room.room_id, room.alias, room.former)
     return SandboxSpec(
@@ -34,9 +33,9 @@ def build_room_spec(
         image=image,
         uid=uid,
         gid=uid,
-        workspace=folder / "workspace",
-        home=folder / "home",
-        egress_dir=folder / "egress",
+        workspace=dirs.workspace,
+        home=dirs.home,
+        egress_dir=dirs.egress,
         limits=profile.limits.limits(),
         runtime=config.docker.runtime,
     )

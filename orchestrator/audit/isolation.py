@@ -36,6 +36,7 @@ from orchestrator.core.sandbox import (
     LABEL_ROOM,
     SandboxOptions,
     SandboxSpec,
+    build_labels,
     build_options,
 )
 from orchestrator.errors import (
@@ -50,8 +51,10 @@ from orchestrator.model import InstallationId, RunnerState
 from orchestrator.ports import RunnerInfo
 from orchestrator.room_spec import build_room_spec
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
+from orchestrator.runners.docker_config import container_config
 from orchestrator.runners.image import find_image, image_dir
 from orchestrator.runners.inspection import OtherContainer, list_containers, read_daemon
+from orchestrator.runners.workdir import RoomDirs
 from orchestrator.store.api import RoomRow
 from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.snapshot import read_rooms
@@ -179,13 +182,8 @@ class _Audit:
 
     async def _judge(self, room: RoomRow, runner: RunnerInfo, others: frozenset[str]) -> RoomReport:
         spec = self._spec(room, runner.generation)
-        options = build_options(spec)
-        expected = Expected(
-            spec=spec,
-            options=options,
-            settings_digest=await asyncio.to_thread(self._settings_digest, options),
-            others=others,
-        )
+        settings = await asyncio.to_thread(self._settings_digest, build_options(spec))
+        expected = expect(spec, settings_digest=settings, others=others)
         evidence = await self._gatherer.gather(runner.container_id, expected)
         return RoomReport(
             room_id=room.room_id,
@@ -200,10 +198,9 @@ class _Audit:
         for slug, room in self._rooms.items():
             if slug in live or not slug or not (self._state_dir / "rooms" / slug).is_dir():
                 continue
-            spec = self._spec(room, 0)
-            options = build_options(spec)
-            folders = read_folders(options, self._state_dir)
-            judged = judge_folders(Expected(spec=spec, options=options), folders, self._host)
+            expected = expect(self._spec(room, 0))
+            folders = read_folders(expected.options, self._state_dir)
+            judged = judge_folders(expected, folders, self._host)
             reports.append(RoomReport(room_id=room.room_id, slug=slug, runner=None, judged=judged))
         return reports
 
@@ -213,7 +210,7 @@ class _Audit:
             config=self._config,
             installation=self._installation,
             image=self._image,
-            folder=self._state_dir / "rooms" / room.slug,
+            dirs=room_dirs(self._state_dir / "rooms" / room.slug),
             generation=generation,
         )
 
@@ -258,6 +255,29 @@ class _Audit:
             is_live=each.container_id in live,
             sources=each.sources,
         )
+
+
+def room_dirs(folder: Path) -> RoomDirs:
+    """Where `prepare_room_dirs` puts them; nothing is made or looked at."""
+    return RoomDirs(workspace=folder / "workspace", home=folder / "home", egress=folder / "egress")
+
+
+def expect(
+    spec: SandboxSpec, *, settings_digest: str | None = None, others: frozenset[str] = frozenset()
+) -> Expected:
+    """What must be, from what the engine would be told."""
+    options = build_options(spec)
+    body = container_config(options, build_labels(spec))
+    host = body["HostConfig"]
+    declared = host["Ulimits"] if isinstance(host, dict) else None
+    items = declared if isinstance(declared, list) else []
+    return Expected(
+        spec=spec,
+        options=options,
+        ulimits={str(i["Name"]): int(str(i["Hard"])) for i in items if isinstance(i, dict)},
+        settings_digest=settings_digest,
+        others=others,
+    )
 
 
 def _read_host(state_dir: Path) -> Host:

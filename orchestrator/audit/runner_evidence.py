@@ -29,6 +29,7 @@ from orchestrator.audit.probe_guard import ProbeGuard
 from orchestrator.audit.process_evidence import (
     is_runner,
     read_cgroup_limits,
+    read_id_map,
     read_interfaces,
     read_mounts,
     read_namespaces,
@@ -154,6 +155,8 @@ class Gatherer:
             mounts=mounts,
             changes=changes,
             interfaces=read_interfaces(pid),
+            uids=read_id_map(pid, "uid_map"),
+            gids=read_id_map(pid, "gid_map"),
             cgroup=read_cgroup_limits(pid),
             own_paths=frozenset(path for path in hidden if _is_there(path)),
             mounted={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +17,9 @@ from orchestrator.core.isolation import (
     none_of,
     skip,
 )
-from orchestrator.core.isolation_confinement import has_own_kernel, kernel_of
+from orchestrator.core.isolation_confinement import has_own_kernel, host_ids, kernel_of
 from orchestrator.core.isolation_evidence import Expected, FileFacts, Mount, RunnerEvidence
-from orchestrator.core.sandbox import EGRESS, SandboxOptions
+from orchestrator.core.sandbox import EGRESS
 
 SOCKET_NAME: Final = "egress.sock"
 SETTINGS: Final = "/etc/claude-code/managed-settings.json"
@@ -154,7 +154,9 @@ def check_settings(expected: Expected, evidence: RunnerEvidence) -> Verdict:
         return skip("the runtime shows its files to no process of the host")
     kernel = kernel_of(evidence)
     facts, wanted = kernel.settings, expected.settings_digest
-    problems = [*differs("kind", "file", facts.kind), *_roots(facts)]
+    # The image's files are the runner's root's, which an engine may have shifted; a mount's, ours.
+    roots = {0, kernel.uids.here(0)}
+    problems = [*differs("kind", "file", facts.kind), *_roots(facts, roots)]
     inside = evidence.inside.settings_digest
     if evidence.inside.problem is None and inside != kernel.settings_digest:
         problems.append("the room reads others than the host")
@@ -166,12 +168,13 @@ def check_settings(expected: Expected, evidence: RunnerEvidence) -> Verdict:
 def check_folders(expected: Expected, evidence: RunnerEvidence) -> Verdict:
     """The room's directories are its own, and closed to everybody else."""
     problems: list[str] = []
+    ids = host_ids(expected, evidence)
     for bind in expected.options.binds:
         facts = evidence.folders.sources.get(bind.target)
         if facts is None:
             problems.append(f"{bind.source}: not looked at")
         elif bind.target != EGRESS:
-            problems += _source_problems(facts, expected.options, read_only=bind.read_only)
+            problems += _source_problems(facts, ids, read_only=bind.read_only)
     return none_of(problems)
 
 
@@ -189,7 +192,7 @@ def check_parents(_expected: Expected, evidence: RunnerEvidence) -> Verdict:
 
 def check_door(expected: Expected, evidence: RunnerEvidence) -> Verdict:
     """One socket in a directory that the room may enter and not change."""
-    gid, facts = expected.options.gid, evidence.folders.sources.get(EGRESS)
+    gid, facts = host_ids(expected, evidence)[1], evidence.folders.sources.get(EGRESS)
     if facts is None:
         return fail(["the egress directory was not looked at"])
     problems = [*_owned(facts, "directory", 0, gid, _DIRECTORY_OF_THE_DOOR)]
@@ -248,15 +251,13 @@ def _moved_sources(expected: Expected, evidence: RunnerEvidence) -> Iterator[str
             yield f"{bind.target} is not what is at its path on the host now"
 
 
-def _source_problems(
-    facts: FileFacts, options: SandboxOptions, *, read_only: bool
-) -> Iterable[str]:
+def _source_problems(facts: FileFacts, ids: tuple[int, int], *, read_only: bool) -> Iterable[str]:
     if read_only:
         return [
             *differs(f"{facts.path} is a link", wanted=False, found=facts.kind == "symlink"),
             *_roots(facts),
         ]
-    return _owned(facts, "directory", options.uid, options.gid, _DIRECTORY_OF_THE_ROOM)
+    return _owned(facts, "directory", *ids, _DIRECTORY_OF_THE_ROOM)
 
 
 def _owned(facts: FileFacts, kind: str, uid: int, gid: int, mode: int) -> Iterator[str]:
@@ -266,8 +267,8 @@ def _owned(facts: FileFacts, kind: str, uid: int, gid: int, mode: int) -> Iterat
         yield f"{name}: expected {_render(*wanted)}, found {_render(*found)}"
 
 
-def _roots(facts: FileFacts) -> Iterator[str]:
-    if facts.uid != 0 or facts.mode & _WRITERS:
+def _roots(facts: FileFacts, roots: Collection[int] = (0,)) -> Iterator[str]:
+    if facts.uid not in roots or facts.mode & _WRITERS:
         who = _render(facts.kind, facts.uid, facts.gid, facts.mode)
         yield f"{facts.path} can be changed by others: {who}"
 

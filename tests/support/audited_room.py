@@ -12,7 +12,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.audit.isolation import IsolationPlan, audit_isolation
+from orchestrator.audit.isolation import IsolationPlan, audit_isolation, room_dirs
 from orchestrator.config import Config, Secrets, parse_config
 from orchestrator.core.isolation import Result
 from orchestrator.core.isolation_report import IsolationReport
@@ -86,7 +86,7 @@ async def open_audited_rooms(
             config=config,
             installation=installation,
             image=image,
-            folder=state_dir / "rooms" / room.slug,
+            dirs=room_dirs(state_dir / "rooms" / room.slug),
             generation=1,
         )
         for room in rooms

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.audit.isolation import expect
+from orchestrator.core.isolation_confinement import ULIMITS
 from orchestrator.core.isolation_evidence import (
     CgroupLimits,
     EngineMount,
     EngineRecord,
-    Expected,
     FileFacts,
     Host,
+    IdMap,
     Inside,
     Kernel,
     Mount,
@@ -51,7 +53,8 @@ SPEC = SandboxSpec(
     ),
 )
 OPTIONS = build_options(SPEC)
-EXPECTED = Expected(spec=SPEC, options=OPTIONS, settings_digest=SETTINGS_DIGEST)
+EXPECTED = expect(SPEC, settings_digest=SETTINGS_DIGEST)
+EVERYBODY = IdMap(ranges=((0, 0, 2**32 - 1),))
 KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 HOST_NAMESPACES = {kind: f"{kind}:[1]" for kind in (*KINDS, "user")}
 OWN_NAMESPACES = {kind: f"{kind}:[2]" for kind in KINDS} | {"user": "user:[1]"}
@@ -79,11 +82,7 @@ def task(pid: int, parent: int, **changes: Any) -> Task:
             namespaces=OWN_NAMESPACES,
             cgroups=frozenset({f"8:pids:/docker/{CONTAINER}"}),
             oom_score_adj=OPTIONS.oom_score_adj,
-            limits={
-                "core file size": (0, 0),
-                "file size": (OPTIONS.file_bytes,) * 2,
-                "open files": (OPTIONS.open_files,) * 2,
-            },
+            limits={ULIMITS[name]: (number, number) for name, number in EXPECTED.ulimits.items()},
         ),
         **changes,
     )
@@ -186,6 +185,8 @@ WELL = RunnerEvidence(
         tasks=(task(PID, 1), task(CHILD, PID)),
         mounts=_mounts(),
         interfaces=("lo",),
+        uids=EVERYBODY,
+        gids=EVERYBODY,
         cgroup=CgroupLimits(
             version=1,
             memory_bytes=OPTIONS.memory_bytes,

@@ -23,6 +23,7 @@ from orchestrator.audit.process_evidence import (
     read_tasks,
 )
 from orchestrator.audit.runner_evidence import PROBE, parse_answer
+from orchestrator.core.isolation_confinement import ULIMITS
 from orchestrator.core.isolation_evidence import Inside
 
 ANSWER: dict[str, Any] = {
@@ -157,7 +158,7 @@ def test_this_process_is_read_as_the_kernel_has_it() -> None:
     assert mine.uids[0] == os.getuid()
     assert mine.parent == os.getppid()
     assert mine.namespaces == own
-    assert set(mine.limits) == {"core file size", "file size", "open files"}
+    assert set(mine.limits) == set(ULIMITS.values())
     assert any(mount.target == "/" for mount in read_mounts(os.getpid()))
 
 

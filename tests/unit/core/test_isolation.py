@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
+from orchestrator.audit.isolation import expect
 from orchestrator.core.isolation import Control, Judged, Result, Verdict, clean, fail, judge
 from orchestrator.core.isolation_controls import CIS_RUNTIME, CONTROLS, judge_folders
 from orchestrator.core.isolation_evidence import (
     EngineMount,
     Expected,
     FileFacts,
+    IdMap,
     Inside,
     RunnerEvidence,
 )
-from orchestrator.core.sandbox import LABEL_SPEC, build_options
+from orchestrator.core.sandbox import LABEL_SPEC
 from tests.support.well_evidence import (
     CHILD,
     EXPECTED,
@@ -291,6 +293,7 @@ FAILING: dict[str, list[Change]] = {
     "ulimits": [
         host(Ulimits=None),
         limits(core_file_size=(0, -1)),
+        limits(core_file_size=(0, 1)),
         limits(open_files=(8192, 1 << 20)),
         limits(file_size=(-1, -1)),
         child(limits={}),
@@ -404,12 +407,32 @@ def test_an_engine_that_answers_rubbish_passes_nothing_and_breaks_nothing(rubbis
 
 def test_a_runtime_with_a_kernel_of_its_own_is_judged_by_the_record_and_the_limits() -> None:
     spec = replace(SPEC, runtime="runsc")
-    expected = Expected(spec=spec, options=build_options(spec))
+    expected = expect(spec)
     record = replace(engine_record(expected.options), host={**WELL.engine.host, "Runtime": "runsc"})
     theirs = child(uids=(0,) * 4, capabilities=1)(replace(WELL, engine=record))
     assert failing(theirs, expected) == set()
     assert failing(cgroup(memory_bytes=-1)(theirs), expected) == {"memory"}
     assert failing(replace(WELL, engine=record)) == {"runtime"}
+
+
+def test_an_engine_that_shifts_ids_is_judged_by_what_they_are_here() -> None:
+    shift = IdMap(ranges=((0, 100_000, 2**31),))
+    here = UID + 100_000
+    moved = {
+        "/workspace": directory(FOLDER / "workspace", here),
+        "/home/agent": directory(FOLDER / "home", here),
+        "/run/egress": directory(FOLDER / "egress", 0, 0o750, gid=here),
+    }
+    ids = {"uids": (here,) * 4, "gids": (here,) * 4, "groups": (here,)}
+    tasks = tuple(replace(task(pid, parent), **ids) for pid, parent in ((PID, 1), (CHILD, PID)))
+    assert WELL.kernel is not None
+    settings = replace(WELL.kernel.settings, uid=100_000)
+    shifted = kernel(uids=shift, gids=shift, tasks=tasks, settings=settings)(
+        folders(sources=moved, doors=(replace(WELL.folders.doors[0], gid=here),))(WELL)
+    )
+    assert failing(shifted) == set()
+    assert failing(kernel(uids=shift, gids=shift)(WELL)) == {"user", "folders", "door"}
+    assert shift.here(2**31) == -1
 
 
 def test_a_fourth_directory_of_the_specification_is_expected_and_must_be_roots() -> None:
