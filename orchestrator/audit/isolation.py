@@ -53,7 +53,12 @@ from orchestrator.room_spec import build_room_spec
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
 from orchestrator.runners.docker_config import container_config
 from orchestrator.runners.image import find_image, image_dir
-from orchestrator.runners.inspection import OtherContainer, list_containers, read_daemon
+from orchestrator.runners.inspection import (
+    DaemonFacts,
+    OtherContainer,
+    list_containers,
+    read_daemon,
+)
 from orchestrator.runners.workdir import RoomDirs
 from orchestrator.store.api import RoomRow
 from orchestrator.store.opening import DATABASE_NAME
@@ -63,7 +68,6 @@ _CONTROL_SOCKET: Final = "control.sock"
 # Each starts one short program in a room, and waits for it most of the time.
 _AT_ONCE: Final = 4
 _LIVE: Final = {RunnerState.RUNNING, RunnerState.PAUSED}
-_APPARMOR: Final = Path("/sys/module/apparmor/parameters/enabled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,8 @@ async def audit_isolation(plan: IsolationPlan) -> IsolationReport:
         msg = f"the installation in {state_dir} was never started"
         raise StoreError(msg)
     async with open_docker_backend(known.installation) as backend:
-        audit = _Audit(plan, state_dir, known.installation, known.rooms, backend)
+        daemon = await read_daemon(backend.engine)
+        audit = _Audit(plan, state_dir, known.installation, known.rooms, backend, daemon)
         return await audit.run()
 
 
@@ -105,13 +110,15 @@ class _Audit:
         installation: InstallationId,
         rooms: tuple[RoomRow, ...],
         backend: DockerBackend,
+        daemon: DaemonFacts,
     ) -> None:
+        self._daemon = daemon
         self._config = plan.config
         self._state_dir = state_dir
         self._installation = installation
         self._rooms = {room.slug: room for room in rooms}
         self._backend = backend
-        self._host = _read_host(state_dir)
+        self._host = _read_host(state_dir, daemon)
         self._gatherer = Gatherer(
             backend.engine,
             self._host,
@@ -225,8 +232,8 @@ class _Audit:
         return hashlib.sha256(text).hexdigest()
 
     async def _read_installation(self, live: set[str]) -> InstallationEvidence:
-        engine = self._backend.engine
-        containers, facts = await list_containers(engine), await read_daemon(engine)
+        engine, facts = self._backend.engine, self._daemon
+        containers = await list_containers(engine)
         return InstallationEvidence(
             state_dir=look(self._state_dir),
             entries=look_into(self._state_dir),
@@ -280,11 +287,11 @@ def expect(
     )
 
 
-def _read_host(state_dir: Path) -> Host:
+def _read_host(state_dir: Path, daemon: DaemonFacts) -> Host:
     swaps = Path("/proc/swaps").read_text(encoding="utf-8").splitlines()
     return Host(
         namespaces=host_namespaces(),
-        has_apparmor=_APPARMOR.is_file() and _APPARMOR.read_text().startswith("Y"),
+        has_apparmor="name=apparmor" in daemon.security,
         has_swap=len(swaps) > 1,
         orchestrator=find_listener(state_dir / _CONTROL_SOCKET),
     )

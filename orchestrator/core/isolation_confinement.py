@@ -24,8 +24,8 @@ _FILTER = 2
 _OWN_KERNELS = ("runsc", "kata", "io.containerd.runsc", "io.containerd.kata")
 _SECCOMP = "seccomp="
 _NO_NEW_PRIVILEGES = {"no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"}
-# What an engine's AppArmor profile is called where it made one.
-_APPARMOR = {"docker-default", "containers-default"}
+# What the engine's AppArmor profile is called.
+_APPARMOR = "docker-default"
 # The engine's names, and the kernel's in /proc/PID/limits.
 ULIMITS = {
     "core": "core file size",
@@ -151,9 +151,9 @@ def check_apparmor(_expected: Expected, evidence: RunnerEvidence) -> Verdict:
     if others:
         return fail([f"security options that nobody asked for: {others}"])
     if not evidence.host.has_apparmor:
-        return skip("this kernel has no AppArmor")
+        return skip("the kernel or the engine has no AppArmor")
     found = evidence.engine.apparmor
-    return none_of([] if found in _APPARMOR else [f"the profile is {found or 'none'}"])
+    return none_of([] if found == _APPARMOR else [f"the profile is {found or 'none'}"])
 
 
 def check_namespaces(expected: Expected, evidence: RunnerEvidence) -> Verdict:
@@ -219,10 +219,13 @@ def check_answers(_expected: Expected, evidence: RunnerEvidence) -> Verdict:
     return none_of([] if problem is None else [f"no answer: {problem}"])
 
 
-def check_calls(_expected: Expected, evidence: RunnerEvidence) -> Verdict:
+def check_calls(expected: Expected, evidence: RunnerEvidence) -> Verdict:
     """What the profile forbids fails, tried from inside."""
-    inside = evidence.inside
-    return _answered(inside) or none_of(f"{name} is allowed" for name in inside.allowed_calls)
+    inside, allowed = evidence.inside, evidence.inside.allowed_calls
+    if has_own_kernel(expected):
+        # The calls are that kernel's own, which is the point of it; sockets lead out of it.
+        allowed = tuple(name for name in allowed if name.startswith("socket"))
+    return _answered(inside) or none_of(f"{name} is allowed" for name in allowed)
 
 
 def check_inside_network(_expected: Expected, evidence: RunnerEvidence) -> Verdict:

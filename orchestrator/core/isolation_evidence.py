@@ -192,6 +192,7 @@ class Host:
     namespaces: Mapping[str, str]
     """The host's own, by kind."""
     has_apparmor: bool
+    """As the engine says, which has it only where the kernel does."""
     has_swap: bool
     orchestrator: int | None = None
     """The process that answers on the control socket."""

@@ -412,6 +412,9 @@ def test_a_runtime_with_a_kernel_of_its_own_is_judged_by_the_record_and_the_limi
     theirs = child(uids=(0,) * 4, capabilities=1)(replace(WELL, engine=record))
     assert failing(theirs, expected) == set()
     assert failing(cgroup(memory_bytes=-1)(theirs), expected) == {"memory"}
+    assert failing(inside(allowed_calls=("ptrace",))(theirs), expected) == set()
+    vsock = inside(allowed_calls=("ptrace", "socket vsock"))(theirs)
+    assert failing(vsock, expected) == {"inside-calls"}
     assert failing(replace(WELL, engine=record)) == {"runtime"}
 
 
