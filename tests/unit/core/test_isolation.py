@@ -189,7 +189,12 @@ FAILING: dict[str, list[Change]] = {
         host(PortBindings={"80/tcp": []}),
         host(PublishAllPorts=True),
     ],
-    "resolver": [host(Dns=["192.0.2.1"]), host(Dns=None), host(ExtraHosts=["a:192.0.2.1"])],
+    "resolver": [
+        host(Dns=["192.0.2.1"]),
+        host(Dns=None),
+        host(ExtraHosts=["a:192.0.2.1"]),
+        host(Links=["other"]),
+    ],
     "door": [
         source("/run/egress", directory(FOLDER / "egress", 0, 0o777, gid=UID)),
         source("/run/egress", directory(FOLDER / "egress", UID, 0o750)),
@@ -387,6 +392,10 @@ def test_who_listens_without_an_orchestrator_is_somebody_else() -> None:
 def test_swap_is_not_asked_for_where_the_host_has_none() -> None:
     no_swap = replace(WELL, host=replace(WELL.host, has_swap=False))
     assert failing(cgroup(swap_bytes=None)(no_swap)) == set()
+
+
+def test_what_cgroups_of_version_2_do_not_say_is_not_asked_of_them() -> None:
+    assert failing(cgroup(version=2, cpu_shares=None, devices=None)(WELL)) == set()
 
 
 def test_what_the_host_can_not_see_fails_rather_than_passes() -> None:
