@@ -110,7 +110,7 @@ class HostHousing:
             installation=self._installation,
             image=self._image_id,
             ids=ids,
-            folder=folder.resolve(),
+            dirs=dirs,
             generation=generation,
         )
         return Quarters(

@@ -255,6 +255,9 @@ def audit_isolation_command(
     config: ConfigOption = None,
     embedded: EmbeddedOption = False,
     state_dir: StateDir = None,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Start nothing inside: the host's view alone.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Look at every live runner from outside and inside: does the policy hold?
@@ -271,6 +274,7 @@ def audit_isolation_command(
             config=checked,
             secrets=secrets,
             state_dir=(state_dir or checked.state_dir).absolute(),
+            asks_inside=not outside,
         )
         report = asyncio.run(audit_isolation(plan))
         render = isolation_report.render_json if as_json else isolation_report.render_text

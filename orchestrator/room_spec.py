@@ -5,14 +5,13 @@ Pure, and the one place: who starts a runner and who audits it can't want differ
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from orchestrator.config import Config
 from orchestrator.core.cli_policy import policy_dir_name, render_policy
 from orchestrator.core.id_plan import RoomIds
 from orchestrator.core.naming import runner_name
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.model import InstallationId
+from orchestrator.runners.workdir import RoomDirs
 from orchestrator.store.api import RoomRow
 
 
@@ -23,10 +22,10 @@ def build_room_spec(
     installation: InstallationId,
     image: str,
     ids: RoomIds,
-    folder: Path,
+    dirs: RoomDirs,
     generation: int,
 ) -> SandboxSpec:
-    """The specification; `folder` is the room's directory below STATE_DIR, without symlinks."""
+    """The specification; `dirs` without symlinks."""
     profile = config.profile(room.room_id, room.alias, room.former)
     policy = render_policy(profile.project.policy())
     return SandboxSpec(
@@ -37,10 +36,10 @@ def build_room_spec(
         image=image,
         uid=ids.uid,
         gid=ids.uid,
-        workspace=folder / "workspace",
-        home=folder / "home",
-        egress_dir=folder / "egress",
+        workspace=dirs.workspace,
+        home=dirs.home,
+        egress_dir=dirs.egress,
         limits=profile.limits.limits(),
         runtime=config.docker.runtime,
-        policy_dir=None if policy is None else folder / policy_dir_name(policy),
+        policy_dir=None if policy is None else dirs.egress.parent / policy_dir_name(policy),
     )

@@ -50,23 +50,25 @@ PLACES = (("192.0.2.1", 80), ("169.254.169.254", 80), ("172.17.0.1", 2375))
 WORDS = "/ /etc /etc/claude-code /usr/local/bin /opt/aiagentchat/shim /run /run/egress /dev /sys"
 FORBIDDEN = [*WORDS.split(), "/proc/sys/kernel", "/var/cache"]
 SETTINGS = "/etc/claude-code/managed-settings.json"
+# Forbidden, or not there: other kernels and smaller ones say so.
+NO = (errno.EPERM, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def is_allowed(number: int) -> bool:
-    """Whether a call (with arguments that make it harmless) is answered other than with EPERM."""
+    """Whether a call (with arguments that make it harmless) is served, or fails for those."""
     ctypes.set_errno(0)
     # For ptrace the first one is "get the registers" of process 0, which is nobody.
     result = LIBC.syscall(number, *[ctypes.c_long(value) for value in (12, 0, 0, 0, 0, 0)])
-    return not (result == -1 and ctypes.get_errno() == errno.EPERM)
+    return not (result == -1 and ctypes.get_errno() in NO)
 
 
 def opens(family: int, kind: int, protocol: int) -> bool:
-    """Whether such a socket can be made, or fails otherwise than with EPERM."""
+    """Whether such a socket can be made."""
     try:
         socket.socket(family, kind, protocol).close()
     except OSError as e:
-        return e.errno != errno.EPERM
+        return e.errno not in NO
     return True
 
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+from loguru import logger
 
 from orchestrator.audit.file_evidence import digest, find_listener, look, look_into
 from orchestrator.audit.process_evidence import host_namespaces
 from orchestrator.audit.runner_evidence import Gatherer, read_folders
 from orchestrator.config import Config, Secrets
+from orchestrator.core.id_plan import IdPlan, plain_ids
 from orchestrator.core.isolation import judge
 from orchestrator.core.isolation_controls import CONTROLS, judge_folders
 from orchestrator.core.isolation_evidence import Expected, Host
+from orchestrator.core.isolation_files import SETTINGS
 from orchestrator.core.isolation_installation import (
     Container,
     Daemon,
@@ -29,16 +33,17 @@ from orchestrator.core.isolation_installation import (
     judge_installation,
 )
 from orchestrator.core.isolation_report import IsolationReport, RoomReport
-from orchestrator.core.isolation_resources import SETTINGS
 from orchestrator.core.naming import runner_name
 from orchestrator.core.sandbox import (
     LABEL_INSTALLATION,
     LABEL_ROOM,
     SandboxOptions,
     SandboxSpec,
+    build_labels,
     build_options,
 )
 from orchestrator.errors import (
+    EngineRequestError,
     ImageMissingError,
     LoginRefusedError,
     PreconditionError,
@@ -50,8 +55,16 @@ from orchestrator.model import InstallationId, RunnerState
 from orchestrator.ports import RunnerInfo
 from orchestrator.room_spec import build_room_spec
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
+from orchestrator.runners.docker_config import container_config
+from orchestrator.runners.engine_check import check_engine
 from orchestrator.runners.image import find_image, image_dir
-from orchestrator.runners.inspection import OtherContainer, list_containers, read_daemon
+from orchestrator.runners.inspection import (
+    DaemonFacts,
+    OtherContainer,
+    list_containers,
+    read_daemon,
+)
+from orchestrator.runners.workdir import RoomDirs
 from orchestrator.store.api import RoomRow
 from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.snapshot import read_rooms
@@ -60,16 +73,16 @@ _CONTROL_SOCKET: Final = "control.sock"
 # Each starts one short program in a room, and waits for it most of the time.
 _AT_ONCE: Final = 4
 _LIVE: Final = {RunnerState.RUNNING, RunnerState.PAUSED}
-_APPARMOR: Final = Path("/sys/module/apparmor/parameters/enabled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsolationPlan:
-    """What the command was asked for."""
+    """What the command was asked for. `asks_inside`: whether a program is started in each room."""
 
     config: Config
     secrets: Secrets
     state_dir: Path
+    asks_inside: bool = True
 
 
 async def audit_isolation(plan: IsolationPlan) -> IsolationReport:
@@ -87,7 +100,8 @@ async def audit_isolation(plan: IsolationPlan) -> IsolationReport:
         msg = f"the installation in {state_dir} was never started"
         raise StoreError(msg)
     async with open_docker_backend(known.installation) as backend:
-        audit = _Audit(plan, state_dir, known.installation, known.rooms, backend)
+        daemon = await read_daemon(backend.engine)
+        audit = _Audit(plan, state_dir, known.installation, known.rooms, backend, daemon)
         return await audit.run()
 
 
@@ -101,21 +115,29 @@ class _Audit:
         installation: InstallationId,
         rooms: tuple[RoomRow, ...],
         backend: DockerBackend,
+        daemon: DaemonFacts,
     ) -> None:
+        self._daemon = daemon
         self._config = plan.config
         self._state_dir = state_dir
         self._installation = installation
         self._rooms = {room.slug: room for room in rooms}
         self._backend = backend
-        self._host = _read_host(state_dir)
+        self._host = _read_host(state_dir, daemon)
         self._gatherer = Gatherer(
-            backend.engine, self._host, _secret_values(plan, state_dir), state_dir
+            backend.engine,
+            self._host,
+            _secret_values(plan, state_dir),
+            state_dir,
+            asks_inside=plan.asks_inside,
         )
         self._image = ""
+        self._ids = plain_ids(installation)
 
     async def run(self) -> IsolationReport:
         """All of it, a few runners at once: an audit is not in a hurry, rooms are."""
         self._image = await self._find_image()
+        self._ids = await self._find_ids()
         live = [runner for runner in await self._backend.list() if runner.state in _LIVE]
         marks = await self._read_marks(live)
         # One that bears our label and is no room's is named by the installation's control.
@@ -139,6 +161,23 @@ class _Audit:
             # Then every runner that is there is made from another one.
             return "(the configured image is not there)"
 
+    async def _find_ids(self) -> IdPlan:
+        """The rooms' numbers on this engine; it is tried out where it may shift them."""
+        limits = (self._config.defaults, *self._config.rooms.values())
+        try:
+            checked = await check_engine(
+                self._backend.engine,
+                runtime=self._config.docker.runtime,
+                least_pids=min(profile.limits.pids for profile in limits),
+            )
+            return await checked.find_ids(
+                installation=self._installation, image=self._image, state_dir=self._state_dir
+            )
+        except (PreconditionError, EngineRequestError) as e:
+            # Such an engine is refused at a start; what runs there all the same is looked at.
+            logger.bind(action="audit.engine", why=str(e)).warning("no start would use this engine")
+            return self._ids
+
     async def _read_marks(self, live: list[RunnerInfo]) -> Mapping[str, frozenset[str]]:
         """What no other runner may have: namespaces, and what is mounted, by container."""
         containers = await list_containers(self._backend.engine)
@@ -152,15 +191,30 @@ class _Audit:
             marks[runner.container_id] = names | sources.get(runner.container_id, frozenset())
         return marks
 
+    async def _judge_all(
+        self, runners: Sequence[RunnerInfo], marks: Mapping[str, frozenset[str]]
+    ) -> list[RoomReport | None]:
+        """A report for each; None for one that ended meanwhile."""
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def judge_one(runner: RunnerInfo) -> RoomReport | None:
+            others = frozenset[str]().union(
+                *(names for name, names in marks.items() if name != runner.container_id)
+            )
+            try:
+                async with places:
+                    return await self._judge(self._rooms[runner.slug], runner, others)
+            except RunnerGoneError:
+                return None
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(judge_one(runner)) for runner in runners]
+        return [task.result() for task in tasks]
+
     async def _judge(self, room: RoomRow, runner: RunnerInfo, others: frozenset[str]) -> RoomReport:
         spec = self._spec(room, runner.generation)
-        options = build_options(spec)
-        expected = Expected(
-            spec=spec,
-            options=options,
-            settings_digest=await asyncio.to_thread(self._settings_digest, options),
-            others=others,
-        )
+        settings = await asyncio.to_thread(self._settings_digest, build_options(spec))
+        expected = expect(spec, settings_digest=settings, others=others)
         evidence = await self._gatherer.gather(runner.container_id, expected)
         return RoomReport(
             room_id=room.room_id,
@@ -175,10 +229,12 @@ class _Audit:
         for slug, room in self._rooms.items():
             if slug in live or not slug or not (self._state_dir / "rooms" / slug).is_dir():
                 continue
-            spec = self._spec(room, 0)
-            options = build_options(spec)
-            folders = read_folders(options, self._state_dir)
-            judged = judge_folders(Expected(spec=spec, options=options), folders, self._host)
+            ids = self._ids.ids(room.index)
+            # No runner's id map is there to translate by: the host's numbers are asked for.
+            spec = replace(self._spec(room, 0), uid=ids.host_uid, gid=ids.host_gid)
+            expected = expect(spec)
+            folders = read_folders(expected.options, self._state_dir)
+            judged = judge_folders(expected, folders, self._host)
             reports.append(RoomReport(room_id=room.room_id, slug=slug, runner=None, judged=judged))
         return reports
 
@@ -188,7 +244,8 @@ class _Audit:
             config=self._config,
             installation=self._installation,
             image=self._image,
-            folder=self._state_dir / "rooms" / room.slug,
+            ids=self._ids.ids(room.index),
+            dirs=room_dirs(self._state_dir / "rooms" / room.slug),
             generation=generation,
         )
 
@@ -203,8 +260,8 @@ class _Audit:
         return hashlib.sha256(text).hexdigest()
 
     async def _read_installation(self, live: set[str]) -> InstallationEvidence:
-        engine = self._backend.engine
-        containers, facts = await list_containers(engine), await read_daemon(engine)
+        engine, facts = self._backend.engine, self._daemon
+        containers = await list_containers(engine)
         return InstallationEvidence(
             state_dir=look(self._state_dir),
             entries=look_into(self._state_dir),
@@ -235,11 +292,34 @@ class _Audit:
         )
 
 
-def _read_host(state_dir: Path) -> Host:
+def room_dirs(folder: Path) -> RoomDirs:
+    """Where `prepare_room_dirs` puts them; nothing is made or looked at."""
+    return RoomDirs(workspace=folder / "workspace", home=folder / "home", egress=folder / "egress")
+
+
+def expect(
+    spec: SandboxSpec, *, settings_digest: str | None = None, others: frozenset[str] = frozenset()
+) -> Expected:
+    """What must be, from what the engine would be told."""
+    options = build_options(spec)
+    body = container_config(options, build_labels(spec))
+    host = body["HostConfig"]
+    declared = host["Ulimits"] if isinstance(host, dict) else None
+    items = declared if isinstance(declared, list) else []
+    return Expected(
+        spec=spec,
+        options=options,
+        ulimits={str(i["Name"]): int(str(i["Hard"])) for i in items if isinstance(i, dict)},
+        settings_digest=settings_digest,
+        others=others,
+    )
+
+
+def _read_host(state_dir: Path, daemon: DaemonFacts) -> Host:
     swaps = Path("/proc/swaps").read_text(encoding="utf-8").splitlines()
     return Host(
         namespaces=host_namespaces(),
-        has_apparmor=_APPARMOR.is_file() and _APPARMOR.read_text().startswith("Y"),
+        has_apparmor="name=apparmor" in daemon.security,
         has_swap=len(swaps) > 1,
         orchestrator=find_listener(state_dir / _CONTROL_SOCKET),
     )

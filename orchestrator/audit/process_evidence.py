@@ -13,11 +13,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from orchestrator.core.isolation_evidence import UNLIMITED, CgroupLimits, Limit, Mount, Task
+from orchestrator.core.isolation_confinement import ULIMITS
+from orchestrator.core.isolation_evidence import (
+    UNLIMITED,
+    CgroupLimits,
+    IdMap,
+    Limit,
+    Mount,
+    Task,
+)
 
 NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _CAPABILITIES: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-_LIMITS: Final = {"core file size", "file size", "open files"}
 _LIMIT: Final = re.compile(r"Max (.+?)\s{2,}(\S+)\s+(\S+)")
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _NANO: Final = 10**9
@@ -65,6 +72,12 @@ def read_interfaces(pid: int) -> tuple[str, ...]:
     """The network interfaces in the process's network namespace."""
     lines = _text(f"/proc/{pid}/net/dev").splitlines()[2:]
     return tuple(line.partition(":")[0].strip() for line in lines)
+
+
+def read_id_map(pid: int, kind: str) -> IdMap:
+    """How the process's uids (`uid_map`) or gids (`gid_map`) are seen from here."""
+    rows = [_ints(line) for line in _text(f"/proc/{pid}/{kind}").splitlines()]
+    return IdMap(ranges=tuple((first, here, count) for first, here, count in rows))
 
 
 def read_cgroup_limits(pid: int) -> CgroupLimits:
@@ -142,7 +155,7 @@ def _task(pid: int, tid: int) -> Task | None:
 def _limits(text: str) -> Iterator[tuple[str, Limit]]:
     for line in text.splitlines():
         match = _LIMIT.match(line)
-        if match is not None and match[1] in _LIMITS:
+        if match is not None and match[1] in ULIMITS.values():
             yield match[1], (_limit(match[2]), _limit(match[3]))
 
 

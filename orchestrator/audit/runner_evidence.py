@@ -7,11 +7,8 @@ stranger's; its processes are looked at before the probe is one of them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import secrets
-import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +25,11 @@ from orchestrator.audit.file_evidence import (
     look,
     look_into,
 )
+from orchestrator.audit.probe_guard import ProbeGuard
 from orchestrator.audit.process_evidence import (
     is_runner,
     read_cgroup_limits,
+    read_id_map,
     read_interfaces,
     read_mounts,
     read_namespaces,
@@ -49,12 +48,15 @@ from orchestrator.core.isolation_evidence import (
     RoomFolders,
     RunnerEvidence,
 )
-from orchestrator.core.isolation_resources import SETTINGS, SOCKET_NAME
+from orchestrator.core.isolation_files import SETTINGS, SOCKET_NAME
 from orchestrator.core.sandbox import EGRESS, SandboxOptions
 from orchestrator.runners.engine import Engine
 from orchestrator.runners.inspection import read_changes, read_record, run_probe
 
 PROBE: Final = Path(inside_probe.__file__).read_text(encoding="utf-8")
+PROBE_S: Final = 15.0
+"""How long a probe may take; it needs 0.2 s, and more in a room whose processors are all busy."""
+_ENGINE_S: Final = 5.0
 # A process between two states (another audit's probe that is just being started) is not one twice.
 _LOOKS: Final = 3
 _BETWEEN_LOOKS_S: Final = 0.5
@@ -85,9 +87,16 @@ class Gatherer:
     """Reads runners of one engine. Invariant: an image's files are looked through once."""
 
     def __init__(
-        self, engine: Engine, host: Host, secret_values: Mapping[str, str], state_dir: Path
+        self,
+        engine: Engine,
+        host: Host,
+        secret_values: Mapping[str, str],
+        state_dir: Path,
+        *,
+        asks_inside: bool,
     ) -> None:
         self._engine = engine
+        self._asks_inside = asks_inside
         self._host = host
         self._secrets = secret_values
         self._state_dir = state_dir
@@ -106,7 +115,7 @@ class Gatherer:
                 break
             await asyncio.sleep(_BETWEEN_LOOKS_S)
             evidence = await self._look(container_id, expected)
-        inside = await self._ask(evidence.engine)
+        inside = await self._ask(evidence.engine) if self._asks_inside else evidence.inside
         # Had it ended, half of what was read would be another's or nobody's.
         await read_record(self._engine, container_id, PROBE)
         return replace(evidence, inside=inside)
@@ -128,7 +137,7 @@ class Gatherer:
             engine=record,
             kernel=kernel,
             folders=folders,
-            inside=Inside(problem="not asked"),
+            inside=Inside(was_asked=False, problem="not asked"),
             host=self._host,
         )
 
@@ -146,6 +155,8 @@ class Gatherer:
             mounts=mounts,
             changes=changes,
             interfaces=read_interfaces(pid),
+            uids=read_id_map(pid, "uid_map"),
+            gids=read_id_map(pid, "gid_map"),
             cgroup=read_cgroup_limits(pid),
             own_paths=frozenset(path for path in hidden if _is_there(path)),
             mounted={
@@ -182,10 +193,18 @@ class Gatherer:
                     yield f"{name} in the {where.removeprefix('the ')}"
 
     async def _ask(self, record: EngineRecord) -> Inside:
+        """Asked again once: the end of a turn may have ended the first probe with all else."""
+        inside = await self._ask_once(record)
+        return inside if inside.problem is None else await self._ask_once(record)
+
+    async def _ask_once(self, record: EngineRecord) -> Inside:
         question = secrets.token_hex(8)
-        answer = await run_probe(self._engine, record.container_id, PROBE, question)
-        if answer.pid is not None:
-            await asyncio.to_thread(_end, answer.pid, record.container_id)
+        guard = await asyncio.to_thread(ProbeGuard, record.pid, question)
+        async with guard.watching(PROBE_S):
+            # The guard ends it before: this is for an engine that hangs.
+            answer = await run_probe(
+                self._engine, record.container_id, PROBE, question, limit_s=PROBE_S + _ENGINE_S
+            )
         if answer.problem is not None:
             return Inside(problem=answer.problem)
         return parse_answer(answer.output, question)
@@ -241,14 +260,3 @@ def _is_unsettled(expected: Expected, evidence: RunnerEvidence) -> bool:
 def _is_there(path: str) -> bool:
     facts: FileFacts = look(Path(path))
     return facts.kind not in {"missing", "symlink"}
-
-
-def _end(pid: int, container_id: str) -> None:
-    """Kill a probe that did not end: the kernel's handle first, then whether it is that one."""
-    with contextlib.suppress(OSError):
-        handle = os.pidfd_open(pid)
-        try:
-            if is_runner(pid, container_id):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-        finally:
-            os.close(handle)

@@ -122,3 +122,13 @@ def clean(text: str) -> str:
     """One bounded line of printable ASCII, whatever a room put into a name."""
     line = text.encode("unicode_escape").decode("ascii")
     return line if len(line) <= _MOST_CHARS else f"{line[:_MOST_CHARS]}…"
+
+
+def as_strings(value: object) -> set[str]:
+    """The items of a list of the engine's; nothing where it is none."""
+    return {str(item) for item in value} if isinstance(value, list) else set()
+
+
+def keys_of(value: object) -> set[str]:
+    """The keys of an object of the engine's; nothing where it is none."""
+    return {str(key) for key in value} if isinstance(value, dict) else set()

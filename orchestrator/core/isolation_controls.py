@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.core import isolation_confinement as confinement
+from orchestrator.core import isolation_files as files
 from orchestrator.core import isolation_resources as resources
 from orchestrator.core.isolation import Check, Control, Judged, judge
 from orchestrator.core.isolation_evidence import (
@@ -97,11 +98,11 @@ CONTROLS: Final[tuple[Control, ...]] = (
     _control("resolver", resources.check_resolver, "threat: what tells of the host"),
     _control(
         "door",
-        resources.check_door,
+        files.check_door,
         "Anthropic: a proxy's socket as the only way out",
         "threat: another room's door",
     ),
-    _control("listener", resources.check_listener, "threat: another room's door"),
+    _control("listener", files.check_listener, "threat: another room's door"),
     # Files.
     _control("image", resources.check_image, "CIS 4.2", "CIS 5.28"),
     _control("command", resources.check_command, "CIS 5.7", "threat: the wire"),
@@ -113,29 +114,25 @@ CONTROLS: Final[tuple[Control, ...]] = (
         "Anthropic: credentials outside",
         "threat: the credential",
     ),
-    _control(
-        "read-only-root", resources.check_root_read_only, "CIS 5.13", "Anthropic: --read-only"
-    ),
-    _control("unchanged-root", resources.check_root_unchanged, "CIS 5.13"),
-    _control("setuid", resources.check_setuid, "CIS 4.8"),
-    _control(
-        "settings", resources.check_settings, "threat: the CLI's configuration in a workspace"
-    ),
+    _control("read-only-root", files.check_root_read_only, "CIS 5.13", "Anthropic: --read-only"),
+    _control("unchanged-root", files.check_root_unchanged, "CIS 5.13"),
+    _control("setuid", files.check_setuid, "CIS 4.8"),
+    _control("settings", files.check_settings, "threat: the CLI's configuration in a workspace"),
     _control(
         "mounts",
-        resources.check_mounts,
+        files.check_mounts,
         "CIS 5.6",
         "CIS 5.32",
         "PSS: hostPath volumes",
         "Anthropic: what never to mount",
     ),
-    _control("propagation", resources.check_propagation, "CIS 5.20"),
-    _control("disjoint", resources.check_disjoint, "threat: another room's files"),
-    _control("folders", resources.check_folders, "threat: another room's files"),
-    _control("parents", resources.check_parents, "threat: another room's files"),
-    _control("tmpfs", resources.check_tmpfs, "CIS 5.13", "Anthropic: --tmpfs"),
-    _control("shm", resources.check_shm, "threat: memory"),
-    _control("hidden-paths", resources.check_hidden_paths, "PSS: /proc mount type"),
+    _control("propagation", files.check_propagation, "CIS 5.20"),
+    _control("disjoint", files.check_disjoint, "threat: another room's files"),
+    _control("folders", files.check_folders, "threat: another room's files"),
+    _control("parents", files.check_parents, "threat: another room's files"),
+    _control("tmpfs", files.check_tmpfs, "CIS 5.13", "Anthropic: --tmpfs"),
+    _control("shm", files.check_shm, "threat: memory"),
+    _control("hidden-paths", files.check_hidden_paths, "PSS: /proc mount type"),
     _control("devices", resources.check_devices, "CIS 5.18"),
     _control("sysctls", resources.check_sysctls, "PSS: sysctls"),
     # Limits.

@@ -101,6 +101,20 @@ class CgroupLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdMap:
+    """How the runner's ids are seen from here: (first inside, first here, how many)."""
+
+    ranges: tuple[tuple[int, int, int], ...]
+
+    def here(self, number: int) -> int:
+        """What an id of the runner's is here; -1 for one that it does not have."""
+        for inside, outside, count in self.ranges:
+            if inside <= number < inside + count:
+                return outside + number - inside
+        return -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
     """One file of the host, looked at without following a symlink at any step."""
 
@@ -135,6 +149,8 @@ class Kernel:
     tasks: tuple[Task, ...]
     mounts: tuple[Mount, ...]
     interfaces: tuple[str, ...]
+    uids: IdMap
+    gids: IdMap
     cgroup: CgroupLimits
     changes: tuple[str, ...] | None
     """Paths of the root file system that differ from the image; the engine's mount points too.
@@ -157,6 +173,7 @@ class Kernel:
 class Inside:
     """What a program said that ran inside as the room's user: the room's word."""
 
+    was_asked: bool = True
     problem: str | None = None
     """Why there is no answer."""
     allowed_calls: tuple[str, ...] = ()
@@ -175,6 +192,7 @@ class Host:
     namespaces: Mapping[str, str]
     """The host's own, by kind."""
     has_apparmor: bool
+    """As the engine says, which has it only where the kernel does."""
     has_swap: bool
     orchestrator: int | None = None
     """The process that answers on the control socket."""
@@ -186,6 +204,8 @@ class Expected:
 
     spec: SandboxSpec
     options: SandboxOptions
+    ulimits: Mapping[str, int]
+    """As the engine is told them."""
     settings_digest: str | None = None
     others: frozenset[str] = field(default_factory=frozenset)
     """Namespaces and mount sources of the other live runners."""

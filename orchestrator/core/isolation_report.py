@@ -54,7 +54,7 @@ def render_text(report: IsolationReport) -> str:
     counts = report.counts
     parts = ", ".join(f"{counts[result]} {result}" for result in Result)
     live = sum(room.runner is not None for room in report.rooms)
-    return "\n".join([*lines, f"{live or 'no'} live runner{'' if live == 1 else 's'}: {parts}"])
+    return "\n".join([*lines, f"{live or 'no'} live runner{'s' if live > 1 else ''}: {parts}"])
 
 
 def render_json(report: IsolationReport) -> str:

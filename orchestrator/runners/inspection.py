@@ -26,8 +26,6 @@ from orchestrator.runners.docker_model import Answer
 from orchestrator.runners.engine import Engine
 from orchestrator.runners.stream import AttachedStream, DiagnosticLines
 
-PROBE_S: Final = 20.0
-"""How long a probe may take in all; it needs half a second."""
 _PROBE_BYTES: Final = 64 << 10
 _PYTHON: Final = ("/usr/bin/python3", "-I", "-S", "-c")
 
@@ -138,11 +136,10 @@ class OtherContainer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeAnswer:
-    """What a probe printed, or why there is nothing. `pid`: its process, if it may still run."""
+    """What a probe printed, or why there is nothing."""
 
     output: bytes = b""
     problem: str | None = None
-    pid: int | None = None
 
 
 async def read_record(engine: Engine, container_id: str, probe: str) -> EngineRecord:
@@ -202,32 +199,32 @@ async def list_containers(engine: Engine) -> Sequence[OtherContainer]:
     ]
 
 
-async def run_probe(engine: Engine, container_id: str, program: str, *words: str) -> ProbeAnswer:
+async def run_probe(
+    engine: Engine, container_id: str, program: str, *words: str, limit_s: float
+) -> ProbeAnswer:
     """Run a Python program as the room's user in a running container; its output, bounded.
 
     The process is no child of the main process, which neither reaps nor ends it; should the main
-    process end everything, the probe goes too, and that is said.
+    process end everything, the probe goes too, and that is said. A room can stop the process while
+    it enters, and the engine then hangs: the caller must watch over it (`audit.probe_guard`).
     """
-    api, pid, output = engine.api, None, bytearray()
+    output = bytearray()
     try:
-        command = [*_PYTHON, program, *words]
-        made = await engine.call(api.exec_create, container_id, command, stderr=False, workdir="/")
-        exec_id = str(made["Id"])
-        try:
-            async with asyncio.timeout(PROBE_S):
-                await _read_output(engine, exec_id, output)
-        finally:
-            ended = await _read_exec(engine, exec_id)
-            pid = ended.pid if ended is not None and ended.running else None
+        async with asyncio.timeout(limit_s):
+            command = [*_PYTHON, program, *words]
+            made = await engine.call(
+                engine.api.exec_create, container_id, command, stderr=False, workdir="/"
+            )
+            await _read_output(engine, str(made["Id"]), output)
     except TimeoutError:
-        return ProbeAnswer(problem=f"nothing within {PROBE_S:.0f} s", pid=pid)
+        return ProbeAnswer(problem=f"nothing within {limit_s:.0f} s")
     except RunnerGoneError:
-        return ProbeAnswer(problem="it ended, or is paused", pid=pid)
+        return ProbeAnswer(problem="it ended, or is paused")
     except (EngineRequestError, EngineUnavailableError, WireError) as e:
-        return ProbeAnswer(problem=type(e).__name__, pid=pid)
+        return ProbeAnswer(problem=type(e).__name__)
     if len(output) > _PROBE_BYTES:
-        return ProbeAnswer(problem=f"more than {_PROBE_BYTES} bytes", pid=pid)
-    return ProbeAnswer(output=bytes(output), pid=pid)
+        return ProbeAnswer(problem=f"more than {_PROBE_BYTES} bytes")
+    return ProbeAnswer(output=bytes(output))
 
 
 async def _read_output(engine: Engine, exec_id: str, output: bytearray) -> None:

@@ -6,15 +6,15 @@ place the test process listens.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.audit.isolation import IsolationPlan, audit_isolation
+from orchestrator.audit.isolation import IsolationPlan, audit_isolation, room_dirs
 from orchestrator.config import Config, Secrets, parse_config
+from orchestrator.core.id_plan import plain_ids
 from orchestrator.core.isolation import Result
 from orchestrator.core.isolation_report import IsolationReport
 from orchestrator.core.sandbox import SandboxSpec
@@ -25,9 +25,6 @@ from orchestrator.runners.docker_backend import DockerBackend
 from orchestrator.runners.workdir import prepare_room_dirs
 from orchestrator.store.store import open_store
 from tests.support.runner_engine import open_clean_backend
-
-_STARTED_S = 60
-_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +43,10 @@ class AuditedRooms:
         )
         return await audit_isolation(plan)
 
-    async def replace_runner(self, spec: SandboxSpec) -> None:
-        """Make the room's runner anew, as the orchestrator would."""
-        await self.backend.remove(spec.name)
+    async def start_runner(self, spec: SandboxSpec) -> None:
+        """Make the room's runner, as the orchestrator would."""
         await self.backend.ensure(spec)
         await self.backend.start(spec.name)
-        await wait_started(spec)
 
 
 def failed(report: IsolationReport, slug: str | None = None) -> set[str]:
@@ -62,33 +57,18 @@ def failed(report: IsolationReport, slug: str | None = None) -> set[str]:
     return {each.id for each in judged if each.verdict.result is Result.FAIL}
 
 
-async def wait_started(spec: SandboxSpec) -> None:
-    """Until the shim listens: it made its socket last."""
-    names = Path("/proc")
-    async with asyncio.timeout(_STARTED_S):
-        while True:
-            for entry in names.iterdir():
-                if not entry.name.isdigit():
-                    continue
-                try:
-                    is_ours = entry.stat().st_uid == spec.uid or (
-                        f"Uid:\t{spec.uid}\t" in (entry / "status").read_text()
-                    )
-                    if is_ours and "0100007F:207D" in (entry / "net" / "tcp").read_text():
-                        return
-                except OSError:
-                    continue
-            await asyncio.sleep(_POLL_S)
-
-
 @asynccontextmanager
 async def open_audited_rooms(
-    directory: Path, image: str, *, count: int = 1, start: bool = True
+    directory: Path, image: str, *, count: int = 1, start: bool = True, pinned: bool = False
 ) -> AsyncIterator[AuditedRooms]:
-    """Rooms with small limits, each with an open door and, if `start`, a live runner."""
+    """Rooms with small limits, each with an open door and, if `start`, a live runner.
+
+    `pinned`: the image is the configuration's, as an operator's own would be.
+    """
     config = parse_config(
         {
             "matrix": {"homeserver": "http://localhost", "user_id": "@claude:example.org"},
+            "docker": {"image": image} if pinned else {},
             "defaults": {"limits": {"memory": "512m", "cpus": 1.0, "pids": 128, "tmp": "64m"}},
         },
         source="test",
@@ -107,7 +87,8 @@ async def open_audited_rooms(
             config=config,
             installation=installation,
             image=image,
-            folder=state_dir / "rooms" / room.slug,
+            ids=plain_ids(installation).ids(room.index),
+            dirs=room_dirs(state_dir / "rooms" / room.slug),
             generation=1,
         )
         for room in rooms
@@ -120,7 +101,7 @@ async def open_audited_rooms(
         async with open_clean_backend(installation) as backend:
             rooms_ = AuditedRooms(backend=backend, config=config, state_dir=state_dir, specs=specs)
             for spec in specs if start else ():
-                await rooms_.replace_runner(spec)
+                await rooms_.start_runner(spec)
             yield rooms_
 
 

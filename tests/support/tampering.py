@@ -20,6 +20,12 @@ CANARY = "sk-ant-api03-canary-of-an-audit-0123456789AA"
 Body = dict[str, Any]
 
 
+def run_command(*command: str) -> None:
+    """Run it to its end; what it prints shows when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """What a tampering may need: the room, its runner's first process, and a room as a victim."""
@@ -43,7 +49,7 @@ class Scene:
             self.run(*command)
 
     def run(self, *command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        run_command(*command)
 
     def inside(self, script: str) -> None:
         """As the host's root in the runner's mount namespace, with the runner's programs."""
@@ -175,7 +181,7 @@ AT_CREATION: dict[str, tuple[Change, Expectation]] = {
     ),
     "another room's network": (
         join("NetworkMode"),
-        ("network", "namespaces", "resolver", "command", "processes", "user"),
+        ("network", "namespaces", "resolver", "command", "processes", "user", "mounts"),
     ),
     "a published port": (host(PortBindings=PORTS), ("ports",)),
     "the host's resolver": (host(Dns=["192.0.2.53"]), ("resolver",)),
