@@ -10,15 +10,17 @@ import secrets
 from pathlib import Path
 
 from orchestrator.config import Config
+from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.naming import room_uid, runner_name
 from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
+from orchestrator.disks import RoomDisks
 from orchestrator.egress.credential import room_placeholder
 from orchestrator.egress.door import RoomDoor
 from orchestrator.egress.gateway import EgressGateway
 from orchestrator.errors import PreconditionError
-from orchestrator.model import InstallationId
+from orchestrator.model import InstallationId, RoomSlug
 from orchestrator.room_profile import EgressConfig
 from orchestrator.rooms.kit import Quarters
 from orchestrator.runners.workdir import prepare_room_dirs
@@ -41,27 +43,33 @@ class HostHousing:
         installation: InstallationId,
         image_id: str,
         egress: EgressGateway,
+        disks: RoomDisks,
     ) -> None:
         self._config = config
-        self._root = state_dir / "rooms"
+        self._root = disks.root
+        self._disks = disks
         self._installation = installation
         self._image_id = image_id
         self._egress = egress
         self._key = _load_or_make_key(state_dir / "placeholder.key")
 
-    async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
+    async def prepare(self, room: RoomRow, *, generation: int, is_vacant: bool = False) -> Quarters:
         """The room's directories, its open door, and the specification of its runner. Idempotent.
 
         Raises:
-            PreconditionError: the directories can't be made, or are not what they should be.
+            PreconditionError: the directories can't be made, or are not what they should be; or the
+                room's disk can't be used.
             EgressError: the door can't be opened.
         """
         uid = room_uid(self._installation, room.index)
         folder = self._root / room.slug
-        dirs = await asyncio.to_thread(prepare_room_dirs, folder, uid=uid, gid=uid)
+        profile = self._config.profile(room.room_id, room.alias, room.former)
+        disk = await self._disks.ensure(
+            room.slug, limit_bytes=profile.limits.disk, uid=uid, is_vacant=is_vacant
+        )
+        dirs = await asyncio.to_thread(prepare_room_dirs, folder, uid=uid, gid=uid, disk=disk)
         placeholder = room_placeholder(self._installation, room.slug, self._key)
         tag = hashlib.sha256(f"{self._installation}/{room.slug}".encode()).hexdigest()
-        profile = self._config.profile(room.room_id, room.alias, room.former)
         await self._egress.open_door(
             RoomDoor(
                 slug=room.slug,
@@ -93,6 +101,15 @@ class HostHousing:
             placeholder=placeholder,
             is_subscription=self._egress.is_subscription,
         )
+
+    async def disk_usage(self, room: RoomRow) -> DiskUsage | None:
+        """What the room's workspace and home hold, as far as it can be known."""
+        profile = self._config.profile(room.room_id, room.alias, room.former)
+        return await self._disks.usage(room.slug, profile.limits.disk)
+
+    async def vacate(self, slug: RoomSlug) -> None:
+        """Let go of what a room's place holds on the host while no container of it runs."""
+        await self._disks.release(slug)
 
 
 def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:

@@ -31,6 +31,7 @@ async def render_status(worker: RoomWorker, kit: Kit) -> str:
         f"- Limits: {texts.size(limits.memory)} of memory, {limits.cpus:g} CPUs, "
         f"{limits.pids} processes, {texts.size(limits.tmp)} in /tmp; "
         f"{profile.timeout_s:g} s without progress, {profile.ceiling_s:g} s in all",
+        f"- Disk: {await _disk_line(worker, kit)}",
         f"- Permissions: {profile.permissions}; network: the API only",
         f"- Account: {texts.account_limit(kit.send_rate_per_s(), unsent)}",
         f"- Version: {kit.version}",
@@ -55,6 +56,17 @@ async def _runner_line(worker: RoomWorker, kit: Kit) -> str:
         f"running, generation {info.generation}, {texts.size(stats.memory_bytes)} of memory, "
         f"{stats.pids} processes"
     )
+
+
+async def _disk_line(worker: RoomWorker, kit: Kit) -> str:
+    try:
+        async with asyncio.timeout(_ENGINE_S):
+            usage = await kit.housing.disk_usage(worker.room)
+            if usage is not None:
+                return texts.disk(usage)
+    except (TimeoutError, OSError, AiAgentChatError) as e:
+        return f"unknown ({type(e).__name__})"
+    return f"at most {texts.size(worker.profile.limits.disk)}"
 
 
 def _session_word(worker: RoomWorker, *, resumable: bool) -> str:
