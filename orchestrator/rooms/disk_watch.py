@@ -42,8 +42,12 @@ class DiskWatch:
     def __repr__(self) -> str:
         return f"<DiskWatch {self._full!r} {self._allowance!r}>"
 
-    async def run(self, look: Callable[[], Awaitable[None]]) -> NoReturn:
-        """Have somebody look every few seconds where files are only counted, until cancelled."""
+    async def run(self, room: RoomRow, look: Callable[[], Awaitable[None]]) -> NoReturn:
+        """Have somebody look every few seconds where files are only counted, until cancelled.
+
+        A disk that is full from an earlier life was told then; the next turn is told again.
+        """
+        await self.look(room, tells=False)
         while True:
             await self._is_counted.wait()
             await asyncio.sleep(max(_EVERY_S, _REST * self._took_s))
@@ -61,7 +65,7 @@ class DiskWatch:
             self.is_exceeded(usage)
         return usage
 
-    async def look(self, room: RoomRow) -> DiskUsage | None:
+    async def look(self, room: RoomRow, *, tells: bool = True) -> DiskUsage | None:
         """Look, and tell the room what it has to know; None: nothing can be known now."""
         started_at = asyncio.get_running_loop().time()
         try:
@@ -72,7 +76,7 @@ class DiskWatch:
             )
             return None
         self._note(usage, asyncio.get_running_loop().time() - started_at)
-        shortage = self._full.note(usage) if usage is not None else None
+        shortage = self._full.note(usage) if tells and usage is not None else None
         if usage is not None and shortage is not None:
             await self.tell(room, "disk", texts.disk_full(shortage, usage))
         return usage

@@ -169,8 +169,8 @@ class RoomWorker:
         """Run the room's turns until cancelled; the runner is left as it is."""
         async with asyncio.TaskGroup() as group:
             runner = self._runner = RoomRunner(self.room, self._kit, group)
-            await self._disk.begin(self.room)
-            group.create_task(self._disk.run(self.look_at_disk), name=f"disk {self.room.slug}")
+            watching = self._disk.run(self.room, self.look_at_disk)
+            group.create_task(watching, name=f"disk {self.room.slug}")
             if self._condemns:
                 runner.condemn()
                 self._condemns = False
