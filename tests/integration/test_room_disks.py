@@ -216,7 +216,8 @@ async def test_a_lowered_limit_takes_nothing_away(host: Host) -> None:
 HOSTILE = (
     "ln -s /etc/shadow link; ln -s /proc/self/root root; ln -s .. up; mkfifo fifo;"
     " echo one > one; ln one two; truncate -s 1T sparse; mkdir -p 'a b/c';"
-    " touch -- '-rf' $'new\\nline' $'\\xff'; chmod 4755 one; for i in $(seq 60); do mkdir d && cd d; done"
+    " touch -- '-rf' $'new\\nline' $'\\xff'; chmod 4755 one;"
+    " for i in $(seq 60); do mkdir d && cd d; done"
 )
 
 

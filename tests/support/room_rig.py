@@ -101,12 +101,14 @@ class MemoryHousing:
     memory: int = 1 << 30
     prepared: int = 0
     errors: list[BaseException] = field(default_factory=list)
-    usage: DiskUsage | None = None
+    usage: DiskUsage | OSError | None = None
     vacant: list[bool] = field(default_factory=list)
     vacated: list[RoomSlug] = field(default_factory=list)
 
     async def disk_usage(self, room: RoomRow) -> DiskUsage | None:
         """As the protocol says."""
+        if isinstance(self.usage, OSError):
+            raise self.usage
         return self.usage
 
     async def vacate(self, slug: RoomSlug) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from orchestrator.core.disk import DiskUsage
 from orchestrator.model import RunnerState
-from tests.support.memory_claude import Turn
 from tests.support.room_rig import ROOM, Rig
-from tests.unit.rooms.scenario import run, tell
+from tests.unit.rooms.scenario import hang, run, tell
 
 MIB = 1 << 20
 ENFORCED = DiskUsage(
@@ -51,10 +50,10 @@ def test_a_turn_that_grows_a_counted_room_past_its_limit_is_stopped_and_the_next
 ) -> None:
     async def test(rig: Rig) -> None:
         rig.housing.usage = COUNTED
-        rig.claude.script["grow"] = Turn(text="never", delay_s=500)
+        rig.claude.scripts["grow"] = hang
         async with rig.life() as life:
             await tell(rig, life, "grow")
-            await rig.wait_running()
+            await rig.wait_body("working")
             rig.housing.usage = replace(COUNTED, used_bytes=101 * MIB)
             await rig.wait_body("it met this room's disk limit")
             await rig.wait_ended(1)
@@ -120,10 +119,7 @@ def test_a_disk_that_met_an_error_is_told_and_the_next_turn_has_a_new_runner(
 
 def test_a_disk_that_can_not_be_looked_at_holds_nothing_up(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        async def fail(_: object) -> DiskUsage:
-            raise OSError
-
-        rig.housing.disk_usage = fail  # type: ignore[method-assign] # in place of the rig's
+        rig.housing.usage = OSError()
         async with rig.life() as life:
             await tell(rig, life, "one")
             await rig.wait_body("You said: one")
