@@ -53,6 +53,7 @@ async def open_disks(
     Raises:
         PreconditionError: images are wanted and don't work here; says why.
     """
+    _warn_of_core_socket()
     kind = await choose_kind(state_dir, wanted, is_seen=lambda path: sees_mount(engine, path))
     disks = RoomDisks(root=state_dir / "rooms", kind=kind)
     try:
@@ -65,6 +66,20 @@ async def open_disks(
             logger.bind(action="disk.release", error=type(e).__name__).warning("disks stay mounted")
         else:
             await disks.release_all(but={i.slug for i in infos if i.state in _USING})
+
+
+def _warn_of_core_socket() -> None:
+    """A crash in a runner ends at the host's handler of core dumps, where that is a socket.
+
+    Files and piped handlers are kept from it by the runners' limit of core dumps; for a socket
+    (since Linux 6.16) the kernel asks for no limit.
+    """
+    pattern = Path("/proc/sys/kernel/core_pattern")
+    if pattern.exists() and pattern.read_text().startswith("@"):
+        logger.bind(action="disk.core_pattern").warning(
+            "kernel.core_pattern hands core dumps to a socket: a room that makes its processes crash"
+            " can use up what listens there"
+        )
 
 
 async def choose_kind(state_dir: Path, wanted: Wanted, *, is_seen: Callable[[Path], bool]) -> Kind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import stat
 import subprocess
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from orchestrator.disks import RoomDisks, choose_kind
 from orchestrator.errors import DiskError, PreconditionError
 from orchestrator.model import RoomSlug
 from orchestrator.runners import disk_image, disk_move
-from orchestrator.runners.disk_image import DiskImage, held
+from orchestrator.runners.disk_image import DiskImage, held, run_command
 from orchestrator.runners.disk_measure import measure
 from orchestrator.runners.engine_http import EngineAddress
 from orchestrator.runners.engine_view import sees_mount
@@ -167,14 +168,24 @@ async def test_a_command_of_a_killed_orchestrator_is_waited_for(
 ) -> None:
     monkeypatch.setattr(disk_image, "_LOCK_S", 0.3)
     await host.ensure()
-    with held(host.folder) as lock:
-        child = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
+    begun = host.state_dir / "begun"
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        with held(host.folder) as lock:
+            run_command("bash", "-c", f"touch {begun}; exec sleep 60", lock=lock)
+        os._exit(1)
     try:
+        async with asyncio.timeout(20):
+            while not begun.exists():  # noqa: ASYNC110 - another process's file
+                await asyncio.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(os.waitpid, pid, 0)
         with pytest.raises(DiskError, match="still works"):
             await host.ensure()
     finally:
-        child.kill()
-        child.wait()
+        os.killpg(pid, signal.SIGKILL)
+    monkeypatch.undo()
     await host.ensure()
 
 
