@@ -77,7 +77,7 @@ def _warn_of_core_socket() -> None:
     pattern = Path("/proc/sys/kernel/core_pattern")
     if pattern.exists() and pattern.read_text().startswith("@"):
         logger.bind(action="disk.core_pattern").warning(
-            "kernel.core_pattern hands core dumps to a socket: a room that makes its processes crash"
+            "kernel.core_pattern hands core dumps to a socket: a room whose processes crash"
             " can use up what listens there"
         )
 
