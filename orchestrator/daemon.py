@@ -31,6 +31,7 @@ from orchestrator.config import DEFAULT_STATE_DIR, Config, Secrets
 from orchestrator.control.server import open_control
 from orchestrator.core import texts
 from orchestrator.core.pacing import BudgetState, SendBudget
+from orchestrator.disks import open_disks
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
 from orchestrator.egress.gateway import EgressGateway, ProxyMeans, open_egress
 from orchestrator.embedded.homeserver import (
@@ -187,6 +188,9 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
     egress = await enter(
         open_egress(upstream=upstream, credential=credential, means=means, ledger=spending)
     )
+    disks = await enter(
+        open_disks(plan.state_dir, config.docker.disk_quota, backend, engine=backend.engine.address)
+    )
     housing = HostHousing(
         config=config,
         state_dir=plan.state_dir,
@@ -195,6 +199,7 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
         ids=lodging.ids,
         egress=egress,
         room_secrets=plan.room_secrets,
+        disks=disks,
     )
     secrets = plan.secrets if embedded is None else _agent_secrets(embedded)
     matrix = await enter(open_matrix(config.matrix, secrets, plan.state_dir))

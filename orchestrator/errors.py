@@ -5,6 +5,7 @@ AiAgentChatError
 ├── PreconditionError              exit code 3: something the host must offer is missing
 │   ├── EngineUnavailableError
 │   ├── ImageMissingError
+│   ├── DiskError                  a room's own disk can't be used; its files are as they were
 │   └── NotRunningError            no orchestrator answers on the control socket
 ├── StoreError                     exit code 4
 │   ├── StoreTooNewError
@@ -73,6 +74,10 @@ class EngineUnavailableError(PreconditionError):
 
 class ImageMissingError(PreconditionError):
     """The runner image is not there. Build it with: orchestrator image build."""
+
+
+class DiskError(PreconditionError):
+    """A room's disk can't be used. Its files are as they were; the log has the reason."""
 
 
 class NotRunningError(PreconditionError):

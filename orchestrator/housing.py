@@ -12,6 +12,7 @@ from orchestrator.config import Config
 from orchestrator.core.api_policy import ApiPolicy, build_policy
 from orchestrator.core.budget import micro_usd
 from orchestrator.core.cli_policy import render_policy
+from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.id_plan import IdPlan
 from orchestrator.core.proxy_env import build_proxy_env
@@ -19,6 +20,7 @@ from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.room_secret import RoomSecret
 from orchestrator.core.sandbox import spec_hash
 from orchestrator.core.surrogate import make_surrogates
+from orchestrator.disks import RoomDisks
 from orchestrator.egress.authority import load_or_make_authority
 from orchestrator.egress.credential import room_placeholder
 from orchestrator.egress.door import RoomDoor
@@ -60,9 +62,11 @@ class HostHousing:
         egress: EgressGateway,
         room_secrets: RoomSecrets,
         ids: IdPlan,
+        disks: RoomDisks,
     ) -> None:
         self._config = config
-        self._root = state_dir / "rooms"
+        self._root = disks.root
+        self._disks = disks
         self._installation = installation
         self._image_id = image_id
         self._egress = egress
@@ -71,21 +75,27 @@ class HostHousing:
         self._former = note_first_uid(state_dir, installation, ids.host_uid)
         self._key = _load_or_make_key(state_dir / "placeholder.key")
 
-    async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
+    async def prepare(self, room: RoomRow, *, generation: int, is_vacant: bool = False) -> Quarters:
         """The room's directories, its open door, and the specification of its runner. Idempotent.
 
         Raises:
-            PreconditionError: the directories can't be made, or are not what they should be.
+            PreconditionError: the directories can't be made, or are not what they should be; or the
+                room's disk can't be used.
             EgressError: the door can't be opened.
         """
         ids = self._ids.ids(room.index)
         uid, gid = ids.host_uid, ids.host_gid
         former = frozenset(first + room.index for first in self._former)
         folder = self._root / room.slug
-        dirs = await asyncio.to_thread(prepare_room_dirs, folder, uid=uid, gid=gid, former=former)
+        profile = self._config.profile(room.room_id, room.alias, room.former)
+        disk = await self._disks.ensure(
+            room.slug, limit_bytes=profile.limits.disk, uid=uid, is_vacant=is_vacant
+        )
+        dirs = await asyncio.to_thread(
+            prepare_room_dirs, folder, uid=uid, gid=gid, disk=disk, former=former
+        )
         placeholder = room_placeholder(self._installation, room.slug, self._key)
         tag = hashlib.sha256(f"{self._installation}/{room.slug}".encode()).hexdigest()
-        profile = self._config.profile(room.room_id, room.alias, room.former)
         policy = render_policy(profile.project.policy())
         await asyncio.to_thread(prepare_policy_dir, folder, policy)
         held = self._secrets(profile, room.slug)
@@ -124,6 +134,15 @@ class HostHousing:
                 *((secret.name, secret.surrogate) for secret in held),
             ),
         )
+
+    async def disk_usage(self, room: RoomRow) -> DiskUsage | None:
+        """What the room's workspace and home hold, as far as it can be known."""
+        profile = self._config.profile(room.room_id, room.alias, room.former)
+        return await self._disks.usage(room.slug, profile.limits.disk)
+
+    async def vacate(self, slug: RoomSlug) -> None:
+        """Let go of what a room's place holds on the host while no container of it runs."""
+        await self._disks.release(slug)
 
     def spent_micro_usd(self, slug: RoomSlug) -> int:
         """What a room's requests to the API have cost today (UTC)."""

@@ -25,6 +25,7 @@ from tests.support.containers import (
     find_runners,
     remove_containers,
 )
+from tests.support.mounts import unmount_below
 from tests.support.synapse import SynapseServer, run_synapse
 
 _ON_REAL_PARTS = ("docker", "synapse")
@@ -72,6 +73,7 @@ def _remove_containers(
     if any(_is_on_real_parts(item) for item in request.session.items):
         with _engine() as client:
             remove_containers(find_containers(client, request.config.stash[_BASE]))
+        unmount_below(request.config.stash[_BASE])
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +84,7 @@ def _remove_runners(request: pytest.FixtureRequest) -> Iterator[None]:
     if path is not None and _is_on_real_parts(request.node):
         with _engine() as client:
             remove_containers(find_runners(client, path))
+        unmount_below(path)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -38,6 +38,9 @@ _OPEN_FILES: Final = 8192
 _BYTES_PER_INODE: Final = 4096
 # Positive: the kernel ends a runner before the orchestrator or the engine.
 _OOM_SCORE_ADJ: Final = 500
+# No core file is this small; and a handler that the host's core_pattern pipes to is not run for 1.
+# For 0 it is: as root on the host, with the room's memory as its input (Linux, fs/coredump.c).
+_CORE_BYTES: Final = 1
 # Half of what an ordinary service gets when the processors are contended.
 _CPU_SHARES: Final = 512
 # What the engine's own process may do would be inherited otherwise. All are at most what an
@@ -127,7 +130,7 @@ class SandboxOptions:
     runtime: str | None
     seccomp: JsonObject = field(default_factory=build_seccomp_profile)
     open_files: int = _OPEN_FILES
-    core_bytes: int = 0
+    core_bytes: int = _CORE_BYTES
     locked_bytes: int = _LOCKED_BYTES
     queue_bytes: int = _QUEUE_BYTES
     pending_signals: int = _PENDING_SIGNALS

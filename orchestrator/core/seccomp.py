@@ -48,7 +48,7 @@ _PROCESSES: Final = """
     rseq sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr
     sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr
     sched_setparam sched_setscheduler sched_yield seccomp set_tid_address setfsgid setfsuid
-    setgid setgroups setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid
+    setgid setgroups setpgid setpriority setregid setresgid setresuid setreuid setsid
     setuid sysinfo times uname vfork wait4 waitid
 """
 _SIGNALS_AND_TIME: Final = """
@@ -74,6 +74,9 @@ _NETLINK_ROUTE = 0
 _S_IFMT, _S_IFIFO, _S_IFREG = 0o170000, 0o010000, 0o100000
 # NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET of <linux/sched.h>.
 _CLONE_NAMESPACES = 0x7E020000
+# <linux/resource.h>.
+_RLIMIT_CORE, _RLIM_NLIMITS = 4, 16
+_INT = 0xFFFFFFFF
 # PER_LINUX, PER_LINUX32, both with UNAME26, and the query.
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
@@ -134,9 +137,26 @@ def _process_rules() -> list[JsonValue]:
     return [
         _allow("clone", args=[_masked_equal(0, mask=_CLONE_NAMESPACES, value=0)]),
         no_clone3,
-        # Its own limits only: with another's pid, a process could lower those of PID 1 and end it.
-        _allow("prlimit64", args=[_equal(0, 0)]),
+        *_limit_rules(),
         *(_allow("personality", args=[_equal(0, value)]) for value in _PERSONALITIES),
+    ]
+
+
+def _limit_rules() -> list[JsonValue]:
+    """A process reads all of its limits and lowers its own, but for that of core dumps.
+
+    Its own only: with another's pid, a process could lower those of PID 1 and end it. Core dumps:
+    the limit that makes none is 1, and one that lowered it to 0 would have the host's handler run.
+    """
+    # The kernel takes the number's lower half; a comparison of the whole would be got around.
+    others = [n for n in range(_RLIM_NLIMITS) if n != _RLIMIT_CORE]
+    return [
+        *(_allow("setrlimit", args=[_masked_equal(0, mask=_INT, value=n)]) for n in others),
+        *(
+            _allow("prlimit64", args=[_equal(0, 0), _masked_equal(1, mask=_INT, value=n)])
+            for n in others
+        ),
+        _allow("prlimit64", args=[_equal(0, 0), _equal(2, 0)]),
     ]
 
 

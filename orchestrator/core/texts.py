@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
+from orchestrator.core.disk import DiskUsage, Shortage
 from orchestrator.core.going_on import MAX_RESUMES, GoOn
 from orchestrator.core.quoting import quote
 from orchestrator.model import Limits, TurnOutcome
@@ -281,6 +282,48 @@ def processes_ended(limit: int) -> str:
     return (
         f"What was left running here had used up this room's limit of {limit} processes; "
         "it was ended. Files are kept."
+    )
+
+
+DISK_SICK = (
+    "This room's disk met an error and takes nothing more for now. It is checked before the next "
+    "message is worked on; should that not help, the operator has to look at it."
+)
+_MAKE_ROOM = (
+    "Ask me to delete what is no longer needed. The operator can raise `limits.disk` for this room."
+)
+
+
+def disk(usage: DiskUsage) -> str:
+    """What the room's workspace and home hold, for its status."""
+    how = "" if usage.is_enforced else " (counted)"
+    return (
+        f"{size(usage.used_bytes)} of {size(usage.limit_bytes)}, "
+        f"{usage.files} of {usage.limit_files} files{how}"
+    )
+
+
+def disk_full(shortage: Shortage, usage: DiskUsage) -> str:
+    """Said once when there is nothing left to write into, or nearly."""
+    if shortage is Shortage.SPACE:
+        used, most = size(usage.used_bytes), size(usage.limit_bytes)
+        return f"This room's disk is full: {used} of {most} are used by its files. {_MAKE_ROOM}"
+    return (
+        f"This room's disk takes no more files: it has {usage.files} of {usage.limit_files}. "
+        f"{_MAKE_ROOM}"
+    )
+
+
+def disk_limit_met(usage: DiskUsage) -> str:
+    """Why a turn was stopped where the orchestrator has to do it."""
+    return f"it met this room's disk limit ({disk(usage)}). {_MAKE_ROOM}"
+
+
+def disk_hopeless(usage: DiskUsage) -> str:
+    """Why a turn was not taken where cleaning up is left to the operator."""
+    return (
+        f"this room's files are more than twice what it may have ({disk(usage)}); "
+        "the operator has to make room"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from orchestrator.config import Config
 from orchestrator.core.chunking import encrypted_limit
+from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.gateway.courtesy import Courtesies
@@ -33,12 +34,20 @@ class Quarters:
 class Housing(Protocol):
     """Makes a room's directories and its door to the egress gateway."""
 
-    async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
-        """Idempotent: what exists is left as it is.
+    async def prepare(self, room: RoomRow, *, generation: int, is_vacant: bool = False) -> Quarters:
+        """Idempotent: what exists is left as it is, unless no container of the room does.
 
         Raises:
             PreconditionError: the directories can't be made.
         """
+        ...
+
+    async def disk_usage(self, room: RoomRow) -> DiskUsage | None:
+        """What the room's workspace and home hold; None: not known now."""
+        ...
+
+    async def vacate(self, slug: RoomSlug) -> None:
+        """The room's container has been stopped for good: nothing of it stays mounted."""
         ...
 
 

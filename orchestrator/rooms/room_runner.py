@@ -154,13 +154,15 @@ class RoomRunner:
         """What the engine says of the container."""
         return await self._kit.backend.inspect(self.name)
 
-    async def _prepare(self) -> Quarters:
-        """The room's place, as its configuration is now."""
+    async def _prepare(self, *, is_vacant: bool = False) -> Quarters:
+        """The room's place, as its configuration is now; with no container it may be changed."""
         room_id = self._room.room_id
         self._room = await self._kit.store.rooms.get(room_id) or self._room
         row = await self._kit.store.turns.runner(room_id)
         self._generation = row.generation
-        self.quarters = await self._kit.housing.prepare(self._room, generation=row.generation)
+        self.quarters = await self._kit.housing.prepare(
+            self._room, generation=row.generation, is_vacant=is_vacant
+        )
         return self.quarters
 
     async def _bring_up(self, *, busy: bool) -> None:
@@ -182,6 +184,8 @@ class RoomRunner:
             if busy and (info is None or info.state is not RunnerState.RUNNING):
                 raise RunnerGoneError
             self._log.bind(action="runner.step", step=action).info("bringing the runner up")
+            if action is RunnerAction.CREATE:
+                quarters = await self._prepare(is_vacant=True)
             await self._step(action, quarters)
         msg = "the container does not stay up; something else seems to stop it"
         raise RunnerError(msg)

@@ -32,6 +32,7 @@ async def render_status(worker: RoomWorker, kit: Kit) -> str:
         f"- Limits: {texts.size(limits.memory)} of memory, {limits.cpus:g} CPUs, "
         f"{limits.pids} processes, {texts.size(limits.tmp)} in /tmp; "
         f"{profile.timeout_s:g} s without progress, {profile.ceiling_s:g} s in all",
+        f"- Disk: {await _disk_line(worker, kit)}",
         f"- Permissions: {profile.permissions}; network: {_network(profile)}",
         f"- Spending: {_spending(worker, kit)}",
         f"- Account: {texts.account_limit(kit.send_rate_per_s(), unsent)}",
@@ -62,6 +63,17 @@ async def _runner_line(worker: RoomWorker, kit: Kit) -> str:
 def _spending(worker: RoomWorker, kit: Kit) -> str:
     spent = kit.spent_micro_usd(worker.room.slug)
     return texts.spent_today(spent, worker.profile.budget.usd_per_day)
+
+
+async def _disk_line(worker: RoomWorker, kit: Kit) -> str:
+    try:
+        async with asyncio.timeout(_ENGINE_S):
+            usage = await kit.housing.disk_usage(worker.room)
+            if usage is not None:
+                return texts.disk(usage)
+    except (TimeoutError, OSError, AiAgentChatError) as e:
+        return f"unknown ({type(e).__name__})"
+    return f"at most {texts.size(worker.profile.limits.disk)}"
 
 
 def _session_word(worker: RoomWorker, *, resumable: bool) -> str:

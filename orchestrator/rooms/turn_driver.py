@@ -106,6 +106,12 @@ class TurnDriver:
             self._run.note_out_of_memory()
             self._nudge()
 
+    def stop(self, reason: str) -> None:
+        """End the running turn: it met a limit of the room's."""
+        if self._run is not None:
+            self._run.stop(TurnOutcome.FAILED, reason)
+            self._nudge()
+
     def _nudge(self) -> None:
         if self._runner.connection is not None:
             self._runner.connection.nudge()

@@ -14,7 +14,9 @@ from typing import NoReturn
 
 from loguru import logger
 
+from orchestrator.core import texts
 from orchestrator.core.denial import Wanted
+from orchestrator.core.disk import DiskUsage
 from orchestrator.core.naming import runner_name
 from orchestrator.errors import RunnerError, WireProtocolError
 from orchestrator.model import RoomId, TurnId, TurnOutcome, TurnState
@@ -22,6 +24,7 @@ from orchestrator.ports import RunnerInfo
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.cli_session import MAIN
 from orchestrator.rooms.connection import Connection, LinkLost
+from orchestrator.rooms.disk_watch import DiskWatch
 from orchestrator.rooms.idle import IdleEar
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.room_runner import STOP_GRACE_S, TROUBLE, RoomRunner
@@ -49,6 +52,7 @@ class RoomWorker:
         self._condemns = False
         self._wake = asyncio.Event()
         self._runner: RoomRunner | None = None
+        self._disk = DiskWatch(kit)
         self._log = logger.bind(room=room.room_id)
 
     def __repr__(self) -> str:
@@ -107,6 +111,7 @@ class RoomWorker:
     async def stop_runner(self) -> None:
         """Stop the room's container; only after `run` has ended."""
         await self._kit.backend.stop(self._name, grace_s=STOP_GRACE_S)
+        await self._kit.housing.vacate(self.room.slug)
 
     async def refuse_all(self, reason: str) -> None:
         """End every turn that has not ended; only after `run` has ended."""
@@ -130,6 +135,24 @@ class RoomWorker:
         """The kernel ended a process of the room's runner for its memory."""
         if self._driver is not None:
             self._driver.note_out_of_memory()
+
+    async def look_at_disk(self) -> None:
+        """Look at the room's disk while its runner runs; stop what grows past its limit."""
+        if self._runner is None or self._runner.connection is None:
+            return
+        usage = await self._disk.look(self.room)
+        if usage is not None and self._disk.is_exceeded(usage):
+            await self._stop_growth(usage)
+
+    async def _stop_growth(self, usage: DiskUsage) -> None:
+        if self._driver is not None:
+            self._driver.stop(texts.disk_limit_met(usage))
+            return
+        self._log.bind(action="disk.stop").warning("an idle runner grows past its disk's limit")
+        try:
+            await self._kit.backend.stop(self._name, grace_s=STOP_GRACE_S)
+        except TROUBLE as e:
+            self._log.bind(action="disk.stop", error=type(e).__name__).error("not stopped yet")
 
     def _nudge(self) -> None:
         if self._runner is not None and self._runner.connection is not None:
@@ -155,6 +178,8 @@ class RoomWorker:
         """Run the room's turns until cancelled; the runner is left as it is."""
         async with asyncio.TaskGroup() as group:
             runner = self._runner = RoomRunner(self.room, self._kit, group)
+            watching = self._disk.run(self.room, self.look_at_disk)
+            group.create_task(watching, name=f"disk {self.room.slug}")
             if self._condemns:
                 runner.condemn()
                 self._condemns = False
@@ -167,6 +192,10 @@ class RoomWorker:
     async def _drive(self, turn: TurnRow, runner: RoomRunner) -> None:
         self._last_taken = turn.turn_id
         self.room = await self._kit.store.rooms.get(self.room_id) or self.room
+        usage = await self._disk.begin(self.room)
+        if turn.state is TurnState.QUEUED and usage is not None and usage.is_hopeless:
+            await self._end(turn, TurnOutcome.REFUSED, texts.disk_hopeless(usage))
+            return
         self._driver = TurnDriver(turn, kit=self._kit, profile=self.profile, runner=runner)
         if turn.cancelled_by is not None or turn.turn_id in self._withdrawn:
             self._driver.cancel()
@@ -176,6 +205,14 @@ class RoomWorker:
             await self._driver.drive()
         finally:
             self._driver = None
+        await self._look_after_turn(runner)
+
+    async def _look_after_turn(self, runner: RoomRunner) -> None:
+        usage = await self._disk.begin(self.room)
+        if usage is not None and usage.is_sick and not runner.is_condemned:
+            # Checked and mended between two containers.
+            runner.condemn()
+            await self._disk.tell(self.room, "disk-sick", texts.DISK_SICK)
 
     async def _next_turn(self, runner: RoomRunner) -> TurnRow:
         while True:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,10 +40,17 @@ class RoomDirs:
 
 
 def prepare_room_dirs(
-    root: Path, uid: int, gid: int, *, former: frozenset[int] = frozenset()
+    root: Path,
+    uid: int,
+    gid: int,
+    *,
+    disk: Path | None = None,
+    former: frozenset[int] = frozenset(),
 ) -> RoomDirs:
     """Make the room's directories under `root`, or check those that are there. Idempotent; blocks.
 
+    `disk`: the mounted file system under `root` that holds workspace and home, where the room has
+    one. The usual names lead there; the links have the room's owner, as the directories would.
     `former`: uids that this very room had on other engines. Files of theirs are handed to `uid`
     first (runners/ownership.py), which takes as long as there are files.
 
@@ -61,14 +68,25 @@ def prepare_room_dirs(
         root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
         with _opened(root, None) as parent:
             _own(parent, 0, 0, _PRIVATE)
-            for name in ("workspace", "home"):
-                _hand_over(parent, name, uid, gid, former)
-                _prepare(parent, name, uid, gid, _PRIVATE)
+            with _opened(root if disk is None else disk, None) as files:
+                _own(files, 0, 0, _PRIVATE)
+                for name in ("workspace", "home"):
+                    _hand_over(files, name, uid, gid, former)
+                    _prepare(files, name, uid, gid, _PRIVATE)
+            if disk is not None:
+                _link(parent, "workspace", disk.name, uid, gid)
+                _link(parent, "home", disk.name, uid, gid)
             _prepare(parent, "egress", 0, gid, _EGRESS)
     resolved = root.resolve()
-    return RoomDirs(
-        workspace=resolved / "workspace", home=resolved / "home", egress=resolved / "egress"
-    )
+    place = resolved if disk is None else disk.resolve()
+    return RoomDirs(workspace=place / "workspace", home=place / "home", egress=resolved / "egress")
+
+
+def _link(parent: int, name: str, disk: str, uid: int, gid: int) -> None:
+    """For people and their scripts; nothing here follows it. What is in its place stays."""
+    with suppress(FileExistsError):
+        os.symlink(f"{disk}/{name}", name, dir_fd=parent)
+        os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
 
 
 def prepare_policy_dir(root: Path, text: str | None) -> Path | None:

@@ -145,7 +145,7 @@ async def test_every_resource_has_the_specifications_limit(room: Room) -> None:
     assert host["OomScoreAdj"] > 0
     assert not host["OomKillDisable"]
     ulimits = {item["Name"]: (item["Soft"], item["Hard"]) for item in host["Ulimits"]}
-    assert ulimits["core"] == (0, 0)
+    assert ulimits["core"] == (1, 1)
     assert ulimits["nofile"] == (8192, 8192)
     assert ulimits["fsize"] == (limits.disk_bytes, limits.disk_bytes)
 

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from orchestrator.config import Config, parse_config
 from orchestrator.core.naming import room_slug
 from orchestrator.core.sandbox import SandboxSpec
+from orchestrator.disks import RoomDisks
 from orchestrator.egress.gateway import ApiKey, EgressGateway, open_egress
 from orchestrator.engine_ready import prepare_engine
 from orchestrator.housing import HostHousing
@@ -129,6 +130,7 @@ async def open_lodged_room(
             ids=lodging.ids,
             egress=gateway,
             room_secrets=RoomSecrets(),
+            disks=RoomDisks(root=root / "rooms", kind="measured"),
         )
         quarters = await housing.prepare(_row(index), generation=1)
         await backend.ensure(quarters.spec)

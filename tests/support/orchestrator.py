@@ -17,6 +17,7 @@ import yaml
 from orchestrator.control.client import ControlClient
 from orchestrator.control.models import RunnerView, SyncState
 from orchestrator.errors import AiAgentChatError
+from tests.support.mounts import unmount_below
 
 # Without an image this has to build one; with one it takes about 2 s.
 _READY_S = 600.0
@@ -138,12 +139,13 @@ class Orchestrator:
         return await self.wait_ended()
 
     async def close(self) -> None:
-        """End it, whatever state it is in."""
+        """End it, whatever state it is in; of its rooms' disks nothing stays mounted."""
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
                 await self._end(signal.SIGTERM)
         if self._process is not None:
             await self._end(signal.SIGKILL)
+        unmount_below(self.state_dir)
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from orchestrator.config import Config, parse_config
+from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target, is_covered
 from orchestrator.core.naming import room_slug, room_uid, runner_name
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
@@ -104,10 +105,24 @@ class MemoryHousing:
     memory: int = 1 << 30
     prepared: int = 0
     errors: list[BaseException] = field(default_factory=list)
+    usage: DiskUsage | OSError | None = None
+    vacant: list[bool] = field(default_factory=list)
+    vacated: list[RoomSlug] = field(default_factory=list)
 
-    async def prepare(self, room: RoomRow, *, generation: int) -> Quarters:
+    async def disk_usage(self, room: RoomRow) -> DiskUsage | None:
+        """As the protocol says."""
+        if isinstance(self.usage, OSError):
+            raise self.usage
+        return self.usage
+
+    async def vacate(self, slug: RoomSlug) -> None:
+        """As the protocol says."""
+        self.vacated.append(slug)
+
+    async def prepare(self, room: RoomRow, *, generation: int, is_vacant: bool = False) -> Quarters:
         """As the protocol says."""
         self.prepared += 1
+        self.vacant.append(is_vacant)
         if self.errors:
             raise self.errors.pop(0)
         spec = room_spec(room.slug, room.index, generation, self.memory)

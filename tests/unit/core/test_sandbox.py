@@ -166,7 +166,7 @@ def test_the_options_are_closed_by_default() -> None:
     assert options.capabilities == ()
     assert options.devices == ()
     assert options.environment == ()
-    assert options.core_bytes == 0
+    assert options.core_bytes == 1
     assert set(options.namespaces) == {"cgroup", "ipc", "mount", "network", "pid", "uts"}
 
 

@@ -1,0 +1,54 @@
+"""Whether the engine sees what is mounted here: it may live in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+from pathlib import Path
+from typing import Final
+
+from orchestrator.runners.engine_http import EngineAddress
+
+# struct ucred of <sys/socket.h>: pid, uid, gid.
+_CREDENTIALS: Final = struct.Struct("3i")
+_CONNECT_S: Final = 5.0
+# How mountinfo writes a space, a tab, a newline and a backslash in a path.
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+
+
+def sees_mount(address: EngineAddress, mount_point: Path) -> bool:
+    """Whether it is mounted for whoever listens at the engine's socket, too. Blocks.
+
+    With socket activation that is init, whose namespace is the engine's as a rule. True where it
+    can't be known (another PID namespace, TCP): then a runner is refused by name of the missing
+    directory, not made with an empty one.
+    """
+    pid = _listener(address)
+    if pid is None:
+        return True
+    try:
+        mounts = Path(f"/proc/{pid}/mountinfo").read_text()
+    except OSError:
+        return True
+    wanted = str(mount_point.resolve())
+    return any(_unescape(line.split()[4]) == wanted for line in mounts.splitlines())
+
+
+def _listener(address: EngineAddress) -> int | None:
+    if address.socket is None:
+        return None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_CONNECT_S)
+        try:
+            connection.connect(address.socket)
+            raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            return None
+    pid: int = _CREDENTIALS.unpack(raw)[0]
+    return pid if pid > 0 and pid != os.getpid() else None
+
+
+def _unescape(field: str) -> str:
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), field)
