@@ -54,6 +54,7 @@ from orchestrator.matrix.session import load_session
 from orchestrator.model import InstallationId, RunnerState
 from orchestrator.ports import RunnerInfo
 from orchestrator.room_spec import build_room_spec
+from orchestrator.runners.disk_image import IMAGE, MOUNT
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
 from orchestrator.runners.docker_config import container_config
 from orchestrator.runners.engine_check import check_engine
@@ -293,8 +294,9 @@ class _Audit:
 
 
 def room_dirs(folder: Path) -> RoomDirs:
-    """Where `prepare_room_dirs` puts them; nothing is made or looked at."""
-    return RoomDirs(workspace=folder / "workspace", home=folder / "home", egress=folder / "egress")
+    """Where `prepare_room_dirs` puts them: on the room's disk where it has one. Makes nothing."""
+    place = folder / MOUNT if (folder / IMAGE).exists() else folder
+    return RoomDirs(workspace=place / "workspace", home=place / "home", egress=folder / "egress")
 
 
 def expect(
