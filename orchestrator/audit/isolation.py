@@ -7,6 +7,7 @@ runner (one short program as the room's user) is all that it does there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from loguru import logger
 from orchestrator.audit.file_evidence import digest, find_listener, look, look_into
 from orchestrator.audit.process_evidence import host_namespaces
 from orchestrator.audit.runner_evidence import Gatherer, read_folders
-from orchestrator.config import Config, Secrets
+from orchestrator.config import Config, Secrets, read_secret
 from orchestrator.core.id_plan import IdPlan, plain_ids
 from orchestrator.core.isolation import judge
 from orchestrator.core.isolation_controls import CONTROLS, judge_folders
@@ -43,6 +44,7 @@ from orchestrator.core.sandbox import (
     build_options,
 )
 from orchestrator.errors import (
+    ConfigError,
     EngineRequestError,
     ImageMissingError,
     LoginRefusedError,
@@ -342,8 +344,10 @@ def _secret_values(plan: IsolationPlan, state_dir: Path) -> dict[str, str]:
         held["the agent's token"] = session.access_token.get_secret_value()
     for profile in (plan.config.defaults, *plan.config.rooms.values()):
         for name, secret in profile.secrets.items():
-            if value := os.environ.get(secret.variable or name):
-                held[name] = value
+            # The auditor need not have them; those that are there are looked for.
+            with contextlib.suppress(ConfigError):
+                if value := read_secret(secret.variable or name, os.environ):
+                    held[name] = value
     return held
 
 
