@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.egress_http import Denial
-from orchestrator.core.egress_rules import Scheme, Target, parse_host
+from orchestrator.core.egress_rules import Scheme, Target, parse_host, parse_rule
 from orchestrator.core.proxy_http import (
     ProxyRequest,
     is_for_proxy,
@@ -124,6 +124,13 @@ def test_an_odd_request_inside_a_tunnel_is_refused(head: bytes) -> None:
 )
 def test_the_apis_requests_are_told_apart_from_the_proxys(head: bytes, *, expected: bool) -> None:
     assert is_for_proxy(head) is expected
+
+
+def test_a_zone_is_part_of_no_host_and_of_no_rule() -> None:
+    for text in ("[fe80::1%eth0]", "[::1%25lo]", "[::ffff:127.0.0.1%x.wild.example]"):
+        assert parse_host(text) is None
+        with pytest.raises(ValueError, match="expected"):
+            parse_rule(text)
 
 
 _TEXT = st.text(alphabet="aB1.-:[]%@/\\\0é ", max_size=30)
