@@ -123,9 +123,10 @@ CONDITIONS = (
         "its flags are behind a pointer; the C library falls back to `clone`",
     ),
     (
-        "`prlimit64`",
-        "for oneself (pid 0)",
-        "with another's pid, a process could lower PID 1's limits and end it",
+        "`prlimit64`, `setrlimit`",
+        "for oneself (pid 0), all limits but that of core dumps; reading all of them",
+        "with another's pid, a process could lower PID 1's limits and end it; with a limit of 0 for"
+        " core dumps instead of 1, the host's handler of crashes would run",
     ),
     (
         "`personality`",

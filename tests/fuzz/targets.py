@@ -75,10 +75,10 @@ def fuzz_head(data: bytes) -> None:
 
 def fuzz_body(data: bytes) -> None:
     """The body of a request to the Messages API."""
-    body = rewrite_body(data, route=Route.MESSAGES, user_tag="tag")
-    if isinstance(body, Denial):
+    checked = rewrite_body(data, route=Route.MESSAGES, user_tag="tag")
+    if isinstance(checked, Denial):
         return
-    value = json.loads(body)
+    value = json.loads(checked.data)
     assert value["metadata"] == {"user_id": "tag"}
     assert not set(value) & {"mcp_servers", "container"}
 

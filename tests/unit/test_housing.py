@@ -16,6 +16,8 @@ import pytest
 from pydantic import SecretStr
 
 from orchestrator.config import Config, parse_config
+from orchestrator.core.id_plan import plain_ids
+from orchestrator.disks import RoomDisks
 from orchestrator.egress.gateway import ApiKey, EgressGateway, ProxyMeans, open_egress
 from orchestrator.egress.trust import BUNDLE_NAME, CA_NAME, trust_environment
 from orchestrator.errors import PreconditionError
@@ -80,6 +82,8 @@ async def open_site(state: Path, config: Config) -> AsyncIterator[Site]:
             image_id="sha256:0",
             egress=egress,
             room_secrets=load_room_secrets(config, {"T": VALUE}),
+            ids=plain_ids(HERE),
+            disks=RoomDisks(root=state / "rooms", kind="measured"),
         )
         yield Site(housing, egress, state)
 

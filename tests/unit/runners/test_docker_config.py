@@ -77,7 +77,7 @@ def test_the_engines_own_profiles_for_apparmor_and_selinux_stay_as_they_are() ->
 def test_what_a_process_may_use_up_does_not_depend_on_the_engines_own_limits() -> None:
     ulimits = {u["Name"]: (u["Soft"], u["Hard"]) for u in config()["HostConfig"]["Ulimits"]}
     assert ulimits == {
-        "core": (0, 0),
+        "core": (1, 1),
         "fsize": (SPEC.limits.disk_bytes,) * 2,
         "memlock": (65536, 65536),
         "msgqueue": (819200, 819200),
