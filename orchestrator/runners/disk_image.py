@@ -22,6 +22,7 @@ from typing import Final
 
 from orchestrator.core.disk import DiskUsage, image_bytes, most_files
 from orchestrator.errors import DiskError
+from orchestrator.private_file import sync_directory
 
 IMAGE: Final = "disk.ext4"
 MOUNT: Final = "disk"
@@ -220,15 +221,6 @@ def run_command(*command: str, lock: int, fine: tuple[int, ...] = (0,)) -> None:
         said = " ".join((done.stderr + done.stdout).decode(errors="replace").split())
         msg = f"{' '.join(command)} failed ({done.returncode}): {said[-300:]}"
         raise DiskError(msg)
-
-
-def sync_directory(path: Path) -> None:
-    """What was renamed in it stays so, also when the host loses power."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _device_mounted_at(mount_point: Path) -> int | None:
