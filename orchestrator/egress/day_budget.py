@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Protocol
 
+from orchestrator.core.budget import utc_day
 from orchestrator.model import RoomSlug
 
 # A second at the usual pace: one write of the database in a second at most.
@@ -83,7 +83,7 @@ class DayBudget:
                 await self._book.add(self._slug, self._day, -reserved)
 
     def _turn_page(self) -> None:
-        day = datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
+        day = utc_day(self._clock())
         if day != self._day:
             # Yesterday's rest stays booked there, where nobody counts any more.
             self._day, self._reserved = day, 0
