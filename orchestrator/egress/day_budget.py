@@ -12,12 +12,20 @@ from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.core.budget import utc_day
+from orchestrator.core.egress_http import Denial, DenialReason
 from orchestrator.model import RoomSlug
 
 # A second at the usual pace: one write of the database in a second at most.
 _PIECE_BYTES = 16 << 20
 # Of a small limit a smaller piece, so that a crash does not cost the day.
 _PIECES = 64
+
+DAY_SPENT = Denial(
+    status=429,
+    reason=DenialReason.DAY,
+    message="This room has moved as many bytes today as it may. The day ends at midnight UTC.",
+)
+"""What a client is told then."""
 
 
 class DayBook(Protocol):
