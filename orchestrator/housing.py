@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import secrets
 from pathlib import Path
 
 from orchestrator.config import Config
-from orchestrator.core.api_policy import ApiPolicy, build_policy
-from orchestrator.core.budget import micro_usd
 from orchestrator.core.cli_policy import render_policy
 from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.id_plan import IdPlan
 from orchestrator.core.proxy_env import build_proxy_env
-from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.room_secret import RoomSecret
 from orchestrator.core.sandbox import spec_hash
 from orchestrator.core.surrogate import make_surrogates
@@ -35,7 +31,7 @@ from orchestrator.egress.trust import (
 from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId, RoomSlug
 from orchestrator.private_file import write_private
-from orchestrator.room_profile import ApiConfig, BudgetConfig, EgressConfig, RoomProfile
+from orchestrator.room_profile import RoomProfile
 from orchestrator.room_secret import RoomSecrets
 from orchestrator.room_spec import build_room_spec
 from orchestrator.rooms.kit import Quarters
@@ -108,10 +104,10 @@ class HostHousing:
                 gid=gid,
                 placeholder=placeholder,
                 user_tag=tag,
-                proxy=_proxy_policy(profile.egress),
+                proxy=profile.egress.policy(),
                 secrets=held,
-                api=_api_policy(profile.api),
-                budget_micro_usd=_budget(profile.budget),
+                api=profile.api.policy(),
+                budget_micro_usd=profile.budget.micro_usd_per_day,
             )
         )
         spec = build_room_spec(
@@ -185,33 +181,6 @@ def open_interceptor(config: Config, state_dir: Path) -> TlsInterceptor | None:
     if not hosts:
         return None
     return TlsInterceptor(load_or_make_authority(state_dir, map(parse_rule, hosts)))
-
-
-def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:
-    return ProxyPolicy(
-        allow=tuple(parse_rule(rule) for rule in egress.allow),
-        internal=egress.networks,
-        hosts={name: ipaddress.ip_address(address) for name, address in egress.hosts.items()},
-        intercept=tuple(parse_rule(rule) for rule in egress.intercept),
-        asks=egress.ask,
-        connections=egress.connections,
-        bytes_per_s=egress.bytes_per_second,
-        bytes_per_day=egress.bytes_per_day,
-        idle_s=egress.idle_s,
-    )
-
-
-def _api_policy(api: ApiConfig) -> ApiPolicy:
-    return build_policy(
-        server_tools=api.server_tools,
-        betas=api.betas,
-        fields=api.fields,
-        max_body_bytes=api.max_body,
-    )
-
-
-def _budget(budget: BudgetConfig) -> int | None:
-    return None if budget.usd_per_day is None else micro_usd(budget.usd_per_day)
 
 
 def _load_or_make_key(path: Path) -> bytes:
