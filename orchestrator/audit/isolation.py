@@ -59,7 +59,7 @@ from orchestrator.room_spec import build_room_spec
 from orchestrator.runners.disk_image import IMAGE, MOUNT
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
 from orchestrator.runners.docker_config import container_config
-from orchestrator.runners.engine_check import check_engine
+from orchestrator.runners.engine_check import check_engine, host_has_swap
 from orchestrator.runners.image import find_image, image_dir
 from orchestrator.runners.inspection import (
     DaemonFacts,
@@ -320,11 +320,10 @@ def expect(
 
 
 def _read_host(state_dir: Path, daemon: DaemonFacts) -> Host:
-    swaps = Path("/proc/swaps").read_text(encoding="utf-8").splitlines()
     return Host(
         namespaces=host_namespaces(),
         has_apparmor="name=apparmor" in daemon.security,
-        has_swap=len(swaps) > 1,
+        has_swap=host_has_swap(),
         orchestrator=find_listener(state_dir / _CONTROL_SOCKET),
     )
 

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.egress import trust
-from orchestrator.egress.trust import BUNDLE_NAME, CA_NAME, find_public_roots, write_trust
+from orchestrator.egress.trust import (
+    BUNDLE_NAME,
+    CA_NAME,
+    find_public_roots,
+    remove_trust,
+    write_trust,
+)
 from orchestrator.errors import PreconditionError
 
 
@@ -66,3 +72,17 @@ def test_a_host_without_a_list_is_told_what_to_install(
     monkeypatch.setattr(trust, "_USUAL_PLACES", ())
     with pytest.raises(PreconditionError, match="ca-certificates"):
         find_public_roots()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_what_a_kill_left_half_written_goes_with_the_next_preparation(
+    tmp_path: Path, *, again: bool
+) -> None:
+    (tmp_path / f".{CA_NAME}.new").write_bytes(b"half")
+    (tmp_path / f".{BUNDLE_NAME}.new").write_bytes(b"half")
+    if again:
+        write(tmp_path)
+    else:
+        remove_trust(tmp_path)
+    wanted = [BUNDLE_NAME, CA_NAME] if again else []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == wanted
