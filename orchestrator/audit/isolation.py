@@ -7,7 +7,6 @@ runner (one short program as the room's user) is all that it does there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from loguru import logger
 from orchestrator.audit.file_evidence import digest, find_listener, look, look_into
 from orchestrator.audit.process_evidence import host_namespaces
 from orchestrator.audit.runner_evidence import Gatherer, read_folders
-from orchestrator.config import Config, Secrets, read_secret
+from orchestrator.config import Config, Secrets
 from orchestrator.core.id_plan import IdPlan, plain_ids
 from orchestrator.core.isolation import judge
 from orchestrator.core.isolation_controls import CONTROLS, judge_folders
@@ -44,7 +43,6 @@ from orchestrator.core.sandbox import (
     build_options,
 )
 from orchestrator.errors import (
-    ConfigError,
     EngineRequestError,
     ImageMissingError,
     LoginRefusedError,
@@ -55,6 +53,7 @@ from orchestrator.errors import (
 from orchestrator.matrix.session import load_session
 from orchestrator.model import InstallationId, RunnerState
 from orchestrator.ports import RunnerInfo
+from orchestrator.room_secret import readable_secrets
 from orchestrator.room_spec import build_room_spec
 from orchestrator.runners.disk_image import IMAGE, MOUNT
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
@@ -341,12 +340,8 @@ def _secret_values(plan: IsolationPlan, state_dir: Path) -> dict[str, str]:
         session = None
     if session is not None and session.access_token is not None:
         held["the agent's token"] = session.access_token.get_secret_value()
-    for profile in (plan.config.defaults, *plan.config.rooms.values()):
-        for name, secret in profile.secrets.items():
-            # The auditor need not have them; those that are there are looked for.
-            with contextlib.suppress(ConfigError):
-                if value := read_secret(secret.variable or name, os.environ):
-                    held[name] = value
+    # The auditor need not have them; those that are there are looked for.
+    held |= readable_secrets(plan.config)
     return held
 
 
