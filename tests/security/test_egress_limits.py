@@ -280,6 +280,28 @@ async def test_a_day_gives_its_limit_and_no_more() -> None:
         await budget.take(1)
 
 
+async def test_a_room_that_goes_on_asking_on_a_spent_day_writes_nothing() -> None:
+    book, now = _CountingBook(), 86_400.0
+    budget = DayBudget(SLUG, 1000, book, lambda: now)
+    await budget.take(990)
+    for _ in range(100):
+        with pytest.raises(DaySpentError):
+            await budget.take(20)
+    # What is left is given all the same, and the next day is another one.
+    await budget.take(10)
+    assert book.writes <= 4
+    now += 86_400
+    await budget.take(20)
+
+
+class _CountingBook(MemoryDayBook):
+    writes = 0
+
+    async def add(self, slug: RoomSlug, day: str, size: int) -> int:
+        self.writes += 1
+        return await super().add(slug, day, size)
+
+
 async def test_what_a_day_gave_was_stored_before() -> None:
     book = MemoryDayBook()
     budget = DayBudget(SLUG, 64 << 20, book, lambda: 0.0)
