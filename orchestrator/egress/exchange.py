@@ -30,6 +30,7 @@ from orchestrator.egress.day_budget import DaySpentError
 from orchestrator.egress.dialer import UnreachableError
 from orchestrator.egress.idleness import Idleness
 from orchestrator.egress.proxy_client import ClientGoneError, ClientSide
+from orchestrator.egress.readiness import CHUNK_BYTES
 from orchestrator.egress.secret_filter import SecretFilters
 
 if TYPE_CHECKING:
@@ -191,9 +192,7 @@ class _Exchange:
     async def _chunks(self) -> AsyncIterator[bytes]:
         body = ChunkedBody()
         while not body.is_done:
-            raw = await self._read()
-            for at in range(0, len(raw), _PARSED_BYTES):
-                piece = raw[at : at + _PARSED_BYTES]
+            for piece in _pieces(await self._read()):
                 try:
                     data = await self._idleness.work(partial(body.feed, piece))
                 except ValueError:
@@ -221,38 +220,38 @@ class _Exchange:
 
     async def _answer(self, reader: asyncio.StreamReader) -> None:
         while True:
-            for event in await self._idleness.work(self._take_events):
+            raw = await self._receive(reader)
+            events: list[object] = []
+            for piece in _pieces(raw):
+                await self._idleness.work(partial(self._parse, piece, events))
+            for event in events:
                 if isinstance(event, h11.Response):
                     await self._pass_head(event)
-                elif isinstance(event, bytes):
-                    await self._pass_data(event)
+                elif isinstance(event, bytearray):
+                    await self._pass_data(bytes(event))
                 elif isinstance(event, h11.EndOfMessage):
                     await self._pass_end()
                     return
                 elif isinstance(event, _TargetFailedError):
                     raise event
-            await self._receive(reader)
 
-    def _take_events(self) -> list[object]:
-        """What was received, as far as it is whole; data in as few pieces as there can be.
+    def _parse(self, raw: bytes, events: list[object]) -> None:
+        """Add what there is now, as far as it is whole; data in as few pieces as there can be.
 
         What can't be read, or an end that comes too early, is the last: what was before it counts.
         """
-        events: list[object] = []
-        data = bytearray()
+        if events and isinstance(events[-1], h11.EndOfMessage | _TargetFailedError):
+            return
+        self._parser.receive_data(raw)
         while (event := self._next_event()) is not h11.NEED_DATA:
-            if isinstance(event, h11.Data):
-                data += event.data
-                continue
-            if data:
-                events.append(bytes(data))
-                data.clear()
-            events.append(event)
+            if not isinstance(event, h11.Data):
+                events.append(event)
+            elif events and isinstance(events[-1], bytearray):
+                events[-1] += event.data
+            else:
+                events.append(bytearray(event.data))
             if isinstance(event, h11.EndOfMessage | _TargetFailedError):
-                break
-        if data:
-            events.append(bytes(data))
-        return events
+                return
 
     def _next_event(self) -> object:
         try:
@@ -263,14 +262,14 @@ class _Exchange:
             return _TargetFailedError("closed the connection without an answer")
         return event
 
-    async def _receive(self, reader: asyncio.StreamReader) -> None:
+    async def _receive(self, reader: asyncio.StreamReader) -> bytes:
         try:
-            data = await reader.read(_PARSED_BYTES)
+            data = await reader.read(CHUNK_BYTES)
         except OSError:  # a broken TLS stream is one, too
             raise _TargetFailedError("broke off") from None
         await self._move(len(data))
         self._flow.down += len(data)
-        self._parser.receive_data(data)
+        return data
 
     async def _pass_head(self, answer: h11.Response) -> None:
         headers, self._is_chunked = _filter(answer, is_head=self._request.method == "HEAD")
@@ -324,6 +323,11 @@ class _Exchange:
         if not self._proxy.allows(self._request.target):
             # What allowed it has ended: it is cut where it is.
             raise ClientGoneError
+
+
+def _pieces(raw: bytes) -> list[bytes]:
+    """As much as is parsed in one go, each; at an end that is one empty piece."""
+    return [raw[at : at + _PARSED_BYTES] for at in range(0, len(raw) or 1, _PARSED_BYTES)]
 
 
 @contextlib.asynccontextmanager
