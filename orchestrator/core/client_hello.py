@@ -180,6 +180,7 @@ class HelloGuard:
         self._target = target
         self._held = bytearray()
         self._second: HelloReader | None = None
+        self._between = 0
         self._is_over = False
 
     def __repr__(self) -> str:
@@ -224,6 +225,10 @@ class HelloGuard:
                 raise HelloRefusedError(msg)
             if len(record) < _RECORD_HEAD + size:
                 break
+            self._between += 1
+            if self._between > _MAX_RECORDS:
+                msg = "too much follows it that says nothing"
+                raise HelloRefusedError(msg)
             passed += record
             del self._held[: len(record)]
         return bytes(passed)

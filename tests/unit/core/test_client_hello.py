@@ -140,6 +140,12 @@ def test_the_guard_lets_a_second_hello_pass_by_its_name_however_cut(
     assert _guard(evil, cuts) == "refused"
 
 
+@pytest.mark.parametrize("record", [_CCS, _WARNING])
+def test_the_guard_does_not_read_on_for_ever(record: bytes) -> None:
+    assert _guard(record * 32, []) == record * 32
+    assert _guard(record * 33, [6, 100]) == "refused"
+
+
 def test_a_server_goes_by_the_second_name_also_after_a_warning(tmp_path: Path) -> None:
     """Why the guard reads on behind an alert: this is what OpenSSL does."""
     seen: list[str] = []
