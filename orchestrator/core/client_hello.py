@@ -19,9 +19,12 @@ MAX_HELLO_BYTES = 16 * 1024
 """Of one hello, and of the bytes that carry it. Post-quantum ones have about 2 KB."""
 # One is usual. Tiny records are a way to hide a hello from a reader less patient than a server.
 _MAX_RECORDS = 32
-_HANDSHAKE, _CHANGE_CIPHER, _CLIENT_HELLO = 0x16, 0x14, 0x01
+_HANDSHAKE, _CHANGE_CIPHER, _ALERT, _DATA, _CLIENT_HELLO = 0x16, 0x14, 0x15, 0x17, 0x01
 _RECORD_HEAD, _MESSAGE_HEAD = 5, 4
 _CHANGE_CIPHER_BODY = b"\0\1\1"
+# What may stand between two hellos. An encrypted alert (TLS 1.2) has fewer bytes than this.
+_BETWEEN = (_CHANGE_CIPHER, _ALERT)
+_MAX_ALERT_BYTES = 512
 # OpenSSL takes hellos up to 131,396 bytes: the first of the length's three bytes.
 _LARGEST_HELLO = b"\2"
 _MAX_RECORD_BYTES = 1 << 14
@@ -177,6 +180,7 @@ class HelloGuard:
         self._target = target
         self._held = bytearray()
         self._second: HelloReader | None = None
+        self._between = 0
         self._is_over = False
 
     def __repr__(self) -> str:
@@ -193,7 +197,7 @@ class HelloGuard:
         self._held += data
         if self._second is not None:
             return self._feed_second(data)
-        passed = self._pass_cipher_changes()
+        passed = self._pass_between()
         is_hello = self._is_hello()
         if is_hello is None:
             return passed
@@ -203,13 +207,27 @@ class HelloGuard:
         self._is_over = True
         return passed + bytes(self._held)
 
-    def _pass_cipher_changes(self) -> bytes:
-        """A client that was asked for a second hello may say this first (RFC 8446, D.4)."""
+    def _pass_between(self) -> bytes:
+        """Changes of ciphers and alerts: a server that waits for a second hello may read over them.
+
+        The one stands before it by rule (RFC 8446, D.4); of the other, servers overlook warnings.
+        """
         passed = bytearray()
-        while self._held[:1] == bytes([_CHANGE_CIPHER]) and len(self._held) > _RECORD_HEAD:
-            record = self._held[: _RECORD_HEAD + 1]
-            if record[3:] != _CHANGE_CIPHER_BODY:
+        while len(self._held) > _RECORD_HEAD and self._held[0] in _BETWEEN:
+            size = int.from_bytes(self._held[3:_RECORD_HEAD], "big")
+            record = self._held[: _RECORD_HEAD + size]
+            is_cipher_change = record[0] == _CHANGE_CIPHER
+            if is_cipher_change and record[3:6] != _CHANGE_CIPHER_BODY:
                 msg = "its change of ciphers is malformed"
+                raise HelloRefusedError(msg)
+            if not 0 < size <= _MAX_ALERT_BYTES:
+                msg = "its alert is malformed"
+                raise HelloRefusedError(msg)
+            if len(record) < _RECORD_HEAD + size:
+                break
+            self._between += 1
+            if self._between > _MAX_RECORDS:
+                msg = "too much follows it that says nothing"
                 raise HelloRefusedError(msg)
             passed += record
             del self._held[: len(record)]
@@ -221,12 +239,16 @@ class HelloGuard:
         After a change of ciphers it may be encrypted, and begin like one by chance; the length of
         a hello that any server would take settles all but one in 20,000 of those.
         """
-        if not self._held or self._held[0] == _CHANGE_CIPHER:
+        if not self._held or self._held[0] in _BETWEEN:
             return None
-        if self._held[0] != _HANDSHAKE:
+        if self._held[0] == _DATA:
             return False
         head = self._held[:_RECORD_HEAD]
         wanted = min(2, int.from_bytes(head[3:], "big"))
+        if head[0] != _HANDSHAKE or (len(head) == _RECORD_HEAD and not wanted):
+            # An empty record begins no message: some servers skip it, and read the next one.
+            msg = "what follows it is not TLS"
+            raise HelloRefusedError(msg)
         begin = self._held[_RECORD_HEAD : _RECORD_HEAD + wanted]
         if len(head) < _RECORD_HEAD or len(begin) < wanted:
             return None

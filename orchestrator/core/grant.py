@@ -106,8 +106,12 @@ def rule_for(target: Target) -> HostRule:
 
 
 def names_same(rule: HostRule, other: HostRule) -> bool:
-    """Whether what a person names (`rule`) means the other: the host, and the port where one is."""
-    return rule.host == other.host and rule.port in (None, other.port)
+    """Whether what a person names (`rule`) means the other: the host, and the port where one is.
+
+    A rule without a port covers the usual ones, so it is meant by each of those.
+    """
+    ports = DEFAULT_PORTS.values() if other.port is None else (other.port,)
+    return rule.host == other.host and (rule.port is None or rule.port in ports)
 
 
 def is_usual_port(target: Target) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from orchestrator.core.egress_rules import HostRule, Scheme, Target, is_covered
+from orchestrator.core.egress_rules import DEFAULT_PORTS, HostRule, Scheme, Target, is_covered
 
 Headers = Sequence[tuple[str, str]]
 """Name and value, in order; names in any case."""
@@ -75,13 +75,14 @@ def secrets_for(
 ) -> tuple[RoomSecret, ...]:
     """The secrets that may go to a target.
 
-    In clear they go only where a rule names the port, and nothing intercepts it: otherwise a room
-    could choose http:// for a host that is meant for https, and show the secret to the network.
+    In clear they go only where a rule names the port, which is not that of https, and nothing
+    intercepts it: otherwise a room could choose http:// for a host that is meant for https, and
+    show the secret to the network.
     """
     if target.scheme is Scheme.HTTPS:
         return tuple(secret for secret in secrets if is_covered(target, secret.hosts))
     opened = Target(host=target.host, port=target.port, scheme=Scheme.HTTPS)
-    if is_covered(opened, intercept):
+    if target.port == DEFAULT_PORTS[Scheme.HTTPS] or is_covered(opened, intercept):
         return ()
     return tuple(
         secret

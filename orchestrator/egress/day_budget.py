@@ -65,6 +65,7 @@ class DayBudget:
         self._clock = clock
         self._day = ""
         self._reserved = 0
+        self._is_spent = False
         self._turn = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -86,7 +87,7 @@ class DayBudget:
     async def give_back(self) -> None:
         """Store that what is reserved was not used."""
         async with self._turn:
-            reserved, self._reserved = self._reserved, 0
+            reserved, self._reserved, self._is_spent = self._reserved, 0, False
             if reserved:
                 await self._book.add(self._slug, self._day, -reserved)
 
@@ -94,9 +95,12 @@ class DayBudget:
         day = utc_day(self._clock())
         if day != self._day:
             # Yesterday's rest stays booked there, where nobody counts any more.
-            self._day, self._reserved = day, 0
+            self._day, self._reserved, self._is_spent = day, 0, False
 
     async def _reserve(self, needed: int) -> None:
+        if self._is_spent:
+            # Without the book: a room that goes on asking would write it twice for each request.
+            raise DaySpentError
         piece = max(needed, min(_PIECE_BYTES, self._limit // _PIECES))
         used = await self._book.add(self._slug, self._day, piece)
         if used > self._limit:
@@ -104,6 +108,7 @@ class DayBudget:
             over = min(piece, used - self._limit)
             await self._book.add(self._slug, self._day, -over)
             piece -= over
+            self._is_spent = True
         self._reserved += piece
         if piece < needed:
             raise DaySpentError

@@ -22,6 +22,7 @@ from orchestrator.egress.credential import ApiKey, Credential, OAuthToken, room_
 from orchestrator.egress.door import Door, DoorStats, OnDeniedHost, RoomDoor
 from orchestrator.egress.inspector import Inspector, open_inspector
 from orchestrator.egress.ledger import Ledger, MemoryLedger
+from orchestrator.egress.listener import raise_file_limit
 from orchestrator.egress.proxy import ProxyMeans
 from orchestrator.egress.upstream import Upstream
 from orchestrator.errors import EgressError
@@ -171,6 +172,7 @@ async def open_egress(
         EgressError: `upstream` is not a plain http or https URL, or the credential is not ASCII.
     """
     failure: Exception | None = None
+    raise_file_limit()
     api = Upstream(upstream, credential)
     async with open_inspector() as inspector, asyncio.TaskGroup() as group:
         gateway = EgressGateway(

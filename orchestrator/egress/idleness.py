@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from orchestrator.egress.proxy import RoomProxy
+
+T = TypeVar("T")
 
 
 class Idleness:
@@ -39,10 +42,17 @@ class Idleness:
 
     async def move(self, size: int) -> None:
         """Book bytes that are about to be moved, and wait as `RoomProxy.move` does; see there."""
+        await self._hold(self._proxy.move(size))
+
+    async def work(self, call: Callable[[], T]) -> T:
+        """Call it when it is its turn, and wait as `RoomProxy.work` does; see there."""
+        return await self._hold(self._proxy.work(call))
+
+    async def _hold(self, waiting: Coroutine[Any, Any, T]) -> T:
         self._held_back += 1
         self.touch()
         try:
-            await self._proxy.move(size)
+            return await waiting
         finally:
             self._held_back -= 1
             self.touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import struct
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from orchestrator.errors import EgressError
 SOCKET_NAME = "egress.sock"
 # The shim opens one connection for each one of the CLI's; more wait in the kernel's queue.
 _BACKLOG = 64
+# One room can hold some 220: its connections to here, and those from here to others. The usual soft
+# limit of 1,024 is used up by five such rooms, and then the store and the engine get none.
+_FILES = 1 << 16
 _UCRED = struct.Struct("3i")
 
 
@@ -38,6 +42,14 @@ class Listener:
             with contextlib.suppress(OSError):
                 (self.directory / SOCKET_NAME).unlink()
         self.socket.close()
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many open files as it may, for the sake of all rooms. Idempotent."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def open_listener(directory: Path, *, gid: int) -> Listener:

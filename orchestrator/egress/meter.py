@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from orchestrator.core.ask import Ask
@@ -31,6 +31,9 @@ from orchestrator.model import RoomSlug
 # How long a request waits for others of its room, where the budget may not be enough for all. The
 # CLI waits 600 s for an answer; after the refusal it asks again.
 MAX_WAIT_S = 120.0
+# What a model may have written unseen (an answer in one piece, hidden thinking) until the client
+# left: large models write 40 to 100 tokens a second, faster ones cost a fraction of them.
+UNSEEN_TOKENS_PER_S = 100
 _OK = 200
 
 
@@ -45,12 +48,16 @@ class NotAdmittedError(Exception):
 class Meter:
     """Reads one answer's usage. Charged once, by its purse."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, clock: Callable[[], float]) -> None:
         self._ask = ask
+        self._clock = clock
+        self._seen_at = clock()
         self._reader: UsageReader | None = None
         self._status: int | None = None
         self.is_sent = True
         """Whether the API may have worked on the request."""
+        self.is_over = False
+        """Whether the API has ended it; else what ends it is the client's leaving."""
 
     @property
     def has_answer(self) -> bool:
@@ -67,11 +74,19 @@ class Meter:
     async def _read(
         self, chunks: AsyncIterator[bytes], reader: UsageReader
     ) -> AsyncIterator[bytes]:
-        async for data in chunks:
-            # Before it is passed on: what a client does not wait for was written all the same.
-            reader.feed(data)
-            yield data
+        try:
+            async for data in chunks:
+                # Before it is passed on: what a client does not wait for was written all the same.
+                written = reader.written_bytes
+                reader.feed(data)
+                if reader.written_bytes > written:
+                    self._seen_at = self._clock()
+                yield data
+        except UpstreamFailedError:
+            self.is_over = True
+            raise
         reader.end()
+        self.is_over = True
 
     def cost_micro_usd(self) -> int:
         """What the request has cost by now. An answer that is no success costs nothing."""
@@ -79,16 +94,24 @@ class Meter:
             return 0
         reader = self._reader
         if reader is None:
-            return floor_micro_usd(self._ask, output_tokens=0)
+            return floor_micro_usd(self._ask, output_tokens=self._with_unseen(0))
         if not reader.has_usage:
-            return floor_micro_usd(self._ask, output_tokens=reader.written_tokens)
+            written = self._with_unseen(reader.written_tokens)
+            return floor_micro_usd(self._ask, output_tokens=written)
         return self._said_micro_usd(reader)
+
+    def _with_unseen(self, tokens: int) -> int:
+        """With what may have been written since, where the client did not wait for the end."""
+        if self.is_over:
+            return tokens
+        unseen = int((self._clock() - self._seen_at) * UNSEEN_TOKENS_PER_S)
+        return max(tokens, min(tokens + unseen, self._ask.max_tokens))
 
     def _said_micro_usd(self, reader: UsageReader) -> int:
         own, *others = reader.shares()
         usage = own.usage
         if not reader.is_complete:
-            written = max(usage.output_tokens, reader.written_tokens)
+            written = self._with_unseen(max(usage.output_tokens, reader.written_tokens))
             usage = replace(usage, output_tokens=written)
         price = find_price(own.model) if own.model else dearest(self._ask.models)
         rest = (cost_micro_usd(o.usage, find_price(o.model or "")) for o in others)
@@ -123,13 +146,12 @@ class Purse:
         most = most_micro_usd(ask) if route is Route.MESSAGES else 0
         await self._wait_for_turn()
         self._held_back += most
-        meter = Meter(ask)
+        meter = Meter(ask, asyncio.get_running_loop().time)
         try:
             yield meter
-        except UpstreamSilentError:
-            raise
-        except UpstreamFailedError:
-            meter.is_sent = meter.has_answer
+        except UpstreamFailedError as e:
+            meter.is_over = True
+            meter.is_sent = meter.has_answer or isinstance(e, UpstreamSilentError)
             raise
         finally:
             self._held_back -= most

@@ -25,7 +25,11 @@ async def wait_readable(sock: socket.socket) -> None:
 
 
 async def receive(sock: socket.socket) -> bytes:
-    """The next bytes, at most CHUNK_BYTES; b"" at the end. Cancel-safe. Raises OSError."""
+    """The next bytes, at most CHUNK_BYTES; b"" at the end. Cancel-safe. Raises OSError.
+
+    Others have their turn first, each time: who always has another byte ready must not keep them.
+    """
+    await asyncio.sleep(0)
     while True:
         try:
             return sock.recv(CHUNK_BYTES)

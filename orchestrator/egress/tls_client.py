@@ -67,6 +67,8 @@ class TlsClient:
             early, self._early = self._early, b""
             return early
         while True:
+            # A record may hold one byte, and thousands of them be here: others have their turn.
+            await asyncio.sleep(0)
             try:
                 data = self._tls.read(_PLAIN_BYTES)
             except ssl.SSLWantReadError:

@@ -275,7 +275,9 @@ class Intake:
 
     async def _message(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         if room.moved_seq is not None:
-            was_late = row.seq > room.moved_seq
+            # What somebody allowed in the old room they did not allow in the new one.
+            is_for_old = is_for_approvers(read_tolerantly(event.content).body)
+            was_late = row.seq > room.moved_seq or is_for_old
             room = await self._store.rooms.current(room.room_id) or room
             if was_late:
                 await self._tell_moved(room, row, event)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import os
+import resource
 import signal
 import socket
 import stat
@@ -277,6 +278,19 @@ async def test_a_door_without_its_directory_is_an_error_that_names_it(
         (tmp_path / "a").mkdir()
         with pytest.raises(EgressError, match="closing"):
             await gateway.open_door(door)
+
+
+async def test_the_rooms_connections_do_not_meet_the_usual_limit_of_files(
+    upstream: Upstream,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        async with open_egress(upstream=upstream.url, credential=KEY):
+            now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert now == (1 << 16 if hard == resource.RLIM_INFINITY else min(1 << 16, hard))
 
 
 @pytest.mark.parametrize(

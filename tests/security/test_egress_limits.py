@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from orchestrator.egress import tunnel as tunnel_module
 from orchestrator.egress.day_budget import DayBudget, DaySpentError, MemoryDayBook
 from orchestrator.egress.door import MAX_CONNECTIONS
 from orchestrator.egress.gateway import RoomDoor
+from orchestrator.egress.listener import SOCKET_NAME
+from orchestrator.egress.readiness import receive
 from orchestrator.egress.resolver import LookupFailedError, Resolver, look_up
 from orchestrator.errors import StoreError
 from orchestrator.model import RoomSlug
@@ -280,6 +283,28 @@ async def test_a_day_gives_its_limit_and_no_more() -> None:
         await budget.take(1)
 
 
+async def test_a_room_that_goes_on_asking_on_a_spent_day_writes_nothing() -> None:
+    book, now = _CountingBook(), 86_400.0
+    budget = DayBudget(SLUG, 1000, book, lambda: now)
+    await budget.take(990)
+    for _ in range(100):
+        with pytest.raises(DaySpentError):
+            await budget.take(20)
+    # What is left is given all the same, and the next day is another one.
+    await budget.take(10)
+    assert book.writes <= 4
+    now += 86_400
+    await budget.take(20)
+
+
+class _CountingBook(MemoryDayBook):
+    writes = 0
+
+    async def add(self, slug: RoomSlug, day: str, size: int) -> int:
+        self.writes += 1
+        return await super().add(slug, day, size)
+
+
 async def test_what_a_day_gave_was_stored_before() -> None:
     book = MemoryDayBook()
     budget = DayBudget(SLUG, 64 << 20, book, lambda: 0.0)
@@ -380,6 +405,88 @@ async def test_the_systems_resolver_knows_localhost_and_no_invalid_name() -> Non
     assert "127.0.0.1" in {str(one) for one in look_up("localhost")} | {"127.0.0.1"}
     with pytest.raises(LookupFailedError):
         await Resolver(look_up, {}).resolve("no-such-host.invalid")
+
+
+# ---- the process that all rooms share
+
+_ONE_BYTE_CHUNKS = b"1\r\nx\r\n" * (1 << 20)
+_UPLOAD = (b"POST", b"Transfer-Encoding: chunked\r\n\r\n" + _ONE_BYTE_CHUNKS, b"")
+_DOWNLOAD = (
+    b"GET",
+    b"\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + _ONE_BYTE_CHUNKS,
+)
+
+
+@pytest.mark.parametrize(("method", "rest", "answer"), [_UPLOAD, _DOWNLOAD], ids=["up", "down"])
+async def test_a_body_in_chunks_of_one_byte_keeps_nobody_else_waiting(
+    rig: Rig, method: bytes, rest: bytes, answer: bytes
+) -> None:
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(1 << 16)
+                peer.sendall(answer)
+                while peer.recv(1 << 16):
+                    pass
+
+    def ask(client: socket.socket, request: bytes) -> None:
+        with contextlib.suppress(OSError):
+            client.sendall(request)
+            while client.recv(1 << 16):
+                pass
+
+    with (
+        socket.create_server(("127.0.0.77", 0)) as listening,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        port = listening.getsockname()[1]
+        async with (
+            rig.door(allow=(parse_rule(f"good.example:{port}"),)) as door,
+            asyncio.TaskGroup() as group,
+        ):
+            client.connect(str(door.directory / SOCKET_NAME))
+            host = b"good.example:%d" % port
+            head = b"%b http://%b/ HTTP/1.1\r\nHost: %b\r\n" % (method, host, host)
+            group.create_task(asyncio.to_thread(serve, listening))
+            group.create_task(asyncio.to_thread(ask, client, head + rest))
+            worst = await _worst_delay(2)
+            assert rig.gateway.stats(door.slug).proxy.open == 1
+            client.shutdown(socket.SHUT_RDWR)
+        # Without a bound nothing else ran for as long as bytes came, a second for each megabyte.
+        assert worst < 0.7
+
+
+async def _worst_delay(seconds: float) -> float:
+    """How long something that is due at once has to wait at most."""
+    loop, worst = asyncio.get_running_loop(), 0.0
+    end = loop.time() + seconds
+    while (start := loop.time()) < end:
+        await asyncio.sleep(0.01)
+        worst = max(worst, loop.time() - start)
+    return worst
+
+
+async def test_who_always_has_bytes_lets_others_have_their_turn() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            counting = group.create_task(count())
+            for _ in range(20):
+                theirs.sendall(b"x")
+                assert await receive(ours) == b"x"
+            counting.cancel()
+        assert turns >= 20
 
 
 # ---- the end

@@ -68,6 +68,7 @@ async def _in_tunnel_after_hello(rig: Rig, *pieces: bytes) -> bytes:
 
 
 _CCS = b"\x14\x03\x03\0\1\1"
+_ALERT = b"\x15\x03\x03\0\2\1\x5a"
 _EVIL = plain_hello(b"evil.example")
 
 
@@ -83,6 +84,12 @@ _EVIL = plain_hello(b"evil.example")
         ((records(hello_message(server_name(b"evil.example")), 1, 2, 3),), b""),
         ((records(hello_message()),), b""),
         ((b"\x14\x03\x03\0\2\1\1" + _EVIL,), b""),
+        ((_ALERT, _EVIL), _ALERT),
+        ((_ALERT + _CCS + _ALERT + _EVIL,), _ALERT + _CCS + _ALERT),
+        ((_ALERT[:6], _ALERT[6:] + _EVIL), _ALERT),
+        ((b"\x15\x03\x03\0\0" + _EVIL,), b""),
+        ((b"\x16\x03\x03\0\0" + _EVIL,), b""),
+        ((b"\x18\x03\x03\0\3\1\0\0" + _EVIL,), b""),
         (
             (
                 records(
@@ -103,6 +110,12 @@ _EVIL = plain_hello(b"evil.example")
         "in records of one byte",
         "without a name",
         "after a malformed change of ciphers",
+        "after an alert",
+        "after alerts and a change of ciphers",
+        "after an alert in two pieces",
+        "after an empty alert",
+        "after an empty record",
+        "after a record of no kind",
         "of 70 KB",
     ],
 )
@@ -121,8 +134,18 @@ async def test_a_second_hello_that_names_another_server_does_not_leave(
         (_CCS + b"\x17\x03\x03\0\1a",),
         (b"\x16\x03\x03\0\4\x10\0\0\0" + _CCS + b"\x16\x03\x03\0\4\1\0\0\0",),
         (b"\x15\x03\x03\0\2\1\0",),
+        (_ALERT, plain_hello(b"good.example")),
+        (_CCS, b"\x15\x03\x03\0\x20" + bytes(32)),
     ],
-    ids=["a second hello", "after a change of ciphers", "TLS 1.3", "TLS 1.2", "an alert"],
+    ids=[
+        "a second hello",
+        "after a change of ciphers",
+        "TLS 1.3",
+        "TLS 1.2",
+        "an alert",
+        "a second hello after an alert",
+        "an encrypted alert",
+    ],
 )
 async def test_what_a_client_says_after_its_hello_passes_unchanged(
     rig: Rig, pieces: tuple[bytes, ...]

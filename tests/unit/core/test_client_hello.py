@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import ssl
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,12 +20,15 @@ from orchestrator.core.client_hello import (
 )
 from orchestrator.core.egress_rules import Scheme, Target
 from tests.support.client_hello import (
+    SUPPORTED_VERSIONS,
     hello_message,
     plain_hello,
     real_hello,
     records,
     server_name,
+    vector,
 )
+from tests.support.tls_site import make_authority
 
 TARGET = Target(host="a.example", port=443, scheme=Scheme.HTTPS)
 REAL = real_hello("a.example")
@@ -106,11 +112,13 @@ def _guard(data: bytes, cuts: list[int]) -> bytes | str:
 
 
 _CCS = b"\x14\x03\x03\0\1\1"
+_WARNING = b"\x15\x03\x03\0\2\1\x5a"
+_BETWEEN = st.sampled_from([b"", _CCS, _CCS + _CCS, _WARNING, _CCS + _WARNING + _CCS])
 
 
 @given(
-    st.sampled_from([b"", _CCS, _CCS + _CCS]),
-    st.sampled_from([b"\x17\x03\x03\0\1a", b"\x16\x03\x03\0\4\x10\0\0\0", b"\x15\x03\x03\0\2\1\0"]),
+    _BETWEEN,
+    st.sampled_from([b"\x17\x03\x03\0\1a", b"\x16\x03\x03\0\4\x10\0\0\0"]),
     st.binary(max_size=50),
     st.lists(st.integers(0, 80), max_size=20),
 )
@@ -121,7 +129,7 @@ def test_the_guard_passes_on_what_is_no_second_hello(
     assert _guard(data, cuts) == data
 
 
-@given(st.sampled_from([b"", _CCS]), st.lists(st.integers(0, 200), max_size=20), st.data())
+@given(_BETWEEN, st.lists(st.integers(0, 200), max_size=20), st.data())
 def test_the_guard_lets_a_second_hello_pass_by_its_name_however_cut(
     before: bytes, cuts: list[int], data: st.DataObject
 ) -> None:
@@ -130,6 +138,32 @@ def test_the_guard_lets_a_second_hello_pass_by_its_name_however_cut(
     evil = before + records(hello_message(server_name(b"b.example")), *sorted(inner))
     assert _guard(good, cuts) == good
     assert _guard(evil, cuts) == "refused"
+
+
+@pytest.mark.parametrize("record", [_CCS, _WARNING])
+def test_the_guard_does_not_read_on_for_ever(record: bytes) -> None:
+    assert _guard(record * 32, []) == record * 32
+    assert _guard(record * 33, [6, 100]) == "refused"
+
+
+def test_a_server_goes_by_the_second_name_also_after_a_warning(tmp_path: Path) -> None:
+    """Why the guard reads on behind an alert: this is what OpenSSL does."""
+    seen: list[str] = []
+    context = make_authority(tmp_path).server_context("a.example", "b.example")
+    context.sni_callback = lambda _, name, __: seen.append(name)
+    incoming = ssl.MemoryBIO()
+    server = context.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True)
+    # No key share in the first: the server asks for another hello.
+    for name, share, before in ((b"a.example", b"", b""), (b"b.example", _SHARE, _WARNING)):
+        extensions = (*_TLS_1_3, (51, vector(2, share)), server_name(name))
+        incoming.write(before + records(hello_message(*extensions)))
+        with contextlib.suppress(ssl.SSLError):
+            server.do_handshake()
+    assert seen == ["a.example", "b.example"]
+
+
+_SHARE = b"\0\x1d" + vector(2, bytes([9]) * 32)
+_TLS_1_3 = ((10, b"\0\2\0\x1d"), (13, b"\0\2\4\3"), (SUPPORTED_VERSIONS, b"\2\3\4"))
 
 
 def test_openssl_hellos_without_and_with_a_name_differ_for_us() -> None:

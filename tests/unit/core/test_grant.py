@@ -94,3 +94,18 @@ def test_a_name_without_a_port_means_every_port_of_that_host() -> None:
     assert names_same(named, other)
     assert not names_same(parse_rule("example.org:80"), other)
     assert not names_same(HostRule(host="org", subdomains=False, port=None), other)
+
+
+def test_a_usual_port_means_what_was_allowed_without_a_port() -> None:
+    """Else "revoke example.org:443" finds nothing, and example.org:443 can be reached all along."""
+    other = parse_rule("example.org")
+    for text, is_meant in (
+        ("example.org:443", True),
+        ("example.org:80", True),
+        ("[::1]:443", False),
+    ):
+        assert names_same(parse_rule(text), other) is is_meant
+    for port in range(1, 65536):
+        rule = HostRule(host="example.org", subdomains=False, port=port)
+        targets = (Target(host="example.org", port=port, scheme=scheme) for scheme in Scheme)
+        assert names_same(rule, other) is any(map(other.covers, targets))

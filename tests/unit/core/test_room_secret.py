@@ -75,6 +75,12 @@ def test_what_is_intercepted_gets_no_secret_in_clear() -> None:
     assert not secrets_for(http("a.test", 8443), held, intercept=[parse_rule("a.test:8443")])
 
 
+def test_the_port_of_https_gets_no_secret_in_clear_whether_or_not_it_is_intercepted() -> None:
+    held = [secret("a.test:443")]
+    assert secrets_for(https("a.test"), held)
+    assert not secrets_for(http("a.test", 443), held)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

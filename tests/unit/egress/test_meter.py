@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,7 @@ from orchestrator.egress.upstream import (
     UpstreamSilentError,
 )
 from orchestrator.model import RoomSlug
+from tests.support.virtual_time import run_virtual
 
 ROOM = RoomSlug("a")
 ASK = Ask(models=("claude-opus-5-5",), max_tokens=1000, input_tokens=1000)
@@ -113,6 +115,37 @@ async def test_a_client_that_hangs_up_in_the_middle_pays_for_what_was_written() 
         await hang_up()
     # 100 tokens read, and 1,000 or a few more written.
     assert 400 + 1000 * 20 <= ledger.spent_micro_usd(ROOM) <= 400 + 1020 * 20
+
+
+async def _leave_after(purse: Purse, seconds: float, *chunks: bytes) -> None:
+    """Ask, read these chunks, wait, hang up. The loop's clock is the only one."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+        await asyncio.sleep(2 * seconds)
+
+    async def ask() -> None:
+        async with purse.admitted(Route.MESSAGES, ASK) as meter:
+            answer = replace(_answer(kind="text/event-stream"), chunks=pieces())
+            async for _ in meter.watch(answer).chunks if chunks else pieces():
+                pass
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await ask()
+
+
+def test_what_was_written_while_nobody_saw_it_is_not_free() -> None:
+    # An answer in one piece and hidden thinking show nothing before their end.
+    start = {"type": "message_start", "message": {"model": "claude-opus-5-5", "usage": USAGE}}
+    seen = b"data: %b\n\n" % json.dumps(start).encode()
+    for chunks, read, written in (((), FLOOR, 0), ((seen,), 400, 50)):
+        for seconds, unseen in ((5, 500), (600, ASK.max_tokens)):
+            purse, ledger = _purse()
+            run_virtual(_leave_after(purse, seconds, *chunks))
+            most = min(written + unseen, ASK.max_tokens)
+            assert ledger.spent_micro_usd(ROOM) == pytest.approx(read + most * 20, abs=40)
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,26 @@ def test_a_reaction_from_before_the_upgrade_that_is_read_after_it_is_late(tmp_pa
     run_asking(tmp_path, test)
 
 
+def test_a_command_from_before_the_upgrade_that_is_read_after_it_grants_nothing(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        for n in range(8):
+            notice = {"msgtype": "m.notice", "body": f"{n}"}
+            await rig.receive_event("m.room.message", notice, CAROL)
+        await rig.receive("!egress allow example.org always", sender=CAROL)
+        await tombstone(rig)
+        await creation(rig)
+        async with rig.life() as life:
+            await handle(life)
+            await rig.wait_body(texts.ROOM_CONTINUES, room=NEW)
+            await rig.wait_body(texts.ROOM_REPLACED, room=NEW)
+            assert not any(rig.doors.granted.values())
+        assert await rows(rig, "SELECT * FROM grants") == []
+
+    run_asking(tmp_path, test)
+
+
 def test_a_room_that_was_left_for_its_replacement_takes_no_grant_along(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         async with rig.life() as life:
