@@ -52,6 +52,7 @@ _NOT_PUBLIC_6 = tuple(
         "3fff::/20",
     )
 )
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # ISATAP: an IPv4 address in the last 32 bits, after one of these.
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 
@@ -72,3 +73,10 @@ def is_internal(address: IpAddress, internal: Iterable[IpNetwork]) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
         return False
     return any(address in network for network in internal)
+
+
+def is_translated(address: IpAddress) -> bool:
+    """Whether NAT64 leads from it to a public IPv4 address (64:ff9b::/96, RFC 6052)."""
+    if not isinstance(address, ipaddress.IPv6Address) or address not in _NAT64:
+        return False
+    return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))

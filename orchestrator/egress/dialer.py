@@ -13,10 +13,10 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
-from orchestrator.core.address import is_internal, is_public
+from orchestrator.core.address import is_internal, is_public, is_translated
 from orchestrator.core.egress_http import Denial, DenialReason
-from orchestrator.core.egress_rules import Target
-from orchestrator.core.proxy_policy import IpAddress, IpNetwork
+from orchestrator.core.egress_rules import Target, is_address, is_covered
+from orchestrator.core.proxy_policy import IpAddress, ProxyPolicy
 from orchestrator.egress.resolver import LookupFailedError, Resolver
 
 # Of one address; a lost first packet is repeated after 1, 3 and 7 s.
@@ -35,13 +35,12 @@ class UnreachableError(Exception):
 class Dialer:
     """Connects for one room."""
 
-    def __init__(self, resolver: Resolver, internal: Sequence[IpNetwork]) -> None:
-        """`internal` are the networks that may be reached though they are not public."""
+    def __init__(self, resolver: Resolver, policy: ProxyPolicy) -> None:
         self._resolver = resolver
-        self._internal = tuple(internal)
+        self._policy = policy
 
     def __repr__(self) -> str:
-        return f"Dialer({self._resolver}, internal={self._internal})"
+        return f"Dialer({self._resolver}, internal={self._policy.internal})"
 
     async def find(self, target: Target) -> tuple[IpAddress, ...] | Denial:
         """The addresses to connect to, all checked; nothing is sent but the lookup. Cancel-safe."""
@@ -53,7 +52,8 @@ class Dialer:
                 reason=DenialReason.UNREACHABLE,
                 message=f"The name {target.host} could not be resolved.",
             )
-        if all(self._may_reach(address) for address in addresses):
+        is_named = self._is_operators(target)
+        if all(self._may_reach(address, is_named=is_named) for address in addresses):
             return addresses
         return Denial(
             status=403,
@@ -75,10 +75,21 @@ class Dialer:
                 return await _connect(address, port)
         raise UnreachableError
 
-    def _may_reach(self, address: IpAddress) -> bool:
-        if is_internal(address, self._internal):
+    def _may_reach(self, address: IpAddress, *, is_named: bool) -> bool:
+        if is_internal(address, self._policy.internal) and (is_named or is_translated(address)):
             return True
         return is_public(address) and not is_own(address)
+
+    def _is_operators(self, target: Target) -> bool:
+        """Whether the target itself says that it may be internal, and not who owns its name.
+
+        A name that was granted in the room is somebody's to point anywhere, also inside.
+        """
+        return (
+            is_address(target.host)
+            or target.host in self._policy.hosts
+            or is_covered(target, self._policy.allow)
+        )
 
 
 def is_own(address: IpAddress) -> bool:

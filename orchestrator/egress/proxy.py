@@ -137,7 +137,7 @@ class RoomProxy:
 
     def __init__(self, door: Door, means: ProxyMeans) -> None:
         self.policy = door.room.proxy
-        self.dialer = Dialer(Resolver(means.lookup, self.policy.hosts), self.policy.internal)
+        self.dialer = Dialer(Resolver(means.lookup, self.policy.hosts), self.policy)
         self.interceptor = means.interceptor
         self.tls = means.tls
         self.budget = DayBudget(door.room.slug, self.policy.bytes_per_day, means.book, means.clock)

@@ -28,7 +28,8 @@ async def open_room(directory: Path) -> AsyncIterator[EgressGateway]:
     means = ProxyMeans(lookup=lambda _: (ipaddress.ip_address("127.0.0.1"),))
     key = ApiKey(SecretStr("k"))
     async with open_egress(upstream="http://127.0.0.1:9", credential=key, means=means) as gateway:
-        policy = ProxyPolicy(internal=(LOOPBACK,))
+        hosts = {"a.example": ipaddress.ip_address("127.0.0.1")}
+        policy = ProxyPolicy(internal=(LOOPBACK,), hosts=hosts)
         await gateway.open_door(replace(room_door(directory), proxy=policy))
         yield gateway
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.security.egress_bypass_heads import connect, get
 from tests.support.client_hello import plain_hello
 from tests.support.egress import ANSWER_S, send_raw, status_of
 from tests.support.egress import connect as connect_to
-from tests.support.proxy_rig import Rig, open_rig
+from tests.support.proxy_rig import SITE_ADDRESS, Rig, open_rig
 from tests.support.shim import until
 
 GOOD = "http://good.example:@HTTP@/"
@@ -245,7 +246,8 @@ async def test_a_tunnel_to_nobody_ends_with_an_alert(rig: Rig) -> None:
 
 
 async def test_a_refused_host_is_told_and_what_is_granted_holds_from_then_on(rig: Rig) -> None:
-    async with rig.door(allow=()) as door:
+    inside = {"good.example": ipaddress.ip_address(SITE_ADDRESS)}
+    async with rig.door(allow=(), hosts=inside) as door:
         asked = rig.fill(get(GOOD))
         answer = await send_raw(door.directory, asked)
         assert status_of(answer) == 403
@@ -255,6 +257,15 @@ async def test_a_refused_host_is_told_and_what_is_granted_holds_from_then_on(rig
         assert status_of(await send_raw(door.directory, asked)) == 200
         rig.gateway.set_grants(door.slug, [])
         assert status_of(await send_raw(door.directory, asked)) == 403
+
+
+async def test_a_name_that_was_granted_does_not_lead_inside_though_others_may(rig: Rig) -> None:
+    async with rig.door(allow=()) as door:
+        asked = rig.fill(get(GOOD))
+        rig.gateway.set_grants(door.slug, [parse_rule(rig.fill(b"good.example:@HTTP@").decode())])
+        answer = await send_raw(door.directory, asked)
+        assert status_of(answer) == 403
+        assert b"not public" in answer
 
 
 async def test_where_the_room_is_not_asked_it_is_not_told(rig: Rig) -> None:

@@ -177,6 +177,7 @@ async def open_secret_room(
         elsewhere = parse_rule(f"{NAMED}:{sites[OTHER].port}")
         policy = ProxyPolicy(
             internal=(_LOOPBACK,),
+            hosts={NAMED: ipaddress.ip_address("127.0.0.1")},
             allow=(*rules.values(), in_clear, *more, elsewhere),
             intercept=(*intercept, elsewhere),
         )

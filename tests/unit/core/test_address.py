@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.address import is_internal, is_public
+from orchestrator.core.address import is_internal, is_public, is_translated
 
 PUBLIC = [
     "1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0",
@@ -83,3 +83,20 @@ def test_a_network_that_was_named_holds_its_own_family_alone() -> None:
     assert not is_internal(ipaddress.ip_address("10.2.0.0"), networks)
     assert not is_internal(ipaddress.ip_address("::ffff:10.1.0.1"), networks)
     assert not is_internal(ipaddress.ip_address("10.1.0.1"), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("64:ff9b::8.8.8.8", True),
+        ("64:ff9b::10.0.0.1", False),
+        ("64:ff9b::169.254.169.254", False),
+        ("64:ff9b:1::8.8.8.8", False),
+        ("2606:4700::1111", False),
+        ("8.8.8.8", False),
+    ],
+)
+def test_what_nat64_leads_to_is_translated_only_where_that_is_public(
+    text: str, *, expected: bool
+) -> None:
+    assert is_translated(ipaddress.ip_address(text)) == expected
