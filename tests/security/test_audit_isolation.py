@@ -19,8 +19,8 @@ from orchestrator.config import Secrets
 from orchestrator.core.isolation import Result
 from orchestrator.core.isolation_report import IsolationReport, render_json, render_text
 from orchestrator.core.sandbox import build_labels, build_options
-from orchestrator.runners.docker_backend import DockerBackend
 from orchestrator.runners.disk_image import IMAGE
+from orchestrator.runners.docker_backend import DockerBackend
 from orchestrator.runners.docker_config import container_config
 from orchestrator.runners.engine import Engine
 from orchestrator.runners.inspection import ProbeAnswer
