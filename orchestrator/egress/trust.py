@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import ssl
 from pathlib import Path
 from typing import Final
@@ -89,6 +88,11 @@ def remove_trust(directory: Path) -> None:
     """Take both away, where they are. Idempotent; blocks."""
     for name in (CA_NAME, BUNDLE_NAME):
         (directory / name).unlink(missing_ok=True)
+        (directory / _new_name(name)).unlink(missing_ok=True)
+
+
+def _new_name(name: str) -> str:
+    return f".{name}.new"
 
 
 def _replace(directory: Path, name: str, data: bytes, gid: int) -> None:
@@ -97,7 +101,9 @@ def _replace(directory: Path, name: str, data: bytes, gid: int) -> None:
     with contextlib.suppress(OSError):
         if path.read_bytes() == data:
             return
-    new = directory / f".{name}.{secrets.token_hex(4)}"
+    # One name, not a random one: what a kill has left under it goes with the next try.
+    new = directory / _new_name(name)
+    new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

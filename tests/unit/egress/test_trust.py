@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.egress import trust
-from orchestrator.egress.trust import BUNDLE_NAME, CA_NAME, find_public_roots, write_trust
+from orchestrator.egress.trust import (
+    BUNDLE_NAME,
+    CA_NAME,
+    find_public_roots,
+    remove_trust,
+    write_trust,
+)
 from orchestrator.errors import PreconditionError
 
 
@@ -32,6 +38,16 @@ def test_what_is_as_it_should_be_is_left_alone_and_anything_else_is_replaced(
     write(tmp_path, ca=b"other\n")
     assert (tmp_path / CA_NAME).read_bytes() == b"other\n"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [BUNDLE_NAME, CA_NAME]
+
+
+def test_what_a_kill_has_left_half_written_goes_with_the_next_try(tmp_path: Path) -> None:
+    for name in (CA_NAME, BUNDLE_NAME):
+        (tmp_path / f".{name}.new").write_bytes(b"ha")
+    write(tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [BUNDLE_NAME, CA_NAME]
+    (tmp_path / f".{CA_NAME}.new").write_bytes(b"ha")
+    remove_trust(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_symlink_in_a_files_place_is_replaced_and_not_followed(tmp_path: Path) -> None:
