@@ -56,10 +56,6 @@ class AccessConfig(Section):
         """Whether the user may grant what an agent asks for, as far as this section knows."""
         return any(fnmatch.fnmatchcase(user_id, p) for p in (*self.admins, *self.approvers))
 
-    def is_admin(self, user_id: str) -> bool:
-        """Whether the user is an admin."""
-        return any(fnmatch.fnmatchcase(user_id, p) for p in self.admins)
-
 
 class GatewayConfig(Section):
     """How messages become turns, and output becomes messages."""

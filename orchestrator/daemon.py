@@ -1,11 +1,13 @@
 """The daemon, from top to bottom: what is opened in which order, what runs, how it ends.
 
-    lock ► store ► (embedded homeserver, offline model) ► engine ► image ► spending ► egress
-         ► Matrix ► outbox sender ► rooms ► inbound windows ► intake ► sync ► control socket
+    lock ► store ► (embedded homeserver, offline model) ► engine, checked ► image ► interceptor
+         ► spending ► egress ► disks ► Matrix ► outbox sender ► rooms ► grants, questions
+         ► inbound windows ► intake ► sync ► control socket
 
 Rules: what is opened later may use what was opened earlier, never the other way round, and closing
 is the reverse; so a room's last words still find a sender. Every task is named in one of two lists
-below, and any of them ending ends the daemon. SIGTERM leaves runners and their turns running (the
+below, and any of them ending ends the daemon; so does one that an opened part runs in a group of
+its own (the writer of spending, the doors). SIGTERM leaves runners and their turns running (the
 next start adopts them); SIGINT, a person's Ctrl-C, stops them as well. All of it has one deadline,
 and a second signal skips the waiting (`orchestrator.ending`).
 """

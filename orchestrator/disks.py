@@ -18,11 +18,11 @@ from typing import Literal
 
 from loguru import logger
 
+from orchestrator.call_threads import CallThreads
 from orchestrator.core.disk import DiskUsage, image_bytes
 from orchestrator.errors import DiskError, PreconditionError, RunnerError
 from orchestrator.model import RoomSlug, RunnerState
 from orchestrator.ports import RunnerBackend
-from orchestrator.runners.call_threads import CallThreads
 from orchestrator.runners.disk_image import IMAGE, MOUNT, DiskImage, held
 from orchestrator.runners.disk_measure import measure
 from orchestrator.runners.disk_move import (

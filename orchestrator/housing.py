@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import secrets
 from pathlib import Path
 
 from orchestrator.config import Config
-from orchestrator.core.api_policy import ApiPolicy, build_policy
-from orchestrator.core.budget import micro_usd
 from orchestrator.core.cli_policy import render_policy
 from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import parse_rule
-from orchestrator.core.id_plan import IdPlan
+from orchestrator.core.id_plan import IdPlan, RoomIds
 from orchestrator.core.proxy_env import build_proxy_env
-from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.room_secret import RoomSecret
 from orchestrator.core.sandbox import spec_hash
 from orchestrator.core.surrogate import make_surrogates
@@ -35,12 +31,12 @@ from orchestrator.egress.trust import (
 from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId, RoomSlug
 from orchestrator.private_file import write_private
-from orchestrator.room_profile import ApiConfig, BudgetConfig, EgressConfig, RoomProfile
+from orchestrator.room_profile import RoomProfile
 from orchestrator.room_secret import RoomSecrets
 from orchestrator.room_spec import build_room_spec
 from orchestrator.rooms.kit import Quarters
 from orchestrator.runners.ownership import note_first_uid
-from orchestrator.runners.workdir import prepare_policy_dir, prepare_room_dirs
+from orchestrator.runners.workdir import RoomDirs, prepare_policy_dir, prepare_room_dirs
 from orchestrator.store.api import RoomRow
 
 _KEY_BYTES = 32
@@ -84,36 +80,12 @@ class HostHousing:
             EgressError: the door can't be opened.
         """
         ids = self._ids.ids(room.index)
-        uid, gid = ids.host_uid, ids.host_gid
-        former = frozenset(first + room.index for first in self._former)
-        folder = self._root / room.slug
         profile = self._config.profile(room.room_id, room.alias, room.former)
-        disk = await self._disks.ensure(
-            room.slug, limit_bytes=profile.limits.disk, uid=uid, is_vacant=is_vacant
-        )
-        dirs = await asyncio.to_thread(
-            prepare_room_dirs, folder, uid=uid, gid=gid, disk=disk, former=former
-        )
-        placeholder = room_placeholder(self._installation, room.slug, self._key)
-        tag = hashlib.sha256(f"{self._installation}/{room.slug}".encode()).hexdigest()
-        policy = render_policy(profile.project.policy())
-        await asyncio.to_thread(prepare_policy_dir, folder, policy)
+        dirs = await self._prepare_dirs(room, profile, ids, is_vacant=is_vacant)
         held = self._secrets(profile, room.slug)
-        trust = await asyncio.to_thread(self._prepare_trust, profile, dirs.egress, gid)
-        await self._egress.open_door(
-            RoomDoor(
-                slug=room.slug,
-                directory=dirs.egress,
-                uid=ids.peer_uid,
-                gid=gid,
-                placeholder=placeholder,
-                user_tag=tag,
-                proxy=_proxy_policy(profile.egress),
-                secrets=held,
-                api=_api_policy(profile.api),
-                budget_micro_usd=_budget(profile.budget),
-            )
-        )
+        trust = await asyncio.to_thread(self._prepare_trust, profile, dirs.egress, ids.host_gid)
+        door = self._door(room.slug, profile, ids, dirs, held)
+        await self._egress.open_door(door)
         spec = build_room_spec(
             room,
             config=self._config,
@@ -126,7 +98,7 @@ class HostHousing:
         return Quarters(
             spec=spec,
             spec_hash=spec_hash(spec),
-            placeholder=placeholder,
+            placeholder=door.placeholder,
             is_subscription=self._egress.is_subscription,
             environment=(
                 *build_proxy_env(),
@@ -151,6 +123,44 @@ class HostHousing:
     def spent_micro_usd(self, slug: RoomSlug) -> int:
         """What a room's requests to the API have cost today (UTC)."""
         return self._egress.spent_micro_usd(slug)
+
+    async def _prepare_dirs(
+        self, room: RoomRow, profile: RoomProfile, ids: RoomIds, *, is_vacant: bool
+    ) -> RoomDirs:
+        """The room's disk and the directories on it, with the owners that this engine needs."""
+        folder, uid, gid = self._root / room.slug, ids.host_uid, ids.host_gid
+        disk = await self._disks.ensure(
+            room.slug, limit_bytes=profile.limits.disk, uid=uid, is_vacant=is_vacant
+        )
+        former = frozenset(first + room.index for first in self._former)
+        dirs = await asyncio.to_thread(
+            prepare_room_dirs, folder, uid=uid, gid=gid, disk=disk, former=former
+        )
+        policy = render_policy(profile.project.policy())
+        await asyncio.to_thread(prepare_policy_dir, folder, policy)
+        return dirs
+
+    def _door(
+        self,
+        slug: RoomSlug,
+        profile: RoomProfile,
+        ids: RoomIds,
+        dirs: RoomDirs,
+        held: tuple[RoomSecret, ...],
+    ) -> RoomDoor:
+        """The room's way out, as its profile is now."""
+        return RoomDoor(
+            slug=slug,
+            directory=dirs.egress,
+            uid=ids.peer_uid,
+            gid=ids.host_gid,
+            placeholder=room_placeholder(self._installation, slug, self._key),
+            user_tag=hashlib.sha256(f"{self._installation}/{slug}".encode()).hexdigest(),
+            proxy=profile.egress.policy(),
+            secrets=held,
+            api=profile.api.policy(),
+            budget_micro_usd=profile.budget.micro_usd_per_day,
+        )
 
     def _secrets(self, profile: RoomProfile, slug: RoomSlug) -> tuple[RoomSecret, ...]:
         """What the door puts in the place of which surrogates."""
@@ -189,33 +199,6 @@ def open_interceptor(config: Config, state_dir: Path) -> TlsInterceptor | None:
     if not hosts:
         return None
     return TlsInterceptor(load_or_make_authority(state_dir, map(parse_rule, hosts)))
-
-
-def _proxy_policy(egress: EgressConfig) -> ProxyPolicy:
-    return ProxyPolicy(
-        allow=tuple(parse_rule(rule) for rule in egress.allow),
-        internal=egress.networks,
-        hosts={name: ipaddress.ip_address(address) for name, address in egress.hosts.items()},
-        intercept=tuple(parse_rule(rule) for rule in egress.intercept),
-        asks=egress.ask,
-        connections=egress.connections,
-        bytes_per_s=egress.bytes_per_second,
-        bytes_per_day=egress.bytes_per_day,
-        idle_s=egress.idle_s,
-    )
-
-
-def _api_policy(api: ApiConfig) -> ApiPolicy:
-    return build_policy(
-        server_tools=api.server_tools,
-        betas=api.betas,
-        fields=api.fields,
-        max_body_bytes=api.max_body,
-    )
-
-
-def _budget(budget: BudgetConfig) -> int | None:
-    return None if budget.usd_per_day is None else micro_usd(budget.usd_per_day)
 
 
 def _load_or_make_key(path: Path) -> bytes:

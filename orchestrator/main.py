@@ -40,7 +40,7 @@ from orchestrator.log import configure_logging
 from orchestrator.model import Permissions
 from orchestrator.recovery import back_up
 from orchestrator.recovery import restore as recover
-from orchestrator.room_secret import load_room_secrets, uncovered_secrets
+from orchestrator.room_secret import load_room_secrets, readable_secrets, uncovered_secrets
 from orchestrator.runners.engine import open_engine
 from orchestrator.runners.image import Base, ensure_image
 from orchestrator.store.copying import COPIES_DIR, copy_name
@@ -269,7 +269,8 @@ def audit_isolation_command(
         secrets = load_secrets()
         on_embedded = embedded or config is None
         checked = _build_config(config, _on_homeserver(None) if on_embedded else {}, {})
-        configure_logging(fmt="text", level="WARNING", secrets=secrets.values())
+        hidden = [*secrets.values(), *readable_secrets(checked).values()]
+        configure_logging(fmt="text", level="WARNING", secrets=hidden)
         plan = IsolationPlan(
             config=checked,
             secrets=secrets,

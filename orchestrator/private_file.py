@@ -9,7 +9,8 @@ from pathlib import Path
 def write_private(path: Path, data: bytes) -> None:
     """Replace a file, with mode 0600 from its first byte on; blocks. Raises OSError.
 
-    Whole or not at all: a kill in between must not leave half a key behind.
+    Whole or not at all, and on the disk when it returns: neither a kill nor a loss of power may
+    leave half a key behind, or one that was used already gone.
     """
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
@@ -19,3 +20,13 @@ def write_private(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """What was renamed in it stays so, also when the host loses power."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -16,9 +16,11 @@ from orchestrator.config_types import (
     Size,
     parse_size,
 )
+from orchestrator.core.api_policy import ApiPolicy, build_policy
+from orchestrator.core.budget import micro_usd
 from orchestrator.core.cli_policy import ProjectPolicy
-from orchestrator.core.egress_rules import is_address, parse_host
-from orchestrator.core.proxy_policy import IpNetwork
+from orchestrator.core.egress_rules import is_address, parse_host, parse_rule
+from orchestrator.core.proxy_policy import IpNetwork, ProxyPolicy
 from orchestrator.core.variable_name import is_reserved
 from orchestrator.model import Limits, Permissions
 
@@ -94,6 +96,20 @@ class EgressConfig(Section):
         """`internal`, as values."""
         return tuple(ipaddress.ip_network(network) for network in self.internal)
 
+    def policy(self) -> ProxyPolicy:
+        """The same as a value of the core."""
+        return ProxyPolicy(
+            allow=tuple(parse_rule(rule) for rule in self.allow),
+            internal=self.networks,
+            hosts={name: ipaddress.ip_address(address) for name, address in self.hosts.items()},
+            intercept=tuple(parse_rule(rule) for rule in self.intercept),
+            asks=self.ask,
+            connections=self.connections,
+            bytes_per_s=self.bytes_per_second,
+            bytes_per_day=self.bytes_per_day,
+            idle_s=self.idle_s,
+        )
+
 
 class SecretConfig(Section):
     """A secret that a runner has in name only; its value comes from the environment."""
@@ -110,6 +126,15 @@ class ApiConfig(Section):
     betas: tuple[Annotated[str, Field(pattern=_BETA)], ...] = ()
     fields: tuple[Annotated[str, Field(pattern=_FIELD)], ...] = ()
     max_body: Annotated[int, BeforeValidator(parse_size), Field(gt=0, le=32 << 20)] = 32 << 20
+
+    def policy(self) -> ApiPolicy:
+        """The same as a value of the core."""
+        return build_policy(
+            server_tools=self.server_tools,
+            betas=self.betas,
+            fields=self.fields,
+            max_body_bytes=self.max_body,
+        )
 
 
 class ProjectConfig(Section):
@@ -139,6 +164,11 @@ class BudgetConfig(Section):
 
     usd_per_day: Annotated[float, Field(gt=0)] | None = None
     agent_turns_in_a_row: Annotated[int, Field(ge=1)] = 10
+
+    @property
+    def micro_usd_per_day(self) -> int | None:
+        """`usd_per_day`, as the gateway counts."""
+        return None if self.usd_per_day is None else micro_usd(self.usd_per_day)
 
 
 class RoomProfile(Section):

@@ -6,6 +6,7 @@ else: not to the store, not into a specification, not into an error's text.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,6 +77,19 @@ def load_room_secrets(config: Config, environ: Mapping[str, str] = os.environ) -
     if problems:
         raise ConfigError(list(problems.values()))
     return RoomSecrets(values)
+
+
+def readable_secrets(config: Config, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Those that are there now, by their names in rooms; for whoever looks for them elsewhere.
+
+    Never raises: what is missing or set twice is left out.
+    """
+    found: dict[str, str] = {}
+    for _, name, variable in _named(config):
+        with contextlib.suppress(ConfigError):
+            if value := read_secret(variable, environ):
+                found[name] = value
+    return found
 
 
 def uncovered_secrets(config: Config) -> list[str]:

@@ -7,7 +7,6 @@ runner (one short program as the room's user) is all that it does there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from loguru import logger
 from orchestrator.audit.file_evidence import digest, find_listener, look, look_into
 from orchestrator.audit.process_evidence import host_namespaces
 from orchestrator.audit.runner_evidence import Gatherer, read_folders
-from orchestrator.config import Config, Secrets, read_secret
+from orchestrator.config import Config, Secrets
 from orchestrator.core.id_plan import IdPlan, plain_ids
 from orchestrator.core.isolation import judge
 from orchestrator.core.isolation_controls import CONTROLS, judge_folders
@@ -44,7 +43,6 @@ from orchestrator.core.sandbox import (
     build_options,
 )
 from orchestrator.errors import (
-    ConfigError,
     EngineRequestError,
     ImageMissingError,
     LoginRefusedError,
@@ -55,11 +53,12 @@ from orchestrator.errors import (
 from orchestrator.matrix.session import load_session
 from orchestrator.model import InstallationId, RunnerState
 from orchestrator.ports import RunnerInfo
+from orchestrator.room_secret import readable_secrets
 from orchestrator.room_spec import build_room_spec
 from orchestrator.runners.disk_image import IMAGE, MOUNT
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
 from orchestrator.runners.docker_config import container_config
-from orchestrator.runners.engine_check import check_engine
+from orchestrator.runners.engine_check import check_engine, host_has_swap
 from orchestrator.runners.image import find_image, image_dir
 from orchestrator.runners.inspection import (
     DaemonFacts,
@@ -331,11 +330,10 @@ def _as_far_as_there(expected: Expected) -> Expected:
 
 
 def _read_host(state_dir: Path, daemon: DaemonFacts) -> Host:
-    swaps = Path("/proc/swaps").read_text(encoding="utf-8").splitlines()
     return Host(
         namespaces=host_namespaces(),
         has_apparmor="name=apparmor" in daemon.security,
-        has_swap=len(swaps) > 1,
+        has_swap=host_has_swap(),
         orchestrator=find_listener(state_dir / _CONTROL_SOCKET),
     )
 
@@ -353,12 +351,8 @@ def _secret_values(plan: IsolationPlan, state_dir: Path) -> dict[str, str]:
         session = None
     if session is not None and session.access_token is not None:
         held["the agent's token"] = session.access_token.get_secret_value()
-    for profile in (plan.config.defaults, *plan.config.rooms.values()):
-        for name, secret in profile.secrets.items():
-            # The auditor need not have them; those that are there are looked for.
-            with contextlib.suppress(ConfigError):
-                if value := read_secret(secret.variable or name, os.environ):
-                    held[name] = value
+    # The auditor need not have them; those that are there are looked for.
+    held |= readable_secrets(plan.config)
     return held
 
 

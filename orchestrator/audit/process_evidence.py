@@ -22,11 +22,11 @@ from orchestrator.core.isolation_evidence import (
     Mount,
     Task,
 )
+from orchestrator.core.mount_info import parse_mounts
 
 NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _CAPABILITIES: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _LIMIT: Final = re.compile(r"Max (.+?)\s{2,}(\S+)\s+(\S+)")
-_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _NANO: Final = 10**9
 _ENVIRON_BYTES: Final = 256 << 10
 
@@ -164,19 +164,14 @@ def _limit(text: str) -> int:
 
 
 def _mounts(path: str) -> Iterator[Mount]:
-    for line in _text(path).splitlines():
-        head, _, tail = line.partition(" - ")
-        fields, more = head.split(" "), tail.split(" ")
-        if len(fields) < 6 or len(more) < 3:
-            continue
-        tags = fields[6:]
+    for line in parse_mounts(_text(path)):
         yield Mount(
-            target=_unescape(fields[4]),
-            root=_unescape(fields[3]),
-            kind=more[0],
-            options=frozenset(fields[5].split(",")),
-            super_options=frozenset(more[2].split(",")),
-            is_shared=any(tag.startswith(("shared:", "master:")) for tag in tags),
+            target=line.target,
+            root=line.root,
+            kind=line.kind,
+            options=frozenset(line.options),
+            super_options=frozenset(line.super_options),
+            is_shared=any(tag.startswith(("shared:", "master:")) for tag in line.tags),
         )
 
 
@@ -260,10 +255,6 @@ def _joined(values: Iterator[int]) -> int:
     for value in values:
         all_of_them |= value
     return all_of_them
-
-
-def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 def _text(path: str) -> str:

@@ -98,8 +98,6 @@ _KEYS: Mapping[str, ApprovalEvent] = MappingProxyType(
 _VARIANTS = dict.fromkeys([0xFE0E, 0xFE0F, *range(0x1F3FB, 0x1F400)])
 _MAX_KEY_CHARS = 16
 
-GRANTED = (ApprovalState.GRANTED_HOUR, ApprovalState.GRANTED_ALWAYS)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 from orchestrator.core.egress_rules import Scheme, Target
 from orchestrator.core.grant import Grant, is_usual_port
-from orchestrator.core.sanitise import sanitise
+from orchestrator.core.quoting import quote
 from orchestrator.core.texts import duration, size, utc_time
+
+# Of a name: a host has at most 253, and a command around it some 30.
+_CODE_CHARS = 300
 
 MORE = (
     "More hosts were refused here than I ask about at once. `!egress` lists the latest; "
@@ -158,10 +161,9 @@ def not_moved(hosts: Sequence[str]) -> str:
     )
 
 
-def code(text: str, chars: int = 300) -> str:
+def code(text: str) -> str:
     """As a piece of code: no link, no pill, no format comes of it, whoever wrote it."""
-    line = " ".join(sanitise(text[: 4 * chars]).replace("`", "'").split())
-    return f"`{line if len(line) <= chars else line[: chars - 1] + '…'}`" if line else "`…`"
+    return quote(text, max_chars=_CODE_CHARS)
 
 
 def _codes(hosts: Sequence[str]) -> str:

@@ -14,7 +14,10 @@ _QUOTE_CHARS = 80
 
 def quote(text: str, *, max_chars: int = _QUOTE_CHARS) -> str:
     """The beginning of the text as one line of code; it has no effect in a room."""
+    return f"`{one_line(text, max_chars=max_chars) or '…'}`"
+
+
+def one_line(text: str, *, max_chars: int) -> str:
+    """The beginning of the text as one line that can stand within code; it may be empty."""
     line = " ".join(sanitise(text[: 8 * max_chars]).replace("`", "'").split())
-    if not line:
-        return "`…`"
-    return f"`{line}`" if len(line) <= max_chars else f"`{line[: max_chars - 1].rstrip()}…`"
+    return line if len(line) <= max_chars else f"{line[: max_chars - 1].rstrip()}…"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from orchestrator.core.cli_event import AssistantMessage, CliEvent, ToolUseBlock, UserMessage
-from orchestrator.core.sanitise import sanitise
+from orchestrator.core.quoting import one_line
 from orchestrator.model import JsonObject
 
 # Calls of one message run side by side; more than this have not been seen.
@@ -46,8 +46,8 @@ class RunningTools:
         return tuple(reversed(self._tools.values()))
 
     def _start(self, block: ToolUseBlock) -> None:
-        name = _line(block.name, _NAME_CHARS)
-        what = _line(summarise_input(block.input) or "", _WHAT_CHARS)
+        name = one_line(block.name, max_chars=_NAME_CHARS)
+        what = one_line(summarise_input(block.input) or "", max_chars=_WHAT_CHARS)
         self._tools[block.tool_use_id[:_ID_CHARS]] = f"{name}: {what}" if what else name
         while len(self._tools) > _MAX_TOOLS:
             self._tools.popitem(last=False)
@@ -57,9 +57,3 @@ def summarise_input(given: JsonObject) -> str | None:
     """What tells most of a tool's input, as it is; None where there is no such thing."""
     values = (given.get(key) for key in _TELLING_KEYS)
     return next((value for value in values if isinstance(value, str)), None)
-
-
-def _line(text: str, chars: int) -> str:
-    """One line that does nothing in a room, cut where it is long."""
-    line = " ".join(sanitise(text[: 8 * chars]).replace("`", "'").split())
-    return line if len(line) <= chars else f"{line[: chars - 1].rstrip()}…"

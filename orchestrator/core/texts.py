@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 
 from orchestrator.core.disk import DiskUsage, Shortage
@@ -64,6 +65,14 @@ BUDGET_HELD_BACK = (
 )
 NOT_LEAVING = "This is not allowed to leave a room"
 _BUDGET_SPENT = "This room has spent its budget for today"
+# `budget_spent`, word for word: what else stands there is somebody else's.
+_BUDGET_SENTENCE = re.compile(
+    rf"{_BUDGET_SPENT}: \$[0-9.,]{{1,20}} of \$[0-9.,]{{1,20}}\. It gets no more answers of the "
+    r"model until 00:00 UTC, in (?:[0-9]{1,2} h )?[0-9]{1,2} min; the operator can raise "
+    r"budget\.usd_per_day"
+)
+# Names of fields, tools and betas have 64 characters at most (`core.egress_body`, `api_policy`).
+_FEATURE_CHARS = 120
 
 
 def usd(micro_usd: int) -> str:
@@ -91,16 +100,24 @@ def budget_spent(*, limit: int, spent: int, left_s: float) -> str:
 
 
 def find_gateway_refusal(said: str) -> str | None:
-    """What our gateway said, within what the CLI shows as the API's words: a clause, or None."""
-    if (at := said.find(_BUDGET_SPENT)) != -1:
-        return _clause(said[at:])
-    if (at := said.find(NOT_LEAVING)) != -1:
-        return f"{_clause(said[at:])}; the operator can allow it in the room's profile (`api`)"
-    return None
+    """What our gateway said, within what the CLI shows as the API's words: a clause, or None.
+
+    Whoever is in the CLI's place may have written all of `said`. So nothing of it is passed on but
+    a sentence that can only be ours, and what was refused, quoted.
+    """
+    if (spent := _BUDGET_SENTENCE.search(said)) is not None:
+        return _clause(spent[0])
+    _, found, what = said.partition(f"{NOT_LEAVING}: ")
+    if not found:
+        return None
+    return (
+        f"{_clause(NOT_LEAVING)}: {quote(what.rstrip('.'), max_chars=_FEATURE_CHARS)}; "
+        "the operator can allow it in the room's profile (`api`)"
+    )
 
 
 def _clause(sentence: str) -> str:
-    return (sentence[:1].lower() + sentence[1:]).rstrip(".")
+    return sentence[:1].lower() + sentence[1:]
 
 
 _REFUSED = "A part of what I had to say was refused by the homeserver"

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Protocol
 
+from orchestrator.core.budget import utc_day
+from orchestrator.core.egress_http import Denial, DenialReason
 from orchestrator.model import RoomSlug
 
 # A second at the usual pace: one write of the database in a second at most.
 _PIECE_BYTES = 16 << 20
 # Of a small limit a smaller piece, so that a crash does not cost the day.
 _PIECES = 64
+
+DAY_SPENT = Denial(
+    status=429,
+    reason=DenialReason.DAY,
+    message="This room has moved as many bytes today as it may. The day ends at midnight UTC.",
+)
+"""What a client is told then."""
 
 
 class DayBook(Protocol):
@@ -83,7 +91,7 @@ class DayBudget:
                 await self._book.add(self._slug, self._day, -reserved)
 
     def _turn_page(self) -> None:
-        day = datetime.fromtimestamp(self._clock(), UTC).date().isoformat()
+        day = utc_day(self._clock())
         if day != self._day:
             # Yesterday's rest stays booked there, where nobody counts any more.
             self._day, self._reserved = day, 0

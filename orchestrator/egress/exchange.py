@@ -25,7 +25,7 @@ from orchestrator.core.egress_http import MAX_HEAD_BYTES, Denial, DenialReason
 from orchestrator.core.egress_rules import Scheme, Target
 from orchestrator.core.proxy_http import ProxyRequest
 from orchestrator.core.room_secret import hide_in_headers, is_searchable
-from orchestrator.egress.day_budget import DaySpentError
+from orchestrator.egress.day_budget import DAY_SPENT, DaySpentError
 from orchestrator.egress.dialer import UnreachableError
 from orchestrator.egress.idleness import Idleness
 from orchestrator.egress.proxy_client import ClientGoneError, ClientSide
@@ -114,20 +114,19 @@ class _Exchange:
             async with _open(self._proxy, target, addresses) as (reader, writer), self._idleness:
                 await self._converse(reader, writer)
         except _TargetFailedError as e:
-            return self._fail(502, f"{target} {e}.")
+            return self._fail(_unreachable(502, f"{target} {e}."))
         except TimeoutError:
-            return self._fail(504, f"{target} did not answer in time.")
+            return self._fail(_unreachable(504, f"{target} did not answer in time."))
         except DaySpentError:
-            return self._fail(429, "This room has moved as many bytes today as it may.")
+            return self._fail(DAY_SPENT)
         return self._keeps
 
-    def _fail(self, status: int, message: str) -> Denial:
-        self._flow.ended_by = "day" if status == 429 else "target"
+    def _fail(self, denial: Denial) -> Denial:
+        self._flow.ended_by = "day" if denial is DAY_SPENT else "target"
         if self._has_answered:
             # Only a cut tells the client that its answer is not whole.
             raise ClientGoneError
-        reason = DenialReason.DAY if status == 429 else DenialReason.UNREACHABLE
-        return Denial(status=status, reason=reason, message=message)
+        return denial
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.TaskGroup() as group:
@@ -327,6 +326,10 @@ async def _open(
         yield reader, writer
     finally:
         writer.transport.abort()
+
+
+def _unreachable(status: int, message: str) -> Denial:
+    return Denial(status=status, reason=DenialReason.UNREACHABLE, message=message)
 
 
 def _filter(answer: h11.Response, *, is_head: bool) -> tuple[list[tuple[bytes, bytes]], bool]:

@@ -67,7 +67,10 @@ def _encode(body: CheckedBody | Denial) -> list[bytes]:
 def main() -> None:
     """Limit the memory, then serve standard input and output."""
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # 1 and not 0: a handler that the host's core_pattern pipes to is run for 0 (core/sandbox.py).
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    least = 0 if most == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (least, least))
     serve(sys.stdin.buffer, sys.stdout.buffer)
 
 

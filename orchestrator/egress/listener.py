@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import struct
 from dataclasses import dataclass
@@ -64,8 +63,11 @@ def open_listener(directory: Path, *, gid: int) -> Listener:
 
 def _bind(sock: socket.socket, directory: Path, gid: int) -> int:
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    name = f".{SOCKET_NAME}.{secrets.token_hex(4)}"
+    # One name, not a random one: what a kill has left under it goes with the next binding.
+    name = f".{SOCKET_NAME}.new"
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=fd)
         sock.bind(f"/proc/self/fd/{fd}/{name}")
         try:
             os.chown(name, -1, gid, dir_fd=fd, follow_symlinks=False)

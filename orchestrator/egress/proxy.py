@@ -26,7 +26,13 @@ from orchestrator.core.pace import Pace
 from orchestrator.core.proxy_http import CONNECT, ProxyRequest, parse_proxy_head
 from orchestrator.core.room_secret import Sealed, seal_headers, secrets_for
 from orchestrator.egress import exchange, tunnel
-from orchestrator.egress.day_budget import DayBook, DayBudget, DaySpentError, MemoryDayBook
+from orchestrator.egress.day_budget import (
+    DAY_SPENT,
+    DayBook,
+    DayBudget,
+    DaySpentError,
+    MemoryDayBook,
+)
 from orchestrator.egress.dialer import Dialer
 from orchestrator.egress.proxy_client import (
     ClientGoneError,
@@ -58,11 +64,6 @@ _CROWDED = Denial(
     status=503,
     reason=DenialReason.TOO_MANY,
     message="This room has as many connections as it may have. Try again when some have ended.",
-)
-_DAY_SPENT = Denial(
-    status=429,
-    reason=DenialReason.DAY,
-    message="This room has moved as many bytes today as it may. The day ends at midnight UTC.",
 )
 
 
@@ -303,7 +304,7 @@ class RoomProxy:
         try:
             await self.budget.take(size)
         except DaySpentError:
-            return _DAY_SPENT
+            return DAY_SPENT
         return None
 
     async def _refuse(

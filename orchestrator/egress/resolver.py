@@ -12,9 +12,9 @@ import ipaddress
 import socket
 from collections.abc import Callable, Mapping
 
+from orchestrator.call_threads import CallThreads
 from orchestrator.core.egress_rules import is_address
 from orchestrator.core.proxy_policy import IpAddress
-from orchestrator.runners.call_threads import CallThreads
 
 Lookup = Callable[[str], tuple[IpAddress, ...]]
 """The addresses of a name, in the order to try them. Blocks; OSError where there are none."""

@@ -85,14 +85,10 @@ def write_trust(directory: Path, *, gid: int, ca: bytes, roots: bytes) -> None:
 
 
 def remove_trust(directory: Path) -> None:
-    """Take both away, where they are. Idempotent; blocks."""
+    """Take both away, where they are, and what a kill has left of them. Idempotent; blocks."""
     for name in (CA_NAME, BUNDLE_NAME):
         (directory / name).unlink(missing_ok=True)
-        (directory / _new_name(name)).unlink(missing_ok=True)
-
-
-def _new_name(name: str) -> str:
-    return f".{name}.new"
+        _half(directory, name).unlink(missing_ok=True)
 
 
 def _replace(directory: Path, name: str, data: bytes, gid: int) -> None:
@@ -101,8 +97,7 @@ def _replace(directory: Path, name: str, data: bytes, gid: int) -> None:
     with contextlib.suppress(OSError):
         if path.read_bytes() == data:
             return
-    # One name, not a random one: what a kill has left under it goes with the next try.
-    new = directory / _new_name(name)
+    new = _half(directory, name)
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
@@ -114,3 +109,8 @@ def _replace(directory: Path, name: str, data: bytes, gid: int) -> None:
     except OSError:
         new.unlink(missing_ok=True)
         raise
+
+
+def _half(directory: Path, name: str) -> Path:
+    """One name, not a random one: a kill leaves one file at most, which the next writing takes."""
+    return directory / f".{name}.new"

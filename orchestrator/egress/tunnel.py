@@ -141,7 +141,6 @@ class _Relay:
         self._flow = flow
         self._client = client
         self._upstream = upstream
-        self._proxy = proxy
         self._idleness = Idleness(proxy)
 
     async def run(self, hello: bytes) -> None:

@@ -7,7 +7,6 @@ limit logins: so there is one login, and its session is used until the homeserve
 from __future__ import annotations
 
 import errno
-import os
 import secrets
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from orchestrator.errors import LoginRefusedError, StoreError, StoreFullError
 from orchestrator.model import UserId
+from orchestrator.private_file import write_private
 
 SESSION_NAME = "matrix-session.json"
 # 32 random bytes: the key that the stored encryption keys are encrypted with.
@@ -82,26 +82,9 @@ def save_session(state_dir: Path, session: KeptSession) -> None:
         StoreError: it can't be written otherwise.
     """
     try:
-        _replace(state_dir, session)
+        write_private(state_dir / SESSION_NAME, session.model_dump_json(indent=1).encode())
     except OSError as e:
         msg = f"{state_dir / SESSION_NAME} can't be written: {e.strerror}."
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFullError(f"{msg} Free some space, then start again.") from e
         raise StoreError(msg) from e
-
-
-def _replace(state_dir: Path, session: KeptSession) -> None:
-    path = state_dir / SESSION_NAME
-    new = path.with_name(f".{SESSION_NAME}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(session.model_dump_json(indent=1).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    directory = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from loguru import logger
 
 from orchestrator.core import egress_texts
 from orchestrator.core.approval import Deciders
+from orchestrator.core.budget import utc_day
 from orchestrator.core.denial import Denials, is_worth_asking
 from orchestrator.core.egress_command import EgressOrder, EgressVerb, parse_order
-from orchestrator.core.egress_rules import HostRule, Scheme, Target, parse_rule
+from orchestrator.core.egress_rules import DEFAULT_PORTS, HostRule, Scheme, Target, parse_rule
 from orchestrator.core.grant import HOUR_S, names_same, parse_subject
 from orchestrator.core.reason import COMMAND
 from orchestrator.model import EventId, RoomId, UserId
@@ -81,7 +81,9 @@ class EgressOrders:
 
     def _can_be_granted(self, room: RoomRow, rule: HostRule) -> bool:
         internal = self._profile(room).egress.networks
-        target = Target(host=rule.host, port=rule.port or 443, scheme=Scheme.HTTPS)
+        target = Target(
+            host=rule.host, port=rule.port or DEFAULT_PORTS[Scheme.HTTPS], scheme=Scheme.HTTPS
+        )
         return is_worth_asking(target, internal=internal, never=self._never)
 
     async def _may_decide(self, room_id: RoomId, sender: UserId) -> bool:
@@ -136,7 +138,7 @@ class EgressOrders:
 
     async def _overview(self, room: RoomRow) -> str:
         now, egress = self._kit.wall_clock(), self._profile(room).egress
-        day = datetime.fromtimestamp(now, tz=UTC).date().isoformat()
+        day = utc_day(now)
         questions = await self._kit.store.approvals.open_in(room.room_id)
         seen = egress_texts.Overview(
             configured=egress.allow,

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.core.disk import DiskUsage, image_bytes, most_files
+from orchestrator.core.mount_info import parse_mounts
 from orchestrator.errors import DiskError
+from orchestrator.private_file import sync_directory
 
 IMAGE: Final = "disk.ext4"
 MOUNT: Final = "disk"
@@ -222,15 +224,6 @@ def run_command(*command: str, lock: int, fine: tuple[int, ...] = (0,)) -> None:
         raise DiskError(msg)
 
 
-def sync_directory(path: Path) -> None:
-    """What was renamed in it stays so, also when the host loses power."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _device_mounted_at(mount_point: Path) -> int | None:
     """The device of what is mounted there; None where nothing is."""
     try:
@@ -240,14 +233,11 @@ def _device_mounted_at(mount_point: Path) -> int | None:
     return None if there == parent else there
 
 
-def _super_options(device: int) -> list[str]:
+def _super_options(device: int) -> tuple[str, ...]:
     """How the kernel has the file system on a device now."""
     name = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mount, _, system = line.partition(" - ")
-        if mount.split()[2] == name:
-            return system.split()[2].split(",")
-    return []
+    mounts = parse_mounts(Path("/proc/self/mountinfo").read_text())
+    return next((mount.super_options for mount in mounts if mount.device == name), ())
 
 
 def _backing_file(device: int) -> str | None:

@@ -16,7 +16,8 @@ from typing import Final
 
 from orchestrator.core.disk import DiskUsage
 from orchestrator.errors import DiskError
-from orchestrator.runners.disk_image import IMAGE, DiskImage, run_command, sync_directory
+from orchestrator.private_file import sync_directory
+from orchestrator.runners.disk_image import IMAGE, DiskImage, run_command
 
 FOLDERS: Final = ("workspace", "home")
 # There while plain directories next to an image are remains of a move, and nobody's files.

@@ -19,6 +19,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
+from orchestrator.call_threads import CallThreads
 from orchestrator.errors import (
     EngineRefusedError,
     EngineRequestError,
@@ -28,7 +29,6 @@ from orchestrator.errors import (
 )
 from orchestrator.model import JsonObject
 from orchestrator.runners import engine_http
-from orchestrator.runners.call_threads import CallThreads
 from orchestrator.runners.engine_http import CALL_S, EngineAddress, Exchange, parse_address
 
 P = ParamSpec("P")

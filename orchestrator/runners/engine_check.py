@@ -147,7 +147,7 @@ async def _read_facts(engine: Engine) -> EngineFacts:
     info = await engine.call(engine.api.info)
     version = await engine.call(engine.api.version)
     try:
-        return build_facts(info, version, host_swaps=await asyncio.to_thread(_host_swaps))
+        return build_facts(info, version, host_swaps=await asyncio.to_thread(host_has_swap))
     except ValidationError as e:
         msg = "the Docker Engine's answer about itself makes no sense"
         raise EngineRequestError(msg) from e
@@ -177,6 +177,14 @@ def build_facts(info: object, version: object, *, host_swaps: bool) -> EngineFac
     )
 
 
+def host_has_swap() -> bool:
+    """Whether swap is in use on this host; unknown counts as yes."""
+    try:
+        return len(_SWAPS.read_text().splitlines()) > 1
+    except OSError:
+        return True
+
+
 def _option_name(option: str) -> str:
     """`name=seccomp,profile=default` is seccomp; a profile that is none is none."""
     fields = dict(part.partition("=")[::2] for part in option.split(","))
@@ -188,11 +196,3 @@ def _runc_version(info: _Info, version: _Version) -> str:
     named = {c.Name: c.Version for c in version.Components or ()}.get("runc", "")
     commit = info.RuncCommit.ID
     return commit if named and commit.startswith(named) else named
-
-
-def _host_swaps() -> bool:
-    """Whether swap is in use on this host; unknown counts as yes."""
-    try:
-        return len(_SWAPS.read_text().splitlines()) > 1
-    except OSError:
-        return True

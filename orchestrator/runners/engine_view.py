@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import struct
 from pathlib import Path
 from typing import Final
 
+from orchestrator.core.mount_info import parse_mounts
 from orchestrator.runners.engine_http import EngineAddress
 
 # struct ucred of <sys/socket.h>: pid, uid, gid.
 _CREDENTIALS: Final = struct.Struct("3i")
 _CONNECT_S: Final = 5.0
-# How mountinfo writes a space, a tab, a newline and a backslash in a path.
-_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 def sees_mount(address: EngineAddress, mount_point: Path) -> bool:
@@ -33,7 +31,7 @@ def sees_mount(address: EngineAddress, mount_point: Path) -> bool:
     except OSError:
         return True
     wanted = str(mount_point.resolve())
-    return any(_unescape(line.split()[4]) == wanted for line in mounts.splitlines())
+    return any(mount.target == wanted for mount in parse_mounts(mounts))
 
 
 def _listener(address: EngineAddress) -> int | None:
@@ -48,7 +46,3 @@ def _listener(address: EngineAddress) -> int | None:
             return None
     pid: int = _CREDENTIALS.unpack(raw)[0]
     return pid if pid > 0 and pid != os.getpid() else None
-
-
-def _unescape(field: str) -> str:
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), field)

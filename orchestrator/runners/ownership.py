@@ -17,6 +17,7 @@ from typing import Final
 from orchestrator.core.naming import room_uid
 from orchestrator.errors import PreconditionError
 from orchestrator.model import InstallationId
+from orchestrator.private_file import write_private
 
 _NAME: Final = "first-uids.json"
 # A million files take about 10 s.
@@ -86,15 +87,8 @@ def change_owner(folder: int, *, old: int, uid: int, gid: int) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}.new")
     try:
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        write_private(path, text.encode())
     except OSError as e:
         msg = f"{path} can't be written: {e.strerror}"
         raise PreconditionError(msg) from e

@@ -31,6 +31,7 @@ from orchestrator.config import MatrixConfig, Secrets
 from orchestrator.control.server import open_control
 from orchestrator.core.api_policy import ApiPolicy
 from orchestrator.core.egress_policy import Route
+from orchestrator.disks import open_disks
 from orchestrator.egress.gateway import ApiKey, open_egress
 from orchestrator.egress.inspector import open_inspector
 from orchestrator.embedded.homeserver import open_embedded_homeserver
@@ -301,6 +302,20 @@ async def docker_attach(place: Place) -> AsyncIterator[None]:
             await stream.write(b"hello\n")
             assert await stream.read() == b"hello\n"
             yield
+
+
+@case("disks:open_disks", needs="docker")
+async def disks(place: Place) -> AsyncIterator[None]:
+    """With a room's disk, whose runner doesn't run."""
+    async with open_clean_backend() as backend:
+        address = backend.engine.address
+        async with open_disks(place.path, "image", backend, engine=address) as opened:
+            slug = RoomSlug("room")
+            mount = await opened.ensure(slug, limit_bytes=64 << 20, uid=600_000_000, is_vacant=True)
+            assert mount is not None
+            assert mount.is_mount()
+            yield
+        assert not mount.is_mount()
 
 
 @case("matrix.client:open_matrix", needs="synapse")

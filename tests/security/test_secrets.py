@@ -6,7 +6,6 @@ everything that the room was told, is searched for the secret's value.
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import os
 import ssl
@@ -46,6 +45,7 @@ from tests.support.secret_room import (
     render,
     send,
 )
+from tests.support.shim import until
 
 # One room for all attempts of this file: they leave nothing behind but what servers noted.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -265,6 +265,7 @@ async def test_the_tunnels_certificate_is_for_its_own_host_alone(room: SecretRoo
 
 
 async def test_a_cut_stream_is_not_taken_for_a_whole_request(room: SecretRoom) -> None:
+    before = room.gateway.stats(room.door.slug).proxy.allowed
     async with room.tunnel() as (_, writer):
         head = render(
             [("X-Key", room.surrogate), ("Content-Length", "9")],
@@ -274,10 +275,9 @@ async def test_a_cut_stream_is_not_taken_for_a_whole_request(room: SecretRoom) -
         writer.write(head + b"half")
         await writer.drain()
         writer.transport.abort()
-    for _ in range(500):
-        if not room.gateway.stats(room.door.slug).proxy.open:
-            break
-        await asyncio.sleep(0.01)
+    # First it has to be on its way, else its end would be seen before its beginning.
+    await until(lambda: room.gateway.stats(room.door.slug).proxy.allowed > before)
+    await until(lambda: room.gateway.stats(room.door.slug).proxy.open == 0)
     assert room.sites[NAMED].bodies == []
 
 

@@ -183,10 +183,13 @@ async def collect_until(
     async with asyncio.timeout(_SILENCE_S):
         async for event in link.events():
             seen.append(event)
+            if is_last(event):
+                # Whoever said it may have ended with it.
+                with contextlib.suppress(WireClosedError):
+                    await (link.ack(event.q) if ack else asyncio.sleep(0))
+                break
             if ack:
                 await link.ack(event.q)
-            if is_last(event):
-                break
     return seen
 
 

@@ -143,13 +143,13 @@ def test_secrets_come_from_the_environment_or_a_file_but_not_both(tmp_path: Path
         load_secrets({"MATRIX_PASSWORD_FILE": str(file)})
 
 
-def test_admins_may_run_turns_and_patterns_match_whole_ids() -> None:
+def test_admins_may_run_turns_and_decide_and_patterns_match_whole_ids() -> None:
     config = parse_config(
         {**MINIMAL, "access": {"admins": ["@root:a.org"], "users": ["@*:b.org"]}}, source="c"
     )
     assert config.access.is_allowed("@root:a.org")
-    assert config.access.is_admin("@root:a.org")
+    assert config.access.is_approver("@root:a.org")
     assert config.access.is_allowed("@anyone:b.org")
-    assert not config.access.is_admin("@anyone:b.org")
+    assert not config.access.is_approver("@anyone:b.org")
     assert not config.access.is_allowed("@anyone:b.org.evil.org")
     assert not config.access.is_allowed("@other:a.org")

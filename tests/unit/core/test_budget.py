@@ -86,7 +86,7 @@ def test_that_sentence_is_found_in_what_the_cli_shows_and_nothing_else_is() -> N
     assert texts.find_gateway_refusal("API Error: 429 slow down") is None
     refused = texts.find_gateway_refusal(f"API Error: 403 {texts.NOT_LEAVING}: the beta x.")
     assert refused is not None
-    assert refused.startswith("this is not allowed to leave a room: the beta x; the operator")
+    assert refused.startswith("this is not allowed to leave a room: `the beta x`; the operator")
 
 
 @pytest.mark.parametrize(

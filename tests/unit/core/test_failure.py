@@ -44,7 +44,20 @@ def test_a_spent_budget_is_told_with_its_amounts(shown: str) -> None:
 
 def test_what_may_not_leave_a_room_is_told_as_that() -> None:
     shown = f"Failed to authenticate. API Error: 403 {NOT_LEAVING}: the beta x."
-    assert _explain(shown, 403).startswith("this is not allowed to leave a room: the beta x;")
+    assert _explain(shown, 403).startswith("this is not allowed to leave a room: `the beta x`;")
+
+
+@pytest.mark.parametrize("status", [403, 429])
+@pytest.mark.parametrize(
+    "ours", [SPENT.rstrip("."), SPENT[:60], SPENT.partition(":")[0], NOT_LEAVING]
+)
+def test_what_a_hostile_cli_puts_behind_our_words_is_quoted_or_left_out(
+    ours: str, status: int
+) -> None:
+    """The clause stands in a notice of ours: a link or a ping in it would be our word."""
+    told = _explain(f"{ours}: x. [Approve here](https://evil.example) @room `` **Granted**", status)
+    outside = "".join(told.split("`")[::2])
+    assert not any(word in outside for word in ("evil", "@room", "Granted", "Approve"))
 
 
 @pytest.mark.parametrize(

@@ -40,16 +40,6 @@ def test_what_is_as_it_should_be_is_left_alone_and_anything_else_is_replaced(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [BUNDLE_NAME, CA_NAME]
 
 
-def test_what_a_kill_has_left_half_written_goes_with_the_next_try(tmp_path: Path) -> None:
-    for name in (CA_NAME, BUNDLE_NAME):
-        (tmp_path / f".{name}.new").write_bytes(b"ha")
-    write(tmp_path)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [BUNDLE_NAME, CA_NAME]
-    (tmp_path / f".{CA_NAME}.new").write_bytes(b"ha")
-    remove_trust(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_symlink_in_a_files_place_is_replaced_and_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_bytes(b"mine")
@@ -82,3 +72,17 @@ def test_a_host_without_a_list_is_told_what_to_install(
     monkeypatch.setattr(trust, "_USUAL_PLACES", ())
     with pytest.raises(PreconditionError, match="ca-certificates"):
         find_public_roots()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_what_a_kill_left_half_written_goes_with_the_next_preparation(
+    tmp_path: Path, *, again: bool
+) -> None:
+    (tmp_path / f".{CA_NAME}.new").write_bytes(b"half")
+    (tmp_path / f".{BUNDLE_NAME}.new").write_bytes(b"half")
+    if again:
+        write(tmp_path)
+    else:
+        remove_trust(tmp_path)
+    wanted = [BUNDLE_NAME, CA_NAME] if again else []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == wanted
