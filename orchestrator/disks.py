@@ -9,6 +9,7 @@ without it; one room's trouble is that room's. What blocks runs in threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,9 @@ _PROBE = ".disk-probe"
 _PROBE_BYTES = 16 << 20
 # A room whose files are moved holds a thread for minutes; its turn waits for it, others don't.
 _THREADS = 16
+# What one turn of the CLI makes in its temporary directory, with some to spare.
+_FEW_BYTES = 1 << 20
+_FEW_FILES = 64
 # A runner in one of these states has its disk.
 _USING = (RunnerState.RUNNING, RunnerState.PAUSED)
 
@@ -119,6 +123,17 @@ def _probe(state_dir: Path, is_seen: Callable[[Path], bool]) -> None:
             image.discard()
 
 
+def takes_nothing(folder: Path) -> bool:
+    """Whether the file system of a room's directory has no place left for what a turn needs."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return False
+    # Some file systems have no number of files.
+    has_files = status.f_files == 0 or status.f_favail >= _FEW_FILES
+    return status.f_bavail * status.f_frsize < _FEW_BYTES or not has_files
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoomDisks:
     """The rooms' disks below `root`, which is STATE_DIR/rooms."""
@@ -137,7 +152,11 @@ class RoomDisks:
         Raises:
             DiskError: the room has an image and it can't be used; nothing of it was changed.
         """
-        return await self.threads.run(lambda: self._ensure(slug, limit_bytes, uid, is_vacant))
+        try:
+            return await self.threads.run(lambda: self._ensure(slug, limit_bytes, uid, is_vacant))
+        except OSError as e:
+            msg = f"{self.root / slug}: the room's disk can't be used: {e.strerror or e}"
+            raise DiskError(msg) from e
 
     async def usage(self, slug: RoomSlug, limit_bytes: int) -> DiskUsage | None:
         """What the room's disk holds; None where it has one that is not mounted.

@@ -16,7 +16,7 @@ from orchestrator.core.proxy_env import build_proxy_env
 from orchestrator.core.room_secret import RoomSecret
 from orchestrator.core.sandbox import spec_hash
 from orchestrator.core.surrogate import make_surrogates
-from orchestrator.disks import RoomDisks
+from orchestrator.disks import RoomDisks, takes_nothing
 from orchestrator.egress.authority import load_or_make_authority
 from orchestrator.egress.credential import room_placeholder
 from orchestrator.egress.door import RoomDoor
@@ -111,6 +111,10 @@ class HostHousing:
         """What the room's workspace and home hold, as far as it can be known."""
         profile = self._config.profile(room.room_id, room.alias, room.former)
         return await self._disks.usage(room.slug, profile.limits.disk)
+
+    async def is_full(self, home: Path) -> bool:
+        """Whether a program that writes its first small file there would fail."""
+        return await asyncio.to_thread(takes_nothing, home)
 
     async def vacate(self, slug: RoomSlug) -> None:
         """Let go of what a room's place holds on the host while no container of it runs."""

@@ -226,15 +226,21 @@ class _Audit:
         )
 
     def _judge_idle(self, live: set[str]) -> list[RoomReport]:
-        """Rooms without a runner: their directories, where they were made."""
+        """Rooms without a runner: their directories, where they were made.
+
+        Those of a disk that is not mounted are nowhere, and are left out, as are those that the
+        room's next start makes.
+        """
         reports = []
         for slug, room in self._rooms.items():
-            if slug in live or not slug or not (self._state_dir / "rooms" / slug).is_dir():
+            # The last one that a room gets: before, it had no runner.
+            door = look(self._state_dir / "rooms" / slug / "egress")
+            if slug in live or not slug or door.kind == "missing":
                 continue
             ids = self._ids.ids(room.index)
             # No runner's id map is there to translate by: the host's numbers are asked for.
             spec = replace(self._spec(room, 0), uid=ids.host_uid, gid=ids.host_gid)
-            expected = expect(spec)
+            expected = _as_far_as_there(expect(spec))
             folders = read_folders(expected.options, self._state_dir)
             judged = judge_folders(expected, folders, self._host)
             reports.append(RoomReport(room_id=room.room_id, slug=slug, runner=None, judged=judged))
@@ -316,6 +322,11 @@ def expect(
         settings_digest=settings_digest,
         others=others,
     )
+
+
+def _as_far_as_there(expected: Expected) -> Expected:
+    there = (bind for bind in expected.options.binds if look(bind.source).kind != "missing")
+    return replace(expected, options=replace(expected.options, binds=tuple(there)))
 
 
 def _read_host(state_dir: Path, daemon: DaemonFacts) -> Host:

@@ -92,6 +92,7 @@ def build_cli_env(
     *,
     is_subscription: bool = False,
     claude_md: bool = True,
+    is_home_full: bool = False,
     gateway_url: str = GATEWAY_URL,
     home: str = HOME,
 ) -> dict[str, str]:
@@ -111,8 +112,8 @@ def build_cli_env(
         "HOME": home,
         "LANG": "C.UTF-8",
         # Each of its tools writes there first. In /tmp, which tools fill up by accident, no tool
-        # would work any more that could empty it.
-        "CLAUDE_CODE_TMPDIR": f"{home}/.tmp",
+        # would work any more that could empty it; nor in a home that takes nothing more.
+        "CLAUDE_CODE_TMPDIR": "/tmp" if is_home_full else f"{home}/.tmp",  # noqa: S108 - a runner's
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
         # Otherwise subagents and commands outlive the turn that started them, and their end starts

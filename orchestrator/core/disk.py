@@ -116,6 +116,8 @@ class Allowance:
         """Whether the room has to stop; the first look says what was there before."""
         if usage.is_enforced:
             return False
+        if usage.is_hopeless:
+            return True
         if self._most is None:
             self._most = (
                 _most(usage.used_bytes, usage.limit_bytes),

@@ -12,7 +12,9 @@ from typing import Final
 
 # /sys/devices holds every device: disks with their serial numbers, processors with their clocks and
 # throttling counters (by which one room can watch another), sensors. What stands elsewhere in /sys
-# is mostly links into it.
+# is mostly links into it. /proc/fs and /sys/fs say of each mounted file system how much is written
+# to it, and each room's disk is one. (/sys/fs/cgroup stays: it is the room's own.) The numbers of
+# open files and of cached names are the host's as a whole, and exact.
 MASKED_PATHS: Final = (
     "/proc/acpi",
     "/proc/asound",
@@ -27,6 +29,7 @@ MASKED_PATHS: Final = (
     "/proc/driver",
     "/proc/execdomains",
     "/proc/fb",
+    "/proc/fs",
     "/proc/interrupts",
     "/proc/iomem",
     "/proc/ioports",
@@ -53,6 +56,10 @@ MASKED_PATHS: Final = (
     "/proc/slabinfo",
     "/proc/softirqs",
     "/proc/swaps",
+    "/proc/sys/fs/dentry-state",
+    "/proc/sys/fs/file-nr",
+    "/proc/sys/fs/inode-nr",
+    "/proc/sys/fs/inode-state",
     "/proc/timer_list",
     "/proc/timer_stats",
     "/proc/vmallocinfo",
@@ -68,6 +75,15 @@ MASKED_PATHS: Final = (
     "/sys/dev",
     "/sys/devices",
     "/sys/firmware",
+    "/sys/fs/bcachefs",
+    "/sys/fs/bpf",
+    "/sys/fs/btrfs",
+    "/sys/fs/erofs",
+    "/sys/fs/ext4",
+    "/sys/fs/f2fs",
+    "/sys/fs/fuse",
+    "/sys/fs/pstore",
+    "/sys/fs/xfs",
     "/sys/hypervisor",
     "/sys/kernel",
     "/sys/module",

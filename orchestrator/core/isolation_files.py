@@ -22,6 +22,8 @@ from orchestrator.core.isolation_evidence import Expected, FileFacts, Mount, Run
 from orchestrator.core.sandbox import EGRESS
 
 SOCKET_NAME: Final = "egress.sock"
+# Next to the socket where a room has hosts that are intercepted: the CA, and all public ones.
+TRUST_NAMES: Final = ("ca.pem", "ca-bundle.pem")
 SETTINGS: Final = "/etc/claude-code/managed-settings.json"
 # What every runner has besides the specification's: the kernel's file systems, and three files that
 # the engine writes. /sys/fs/cgroup has one for each hierarchy of the host.
@@ -34,6 +36,7 @@ _GROUP_AND_OTHERS: Final = 0o077
 _DIRECTORY_OF_THE_ROOM: Final = 0o700
 _DIRECTORY_OF_THE_DOOR: Final = 0o750
 _DOOR: Final = 0o660
+_TRUST: Final = 0o640
 
 
 def check_root_read_only(expected: Expected, evidence: RunnerEvidence) -> Verdict:
@@ -199,6 +202,8 @@ def check_door(expected: Expected, evidence: RunnerEvidence) -> Verdict:
     for door in evidence.folders.doors:
         if Path(door.path).name == SOCKET_NAME:
             problems += _owned(door, "socket", 0, gid, _DOOR)
+        elif Path(door.path).name in TRUST_NAMES:
+            problems += _owned(door, "file", 0, gid, _TRUST)
         else:
             problems.append(f"{Path(door.path).name} is in the egress directory")
     return none_of(problems)
@@ -237,7 +242,11 @@ def _kernel_mounts(expected: Expected, evidence: RunnerEvidence) -> Iterator[str
         if is_kernels and "ro" not in mount.options:
             yield f"{mount.target} can be written"
     counts = Counter(mount.target for mount in mounts)
-    yield from (f"{target} is mounted over" for target, count in counts.items() if count > 1)
+    # The engine covers what is to be read-only with itself, and what is to be masked once more.
+    twice = frozenset(options.masked_paths) & frozenset(options.readonly_paths)
+    for target, count in counts.items():
+        if count > 1 + (target in twice):
+            yield f"{target} is mounted over"
 
 
 def _moved_sources(expected: Expected, evidence: RunnerEvidence) -> Iterator[str]:

@@ -149,18 +149,20 @@ class CliSessions:
 
     async def _open(self, link: RunnerLink, session: SessionRow, *, resume: bool) -> None:
         argv = self._argv(session.session_id, resume=resume)
-        if self._runner.quarters is None:
+        quarters = self._runner.quarters
+        if quarters is None:
             raise RunnerGoneError
         await link.open_session(
             f"open:{uuid.uuid4()}",
             session.session_id,
             argv=argv,
             env={
-                **dict(self._runner.quarters.environment),
+                **dict(quarters.environment),
                 **build_cli_env(
-                    self._runner.quarters.placeholder,
-                    is_subscription=self._runner.quarters.is_subscription,
+                    quarters.placeholder,
+                    is_subscription=quarters.is_subscription,
                     claude_md=self._profile.project.claude_md,
+                    is_home_full=await self._kit.housing.is_full(quarters.spec.home),
                 ),
             },
             cwd="/workspace",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from orchestrator.config import Config
@@ -44,6 +45,10 @@ class Housing(Protocol):
 
     async def disk_usage(self, room: RoomRow) -> DiskUsage | None:
         """What the room's workspace and home hold; None: not known now."""
+        ...
+
+    async def is_full(self, home: Path) -> bool:
+        """Whether a program that writes its first small file there would fail."""
         ...
 
     async def vacate(self, slug: RoomSlug) -> None:

@@ -3,8 +3,9 @@
 The fallback where the kernel can't keep a room within its limits. Rules: no path of the room's is
 resolved: each directory is opened through its parent's descriptor, as a directory, following no
 symlink; a directory of another file system is left out; entries, depth and time are bounded, and
-what is past a bound counts as too many files. A file that was deleted while a process has it open
-is not found.
+what is past a bound counts as too many files: past the depth as more than any turn could clean up,
+for a room could have anything down there. A file that was deleted while a process has it open is
+not found.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 class _TooMuchError(Exception):
     """A bound was met."""
+
+
+class _TooDeepError(Exception):
+    """There are directories that are not looked into."""
 
 
 class _Count:
@@ -75,6 +80,8 @@ def measure(folders: tuple[Path, ...], limit_bytes: int) -> DiskUsage:
                     _walk(root, os.fstat(root).st_dev, count)
     except _TooMuchError:
         past = limit_files + 1
+    except _TooDeepError:
+        past = 2 * limit_files + 1
     return DiskUsage(
         used_bytes=count.used_bytes,
         limit_bytes=limit_bytes,
@@ -86,7 +93,7 @@ def measure(folders: tuple[Path, ...], limit_bytes: int) -> DiskUsage:
 
 def _walk(folder: int, device: int, count: _Count, depth: int = 0) -> None:
     if depth > _DEEPEST:
-        raise _TooMuchError
+        raise _TooDeepError
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

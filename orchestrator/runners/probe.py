@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import socket
@@ -36,6 +37,9 @@ _PROBE_S: Final = 60.0
 _MAX_ANSWER_BYTES: Final = 16 << 10
 _UCRED: Final = struct.Struct("3i")
 _POLL_S: Final = 0.02
+# Longer than any other command's own trial.
+_LOCK_S: Final = 120.0
+_LOCK_POLL_S: Final = 0.1
 _NO_CONNECTION: Final = 100
 # Its exit code is 100 and the error's number where it can't connect: there is no other way out.
 _PROGRAM: Final = f"""
@@ -98,16 +102,18 @@ async def run_probe(engine: Engine, plan: ProbePlan, directory: Path, *, named: 
         PreconditionError: the runtime (`named`) can't start it, or it can't reach its socket.
         EngineRequestError: the engine failed.
     """
-    await asyncio.to_thread(_make_directories, directory)
     try:
-        with _listening(directory / "egress") as listener:
-            async with _container(engine, plan, directory, named) as container:
-                return await _hear(engine, container, listener, directory, named)
+        async with _alone(directory.parent):
+            try:
+                await asyncio.to_thread(_make_directories, directory)
+                with _listening(directory / "egress") as listener:
+                    async with _container(engine, plan, directory, named) as container:
+                        return await _hear(engine, container, listener, directory, named)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
     except OSError as e:
-        msg = f"{directory} can't be used to try out the engine: {e.strerror or e}"
+        msg = f"{directory} can't be used to try out the engine: {e.strerror or type(e).__name__}"
         raise PreconditionError(msg) from e
-    finally:
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 def probe_config(plan: ProbePlan, directory: Path) -> JsonObject:
@@ -137,6 +143,22 @@ def _make_directories(directory: Path) -> None:
     for name, mode in (("workspace", 0o777), ("home", 0o777), ("egress", 0o755)):
         (directory / name).mkdir()
         (directory / name).chmod(mode)
+
+
+@contextlib.asynccontextmanager
+async def _alone(parent: Path) -> AsyncIterator[None]:
+    """One at a time: a start and an audit beside it use the same directory and the same name."""
+    lock = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        async with asyncio.timeout(_LOCK_S):
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                await asyncio.sleep(_LOCK_POLL_S)
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextlib.contextmanager

@@ -86,6 +86,9 @@ def _link(parent: int, name: str, disk: str, uid: int, gid: int) -> None:
     """For people and their scripts; nothing here follows it. What is in its place stays."""
     with suppress(FileExistsError):
         os.symlink(f"{disk}/{name}", name, dir_fd=parent)
+    there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    # A kill in between left it root's: `restore` learns by its owner whose number is taken.
+    if stat.S_ISLNK(there.st_mode) and (there.st_uid, there.st_gid) != (uid, gid):
         os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
 
 

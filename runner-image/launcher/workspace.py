@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 
@@ -59,9 +60,17 @@ def _read(root: str, path: tuple[str, ...]) -> bytes:
     return data
 
 
+def _finite(text: str) -> float:
+    """JSON has no infinity; Python's has, and writes what the CLI refuses to start with."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         # ValueError is that of invalid UTF-8, too, and of a number with too many digits.
         msg = "not JSON"

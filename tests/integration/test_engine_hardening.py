@@ -5,6 +5,7 @@ On engines of the tests' own. Rooms are housed as `orchestrator up` houses them.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
 from collections.abc import AsyncIterator, Iterator
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.id_plan import PROBE_UID
 from orchestrator.core.naming import room_uid
 from orchestrator.errors import PreconditionError
 from orchestrator.runners.engine import open_engine
 from orchestrator.runners.engine_check import check_engine
+from orchestrator.runners.probe import ProbePlan, run_probe
 from tests.support.egress import REAL_KEY
 from tests.support.lodged_room import LodgedRoom, open_lodged_room
 from tests.support.private_engine import (
@@ -53,6 +56,18 @@ async def room(remapped: PrivateEngine, image: str, tmp_path: Path) -> AsyncIter
         tmp_path / "state", image, installation=new_installation(), docker_host=host
     ) as room:
         yield room
+
+
+async def test_a_start_and_audits_beside_it_try_the_engine_out_one_after_the_other(
+    image: str, tmp_path: Path
+) -> None:
+    plan = ProbePlan(installation=new_installation(), image=image, runtime=None)
+    async with open_engine() as engine:
+        seen = await asyncio.gather(
+            *(run_probe(engine, plan, tmp_path / "probe", named="runc") for _ in range(3))
+        )
+    assert {(each.file_uid, each.peer_uid) for each in seen} == {(PROBE_UID, PROBE_UID)}
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- an engine with user namespaces

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.disks import RoomDisks, choose_kind
+from orchestrator.disks import RoomDisks, choose_kind, takes_nothing
 from orchestrator.errors import DiskError, PreconditionError
 from orchestrator.model import RoomSlug
 from orchestrator.runners import disk_image, disk_move
@@ -116,6 +116,21 @@ async def test_a_host_that_lost_power_leaves_a_disk_that_is_mended_and_mounted(
     assert len(list(dirs.workspace.iterdir())) == 200
 
 
+async def test_the_links_of_a_start_that_was_killed_get_their_owner(host: Host) -> None:
+    await host.ensure()
+    for name in ("workspace", "home"):
+        os.lchown(host.folder / name, 0, 0)
+    await host.ensure()
+    assert {(host.folder / n).lstat().st_uid for n in ("workspace", "home")} == {UID}
+
+
+async def test_a_folder_that_is_not_what_it_should_be_is_that_rooms_error(host: Host) -> None:
+    host.folder.parent.mkdir()
+    host.folder.symlink_to("/")
+    with pytest.raises(DiskError, match="can't be used"):
+        await host.ensure()
+
+
 async def test_a_damaged_disk_is_that_rooms_error_and_never_made_anew(host: Host) -> None:
     await host.ensure()
     await host.release()
@@ -212,6 +227,22 @@ async def test_a_growth_that_was_cut_short_is_finished_by_the_next(host: Host) -
     usage = await host.disks.usage(SLUG, LIMIT)
     assert usage is not None
     assert usage.limit_bytes > 3 * LIMIT
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        "dd if=/dev/zero of=big bs=4k status=none || rm -f nothing",
+        "i=0; while mkdir $i 2>&-; do i=$((i+1)); done",
+    ],
+)
+async def test_a_disk_without_a_place_for_a_small_file_is_known(host: Host, fill: str) -> None:
+    dirs = await host.ensure()
+    assert not takes_nothing(dirs.home)
+    host.as_room(fill, dirs.workspace)
+    assert takes_nothing(dirs.home)
+    host.as_room("rm -rf ./*", dirs.workspace)
+    assert not takes_nothing(dirs.home)
 
 
 async def test_a_lowered_limit_takes_nothing_away(host: Host) -> None:

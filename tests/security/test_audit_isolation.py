@@ -19,6 +19,7 @@ from orchestrator.config import Secrets
 from orchestrator.core.isolation import Result
 from orchestrator.core.isolation_report import IsolationReport, render_json, render_text
 from orchestrator.core.sandbox import build_labels, build_options
+from orchestrator.runners.disk_image import IMAGE
 from orchestrator.runners.docker_backend import DockerBackend
 from orchestrator.runners.docker_config import container_config
 from orchestrator.runners.engine import Engine
@@ -156,6 +157,9 @@ async def test_a_room_without_a_runner_has_its_directories_looked_at(tmp_path: P
         assert render_text(report).splitlines()[-1].startswith("no live runner: ")
         rooms.specs[0].workspace.chmod(0o755)
         assert failed(await rooms.audit()) == {"folders"}
+        # Its files are on a disk that is not mounted: nobody reaches them by any name.
+        (rooms.specs[0].workspace.parent / IMAGE).touch(mode=0o600)
+        assert failed(await rooms.audit()) == set()
 
 
 # ---- a room that does not want to be audited

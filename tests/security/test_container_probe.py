@@ -51,6 +51,7 @@ NOTICED = {
     "own a file of the image",
     "read /proc/cmdline",
     "read /proc/interrupts",
+    "read /proc/sys/fs/file-nr",
     "read /sys/bus",
     "read /sys/devices/system/cpu",
     "see its place in the host's cgroups",

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 HIDDEN = """
     /proc/acpi /proc/asound /proc/buddyinfo /proc/bus /proc/cmdline /proc/config.gz /proc/consoles
-    /proc/devices /proc/diskstats /proc/dma /proc/driver /proc/execdomains /proc/interrupts
-    /proc/iomem /proc/ioports /proc/kallsyms /proc/kcore /proc/key-users /proc/keys /proc/kmsg
-    /proc/latency_stats /proc/locks /proc/misc /proc/modules /proc/mtrr /proc/pagetypeinfo
-    /proc/partitions /proc/pressure/cpu /proc/pressure/memory /proc/sched_debug /proc/schedstat
-    /proc/scsi /proc/slabinfo /proc/softirqs /proc/swaps /proc/timer_list /proc/timer_stats
-    /proc/vmallocinfo /proc/vmstat /proc/zoneinfo /sys/block /sys/bus /sys/class/block
-    /sys/class/dmi /sys/class/hwmon /sys/class/powercap /sys/class/thermal /sys/dev/block
-    /sys/devices/system/cpu /sys/devices/system/cpu/vulnerabilities
+    /proc/devices /proc/diskstats /proc/dma /proc/driver /proc/execdomains /proc/fs/ext4
+    /proc/fs/jbd2 /proc/interrupts /proc/iomem /proc/ioports /proc/kallsyms /proc/kcore
+    /proc/key-users /proc/keys /proc/kmsg /proc/latency_stats /proc/locks /proc/misc /proc/modules
+    /proc/mtrr /proc/pagetypeinfo /proc/partitions /proc/pressure/cpu /proc/pressure/memory
+    /proc/sched_debug /proc/schedstat /proc/scsi /proc/slabinfo /proc/softirqs /proc/swaps
+    /proc/sys/fs/dentry-state /proc/sys/fs/file-nr /proc/sys/fs/inode-nr /proc/sys/fs/inode-state
+    /proc/timer_list /proc/timer_stats /proc/vmallocinfo /proc/vmstat /proc/zoneinfo /sys/block
+    /sys/bus /sys/class/block /sys/class/dmi /sys/class/hwmon /sys/class/powercap /sys/class/thermal
+    /sys/dev/block /sys/devices/system/cpu /sys/devices/system/cpu/vulnerabilities
     /sys/devices/system/cpu/cpu0/cpufreq /sys/devices/system/cpu/cpu0/thermal_throttle
     /sys/devices/system/node /sys/devices/virtual/dmi /sys/devices/virtual/powercap
-    /sys/devices/virtual/thermal /sys/firmware /sys/hypervisor /sys/kernel /sys/kernel/debug
-    /sys/kernel/security /sys/kernel/tracing /sys/module /sys/power
+    /sys/devices/virtual/thermal /sys/firmware /sys/fs/bcachefs /sys/fs/bpf /sys/fs/btrfs
+    /sys/fs/erofs /sys/fs/ext4 /sys/fs/f2fs /sys/fs/fuse /sys/fs/pstore /sys/fs/xfs /sys/hypervisor
+    /sys/kernel /sys/kernel/debug /sys/kernel/security /sys/kernel/tracing /sys/module /sys/power
 """
 UNWRITABLE = """
     /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname /proc/sys/kernel/modprobe

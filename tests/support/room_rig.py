@@ -106,6 +106,7 @@ class MemoryHousing:
     prepared: int = 0
     errors: list[BaseException] = field(default_factory=list)
     usage: DiskUsage | OSError | None = None
+    is_home_full: bool = False
     vacant: list[bool] = field(default_factory=list)
     vacated: list[RoomSlug] = field(default_factory=list)
 
@@ -114,6 +115,10 @@ class MemoryHousing:
         if isinstance(self.usage, OSError):
             raise self.usage
         return self.usage
+
+    async def is_full(self, home: Path) -> bool:
+        """As the protocol says."""
+        return self.is_home_full
 
     async def vacate(self, slug: RoomSlug) -> None:
         """As the protocol says."""

@@ -128,6 +128,9 @@ def _mounts() -> tuple[Mount, ...]:
         mount("/sys/fs/cgroup", "tmpfs", "rw"),
         mount("/sys/fs/cgroup/pids", "cgroup"),
         mount("/proc/sys"),
+        # To be read-only and to be masked: the engine does both.
+        mount("/proc/bus"),
+        mount("/proc/bus", "tmpfs", "ro"),
         mount("/proc/keys", "tmpfs", "rw"),
     ]
     return (*kernel, *files, *binds, *tmpfs)

@@ -96,6 +96,12 @@ def test_the_environment_holds_the_placeholder_and_nothing_of_ours() -> None:
     assert "PATH" not in env
 
 
+def test_in_a_full_home_the_tools_write_elsewhere_first_so_that_one_can_empty_it() -> None:
+    env = build_cli_env("room-placeholder", is_home_full=True)
+    assert env["CLAUDE_CODE_TMPDIR"] == "/tmp"
+    assert env["HOME"] == "/home/agent"
+
+
 def test_a_subscriptions_placeholder_is_given_as_its_token_and_not_as_a_key() -> None:
     env = build_cli_env("room-placeholder", is_subscription=True)
     assert env["CLAUDE_CODE_OAUTH_TOKEN"] == "room-placeholder"

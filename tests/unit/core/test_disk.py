@@ -72,6 +72,9 @@ def test_no_turn_helps_a_counted_room_past_twice_its_limit() -> None:
     assert not used(2000, 200).is_hopeless
     assert used(2001).is_hopeless
     assert used(0, 201).is_hopeless
+    # What still runs there is stopped, however much was there before.
+    assert Allowance().is_exceeded(used(2001))
+    assert Allowance().is_exceeded(used(0, 201))
 
 
 @pytest.mark.parametrize("limit", [1, 1 << 20, 16 << 20, (5 << 30) + 1, 1 << 40])

@@ -21,6 +21,7 @@ from orchestrator.core.isolation_evidence import (
     RunnerEvidence,
 )
 from orchestrator.core.sandbox import LABEL_SPEC
+from orchestrator.egress.trust import BUNDLE_NAME, CA_NAME
 from tests.support.well_evidence import (
     CHILD,
     EXPECTED,
@@ -116,6 +117,12 @@ def door(**values: Any) -> Change:
     return folders(doors=(replace(WELL.folders.doors[0], **values),))
 
 
+def trusted(name: str, **values: Any) -> Change:
+    """A file of the installation's CA is next to the socket."""
+    file = replace(WELL.folders.doors[0], path=str(FOLDER / "egress" / name), kind="file")
+    return folders(doors=(*WELL.folders.doors, replace(file, **{"mode": 0o640, **values})))
+
+
 def extra_mount(path: str) -> Change:
     stolen = EngineMount(
         kind="bind", source=path, target="/mnt", writable=True, propagation="rprivate"
@@ -204,6 +211,10 @@ FAILING: dict[str, list[Change]] = {
         door(kind="symlink"),
         door(path=str(FOLDER / "egress/other.sock")),
         folders(doors=(*WELL.folders.doors, directory(Path("/x/y")))),
+        trusted(CA_NAME, mode=0o660),
+        trusted(CA_NAME, uid=UID),
+        trusted(BUNDLE_NAME, kind="symlink"),
+        trusted(f"{CA_NAME}.old"),
     ],
     "listener": [folders(listener=78)],
     "image": [engine(image="sha256:2")],
@@ -232,6 +243,8 @@ FAILING: dict[str, list[Change]] = {
         host(VolumesFrom=["other"]),
         one_more(mount("/mnt", "tmpfs")),
         one_more(mount("/workspace", "tmpfs", "rw")),
+        one_more(mount("/proc/bus", "tmpfs", "rw")),
+        one_more(mount("/proc/keys", "tmpfs", "rw")),
         remounted("/run/egress", options=frozenset({"rw"})),
         remounted("/sys/fs/cgroup/pids", options=frozenset({"rw"})),
         remounted("/sys", options=frozenset({"rw"})),
@@ -354,6 +367,11 @@ def test_no_control_lacks_an_example_that_it_fails() -> None:
 def test_what_another_room_has_is_found() -> None:
     others = frozenset({str(SPEC.workspace), OWN_NAMESPACES["net"]})
     assert failing(WELL, replace(EXPECTED, others=others)) == {"disjoint", "namespaces"}
+
+
+@pytest.mark.parametrize("name", [CA_NAME, BUNDLE_NAME])
+def test_the_authority_of_a_room_with_intercepted_hosts_is_at_its_door(name: str) -> None:
+    assert failing(trusted(name)(WELL)) == set()
 
 
 def test_a_directory_that_was_not_looked_at_is_not_taken_for_one_that_is_well() -> None:

@@ -45,6 +45,25 @@ def test_a_room_without_files_left_is_told_which_limit_it_met(tmp_path: Path) ->
     run(tmp_path, test)
 
 
+def test_a_cli_that_starts_on_a_full_disk_can_run_the_command_that_empties_it(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await tell(rig, life, "one")
+            await rig.wait_ended(1)
+            rig.housing.is_home_full = True
+            await tell(rig, life, "!new")
+            await rig.wait_body("starts a new conversation")
+            await tell(rig, life, "two")
+            await rig.wait_body("You said: two")
+        first, second = rig.shim.sessions.values()
+        assert first.env["CLAUDE_CODE_TMPDIR"] == "/home/agent/.tmp"
+        assert second.env["CLAUDE_CODE_TMPDIR"] == "/tmp"
+
+    run(tmp_path, test)
+
+
 def test_a_turn_that_grows_a_counted_room_past_its_limit_is_stopped_and_the_next_may_clean_up(
     tmp_path: Path,
 ) -> None:
