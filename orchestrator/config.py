@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
+from orchestrator.config_problem import describe_problem
 from orchestrator.config_types import Seconds, Section, UserPattern
 from orchestrator.errors import ConfigError
 from orchestrator.room_profile import BudgetConfig, RoomProfile
@@ -239,7 +240,12 @@ def load_config(path: Path, *, overrides: Mapping[str, Any] | None = None) -> Co
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError([f"{path}: {where}expected YAML: {getattr(e, 'problem', e)}"]) from e
+        # An alias of YAML begins with the star of `*.example.org`.
+        is_alias = getattr(e, "context", None) == "while scanning an alias"
+        hint = "; what begins with * needs quotes" if is_alias else ""
+        raise ConfigError(
+            [f"{path}: {where}expected YAML: {getattr(e, 'problem', e)}{hint}"]
+        ) from e
     except RecursionError as e:
         raise ConfigError([f"{path}: nested too deeply"]) from e
     if not isinstance(data, dict):
@@ -263,7 +269,8 @@ def parse_config(data: Mapping[str, Any], *, source: str) -> Config:
         return Config.model_validate(merged)
     except ValidationError as e:
         problems = [
-            _problem(source, err) for err in e.errors(include_input=False, include_url=False)
+            describe_problem(source, err, Config)
+            for err in e.errors(include_input=False, include_url=False)
         ]
         raise ConfigError(sorted(set(problems))) from None
 
@@ -313,15 +320,3 @@ def _merge(base: Any, over: Any) -> Any:  # noqa: ANN401 - raw YAML, validated r
     if not isinstance(base, dict) or not isinstance(over, dict):
         return base if over is None else over
     return {**base, **{k: _merge(base[k], v) if k in base else v for k, v in over.items()}}
-
-
-def _problem(source: str, error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
-    path = ".".join(str(part) for part in error["loc"] if part != "[key]") or "(the file)"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = "unknown key; see the names in the documentation"
-    elif error["type"] == "missing":
-        message = "is missing"
-    elif error["type"] == "string_pattern_mismatch":
-        message = f"expected text that matches {error['ctx']['pattern']}"
-    return f"{source}: {path}: {message}"

@@ -59,7 +59,8 @@ class LimitsConfig(Section):
     cpus: Annotated[float, Field(gt=0, le=1024)] = 2.0
     pids: Annotated[int, Field(ge=64, le=1 << 20)] = 512
     tmp: Size = 512 << 20
-    disk: Size = 5 << 30
+    # Also the largest file (RLIMIT_FSIZE): with less the CLI is killed as it keeps its session.
+    disk: Annotated[int, BeforeValidator(parse_size), Field(ge=16 << 20)] = 5 << 30
     output_bytes: Size = 100 << 20
 
     def limits(self) -> Limits:
@@ -162,7 +163,7 @@ class ProjectConfig(Section):
 class BudgetConfig(Section):
     """What a room may spend."""
 
-    usd_per_day: Annotated[float, Field(gt=0)] | None = None
+    usd_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     agent_turns_in_a_row: Annotated[int, Field(ge=1)] = 10
 
     @property

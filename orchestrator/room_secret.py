@@ -69,7 +69,7 @@ def load_room_secrets(config: Config, environ: Mapping[str, str] = os.environ) -
         except ConfigError as e:
             problems[variable] = f"{place}.{name}: {e}"
             continue
-        wrong = _problem(value)
+        wrong = _problem(value, variable)
         if value is None or wrong:
             problems[variable] = f"{place}.{name}: {variable} {wrong}"
         else:
@@ -120,9 +120,9 @@ def _named(config: Config) -> Iterator[tuple[str, str, str]]:
             yield f"{place}.secrets", name, secret.variable or name
 
 
-def _problem(value: str | None) -> str:
+def _problem(value: str | None, variable: str) -> str:
     if value is None:
-        return "is not set; set it, or its name with _FILE at the end to a file that holds it"
+        return f"is not set; set it to the secret, or {variable}_FILE to a file that holds it"
     if _VALUE.fullmatch(value) is None:
         return "must be printable ASCII without blanks, at most 4096 characters"
     if hidden_chars(value) < MIN_HIDDEN_CHARS:

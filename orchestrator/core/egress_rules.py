@@ -77,6 +77,9 @@ def parse_rule(text: str) -> HostRule:
     Raises:
         ValueError: it is none of these; says what was expected.
     """
+    if "/" in text:
+        msg = "expected a host alone, without https:// before it and without a path or a network"
+        raise ValueError(msg)
     rest, subdomains = (text[2:], True) if text.startswith("*.") else (text, False)
     host, port = _split_port(rest)
     known = parse_host(host)

@@ -49,11 +49,12 @@ class Overview:
 
     configured: Sequence[str]
     grants: Sequence[Grant]
-    questions: Sequence[tuple[str, float]]
+    questions: Sequence[tuple[Target, float]]
     """What is asked, and until when."""
-    refused: Sequence[tuple[str, int]]
+    refused: Sequence[tuple[Target, int]]
     """What was refused lately, and how often."""
     used_bytes: int
+    """Of the day, booked a piece ahead: never less than what was moved."""
     bytes_per_day: int
     asks: bool
     has_approvers: bool
@@ -64,21 +65,20 @@ def overview(seen: Overview) -> str:
     granted = [
         f"{code(str(g.rule))} {_until(g.expires_at)} by {code(g.granted_by)}" for g in seen.grants
     ]
-    asked = [f"{code(host)} until {utc_time(until)}" for host, until in seen.questions]
+    asked = [f"{_full(target)} until {utc_time(until)}" for target, until in seen.questions]
     refused = [
-        code(host) + (f" ({count} times)" if count > 1 else "") for host, count in seen.refused
+        _full(target) + (f" ({count} times)" if count > 1 else "") for target, count in seen.refused
     ]
+    used = size(seen.used_bytes) if seen.used_bytes == 0 else f"at most {size(seen.used_bytes)}"
     lines = [
         f"- Allowed by the configuration: {_codes(seen.configured)}",
         f"- Granted here: {_some(granted)}",
         f"- Asked, and open: {_some(asked)}",
-        f"- Refused lately: {_some(refused)}",
-        f"- Today: {size(seen.used_bytes)} of {size(seen.bytes_per_day)}",
+        f"- Refused lately: {_some(refused) if seen.asks else 'not kept (egress.ask is off)'}",
+        f"- Today: {used} of {size(seen.bytes_per_day)}",
     ]
     if not seen.has_approvers:
         lines.append("- Nobody can grant anything here: access.approvers names nobody")
-    elif not seen.asks:
-        lines.append("- Refused hosts are not shown here by themselves (egress.ask)")
     return "\n".join(lines)
 
 
@@ -174,6 +174,11 @@ def _some(parts: Sequence[str], most: int = 20) -> str:
     """A list in a line, cut where it is long."""
     shown = ", ".join(parts[:most]) or "nothing"
     return shown if len(parts) <= most else f"{shown} and {len(parts) - most} more"
+
+
+def _full(target: Target) -> str:
+    """The same host is another target in clear, so the name alone would stand there twice."""
+    return f"{code(str(target))}{_how_spoken(target)}"
 
 
 def _until(expires_at: float | None) -> str:

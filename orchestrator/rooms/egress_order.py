@@ -143,8 +143,8 @@ class EgressOrders:
         seen = egress_texts.Overview(
             configured=egress.allow,
             grants=await self._kit.store.grants.live(room.room_id, now=now),
-            questions=[(str(parse_subject(q.subject)), q.expires_at) for q in questions],
-            refused=[(str(d.target), d.count) for d in self._denials.recent(room.slug)],
+            questions=[(parse_subject(q.subject), q.expires_at) for q in questions],
+            refused=[(d.target, d.count) for d in self._denials.recent(room.slug)],
             used_bytes=await EgressDayTable(self._kit.store.database).used(room.slug, day),
             bytes_per_day=egress.bytes_per_day,
             asks=egress.ask,

@@ -271,6 +271,7 @@ async def test_a_name_that_was_granted_does_not_lead_inside_though_others_may(ri
 async def test_where_the_room_is_not_asked_it_is_not_told(rig: Rig) -> None:
     answer = await rig.send(get(GOOD), allow=(), asks=False)
     assert status_of(answer) == 403
+    assert b"from this room. The operator can allow it in egress.allow." in answer
     assert b"approve" not in answer
     assert rig.denied == []
 

@@ -96,6 +96,67 @@ def test_a_mistake_is_named_with_its_place(section: str, value: object, expected
     assert expected in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("section", "value", "expected"),
+    [
+        ("defaults", {"egress": {"allow": "a.org"}}, "expected a list, for instance"),
+        ("defaults", {"egress": {"allow": ["https://a.org/"]}}, "expected a host alone, without"),
+        ("defaults", {"egress": {"allow": ["10.0.0.0/8"]}}, "or a network"),
+        ("defaults", {"egress": {"allow": [8.8]}}, "expected text; in quotes"),
+        ("defaults", {"egress": {"hosts": ["a"]}}, "expected a mapping of keys and values"),
+        ("defaults", {"egress": {"connections": 0}}, "expected 1 or more"),
+        ("defaults", {"egress": {"idle_s": 0}}, "expected more than 0"),
+        ("defaults", {"secrets": {"T": ["a.org"]}}, "expected a mapping of keys and values"),
+        ("defaults", {"secrets": {"T": {"hosts": []}}}, "expected a list that is not empty"),
+        ("defaults", {"secrets": {"a-b": {"hosts": ["a.org"]}}}, "for instance GITHUB_TOKEN"),
+        ("defaults", {"api": {"server_tools": ["web"]}}, "expected 'web_search', 'web_fetch'"),
+        ("defaults", {"api": {"max_body": "64m"}}, "expected 33,554,432 or less"),
+        ("defaults", {"project": {"hooks": "maybe"}}, "expected true or false"),
+        ("defaults", {"budget": {"usd_per_day": "$5"}}, "expected a number"),
+        ("defaults", {"budget": {"usd_per_day": float("inf")}}, "expected a finite number"),
+        ("defaults", {"limits": {"disk": "1k"}}, "expected 16,777,216 or more"),
+        ("defaults", {"limits": {"pids": 70.5}}, "expected a whole number"),
+        ("access", {"approvers": ["bob"]}, "expected a user such as @alice:example.org"),
+        ("rooms", {"ops": {}}, "expected a room: its alias (#ops:example.org)"),
+        ("matrix", {"homeserver": "m.org", "user_id": "@c:e"}, "expected an address such as https"),
+    ],
+)
+def test_what_was_expected_is_said_in_words_of_the_file(
+    section: str, value: object, expected: str
+) -> None:
+    (problem,) = problems_of({**MINIMAL, section: value})
+    assert expected in problem
+    assert "Input should" not in problem
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "expected"),
+    [
+        ("defaults", {"egress": {"alow": []}}, "unknown key; did you mean allow?"),
+        ("rooms", {"#a:b": {"limits": {"dsik": 1}}}, "unknown key; did you mean disk?"),
+        ("backups", {"every": 1}, "unknown key; did you mean every_h?"),
+        ("egress", {"allow": []}, "unknown key here; there is one below defaults and below rooms"),
+        ("defaults", {"access": {}}, "unknown key here; there is one at the top of the file"),
+        ("defaults", {"approvers": []}, "unknown key here; there is one below access"),
+        ("defaults", {"api": {"xyz": 1}}, "known here: server_tools, betas, fields, max_body"),
+        ("agents", {"claude": {"xyz": 1}}, "known here: user_id, model, system_prompt"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_one_that_was_meant(
+    section: str, value: object, expected: str
+) -> None:
+    (problem,) = problems_of({**MINIMAL, section: value})
+    assert expected in problem
+
+
+def test_a_star_without_quotes_is_told_to_need_them(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("defaults: {egress: {allow: [*.example.org]}}", encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        load_config(file)
+    assert raised.value.problems[0].endswith("what begins with * needs quotes")
+
+
 def test_each_mistake_has_its_own_line() -> None:
     problems = problems_of(
         {"matrix": {"user_id": "x"}, "defaults": {"timeout_s": -1}, "agents": {"A B": {}}}

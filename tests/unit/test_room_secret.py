@@ -54,7 +54,7 @@ def test_a_missing_secret_is_one_line_with_its_place_and_its_variable() -> None:
     loaded = config(rooms={"#a:b": {"secrets": {"T": {"hosts": HOSTS, "variable": "OPS_TOKEN"}}}})
     (line,) = problems(loaded, {})
     assert line == (
-        "rooms.#a:b.secrets.T: OPS_TOKEN is not set; set it, or its name with _FILE at the end to "
+        "rooms.#a:b.secrets.T: OPS_TOKEN is not set; set it to the secret, or OPS_TOKEN_FILE to "
         "a file that holds it"
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core import egress_texts, texts
-from orchestrator.core.egress_rules import parse_rule
+from orchestrator.core.egress_rules import Scheme, parse_rule
 from orchestrator.core.naming import room_slug
 from orchestrator.model import JsonObject, RoomId
 from orchestrator.store.api import InboxKind
@@ -190,6 +190,19 @@ def test_bad_input_and_nothing_to_change_get_one_line(tmp_path: Path) -> None:
     run_asking(tmp_path, test, defaults={"egress": {"allow": ["git.example.org"]}})
 
 
+def test_a_host_in_clear_is_told_from_the_same_host_with_tls(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await ask(rig)
+            await ask(rig, target("example.org", 80, Scheme.HTTP))
+            shown = await order(rig, life, "!egress", by=ALICE)
+        clear = "`example.org` (port 80, not encrypted)"
+        assert f"{clear} until" in shown
+        assert f"Refused lately: {clear}, `example.org`" in shown
+
+    run_asking(tmp_path, test)
+
+
 def test_the_list_shows_what_is_configured_granted_asked_and_refused(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         async with rig.life() as life:
@@ -201,6 +214,7 @@ def test_the_list_shows_what_is_configured_granted_asked_and_refused(tmp_path: P
         assert "Granted here: `a.example.org:443` until 20" in shown
         assert "Refused lately: `example.org` (2 times), `a.example.org`" in shown
         assert "Today: 0 B of 10 GiB" in shown
+        assert "Asked, and open: `example.org` until" in shown
 
     allow = ["git.example.org", "*.pip.example.org"]
     run_asking(tmp_path, test, defaults={"egress": {"allow": allow}})
