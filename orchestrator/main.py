@@ -30,6 +30,7 @@ from orchestrator.config import (
     not_built,
     parse_config,
 )
+from orchestrator.config_hint import unreachable_addresses
 from orchestrator.core import isolation_report, texts
 from orchestrator.daemon import Plan, run_daemon
 from orchestrator.embedded.account_setup import AGENT_USER_ID, USER_ID
@@ -359,7 +360,7 @@ def _configure_logging(config: Config, secrets: list[str], *, for_a_person: bool
 def _name_not_built(config: Config) -> None:
     for path in not_built(config):
         sys.stderr.write(f"orchestrator: {path}: read, and without effect yet\n")
-    for line in uncovered_secrets(config):
+    for line in (*unreachable_addresses(config), *uncovered_secrets(config)):
         sys.stderr.write(f"orchestrator: {line}\n")
 
 
