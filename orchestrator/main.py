@@ -147,7 +147,8 @@ def up(
         if not on_embedded:
             secrets.require_api_credential()
         hidden = [*secrets.values(), *room_secrets.values()]
-        _configure_logging(checked, hidden, for_a_person=config is None)
+        is_silent = "observability" not in checked.model_fields_set
+        _configure_logging(checked, hidden, for_a_person=on_embedded and is_silent)
         where = (state_dir or checked.state_dir).absolute()
         plan = Plan(
             state_dir=where,
@@ -170,10 +171,15 @@ def image_build(base: BaseOption = Base.AUTO) -> None:
 
 
 @config_app.command("check")
-def config_check(file: Annotated[Path, typer.Argument(help="The configuration file.")]) -> None:
+def config_check(
+    file: Annotated[Path, typer.Argument(help="The configuration file.")],
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="It is one for `up --embedded`, without `matrix`.")
+    ] = False,
+) -> None:
     """Read and validate a configuration file; one line for each mistake."""
     with _exit_codes():
-        _name_not_built(load_config(file))
+        _name_not_built(load_config(file, overrides=_on_homeserver(None) if embedded else {}))
         _say(f"{file}: fine")
 
 
@@ -349,7 +355,10 @@ def _state_dir(config: Path | None, given: Path | None) -> Path:
 
 
 def _configure_logging(config: Config, secrets: list[str], *, for_a_person: bool) -> None:
-    """Logs go to stderr; without a configuration a person reads along, so only warnings do."""
+    """Logs go to stderr; on the embedded homeserver a person reads along, so only warnings do.
+
+    Unless the configuration says something about logs.
+    """
     settings = config.observability
     if for_a_person:
         configure_logging(fmt="text", level="WARNING", secrets=secrets)
