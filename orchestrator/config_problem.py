@@ -74,6 +74,8 @@ def _unknown(loc: Sequence[str | int], root: type[BaseModel]) -> str:
         for place, field in root.model_fields.items()
         if any(name in part.model_fields for part in _models(field.annotation))
     ]
+    if name in root.model_fields:
+        return "unknown key here; there is one at the top of the file, without indentation"
     if elsewhere:
         return f"unknown key here; there is one below {' and below '.join(elsewhere)}"
     return f"unknown key; known here: {', '.join(section.model_fields)}"

@@ -71,13 +71,11 @@ def overview(seen: Overview) -> str:
         f"- Allowed by the configuration: {_codes(seen.configured)}",
         f"- Granted here: {_some(granted)}",
         f"- Asked, and open: {_some(asked)}",
-        f"- Refused lately: {_some(refused)}",
+        f"- Refused lately: {_some(refused) if seen.asks else 'not kept (egress.ask is off)'}",
         f"- Today: {used} of {size(seen.bytes_per_day)}",
     ]
     if not seen.has_approvers:
         lines.append("- Nobody can grant anything here: access.approvers names nobody")
-    elif not seen.asks:
-        lines.append("- Refused hosts are not shown here by themselves (egress.ask)")
     return "\n".join(lines)
 
 

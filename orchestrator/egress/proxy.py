@@ -335,9 +335,10 @@ class RoomProxy:
 
 
 def _not_listed(target: Target, *, asks: bool) -> Denial:
-    way = "Somebody who may approve can allow it in the room, or the" if asks else "The"
+    way = "Somebody who may approve can allow it in the room, or the operator"
+    way = way if asks else "The operator can allow it"
     return Denial(
         status=403,
         reason=DenialReason.HOST,
-        message=f"{target} may not be reached from this room. {way} operator in egress.allow.",
+        message=f"{target} may not be reached from this room. {way} in egress.allow.",
     )

@@ -260,6 +260,7 @@ async def test_a_refused_host_is_told_and_what_is_granted_holds_from_then_on(rig
 async def test_where_the_room_is_not_asked_it_is_not_told(rig: Rig) -> None:
     answer = await rig.send(get(GOOD), allow=(), asks=False)
     assert status_of(answer) == 403
+    assert b"from this room. The operator can allow it in egress.allow." in answer
     assert b"approve" not in answer
     assert rig.denied == []
 

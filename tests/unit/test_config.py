@@ -136,6 +136,7 @@ def test_what_was_expected_is_said_in_words_of_the_file(
         ("rooms", {"#a:b": {"limits": {"dsik": 1}}}, "unknown key; did you mean disk?"),
         ("backups", {"every": 1}, "unknown key; did you mean every_h?"),
         ("egress", {"allow": []}, "unknown key here; there is one below defaults and below rooms"),
+        ("defaults", {"access": {}}, "unknown key here; there is one at the top of the file"),
         ("defaults", {"approvers": []}, "unknown key here; there is one below access"),
         ("defaults", {"api": {"xyz": 1}}, "known here: server_tools, betas, fields, max_body"),
         ("agents", {"claude": {"xyz": 1}}, "known here: user_id, model, system_prompt"),

@@ -23,3 +23,22 @@ def test_bytes_that_are_booked_ahead_are_not_called_moved(used: int, said: str) 
         has_approvers=True,
     )
     assert said in overview(seen).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("asks", "said"), [(True, "nothing"), (False, "not kept (egress.ask is off)")]
+)
+def test_a_room_that_is_not_asked_is_not_told_that_nothing_was_refused(
+    asks: bool, said: str
+) -> None:
+    seen = Overview(
+        configured=(),
+        grants=(),
+        questions=(),
+        refused=(),
+        used_bytes=0,
+        bytes_per_day=10 << 30,
+        asks=asks,
+        has_approvers=True,
+    )
+    assert f"- Refused lately: {said}" in overview(seen).splitlines()
