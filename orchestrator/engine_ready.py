@@ -44,5 +44,7 @@ async def prepare_engine(
     else:
         image_id = await ensure_image(engine, base=base, on_line=say)
     ids = await checked.find_ids(installation=installation, image=image_id, state_dir=state_dir)
+    for weakness in checked.weaknesses:
+        say(f"Warning: {weakness}")
     say(checked.describe())
     return Lodging(image_id=image_id, ids=ids)

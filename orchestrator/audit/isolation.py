@@ -58,7 +58,7 @@ from orchestrator.room_spec import build_room_spec
 from orchestrator.runners.disk_image import IMAGE, MOUNT
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
 from orchestrator.runners.docker_config import container_config
-from orchestrator.runners.engine_check import check_engine, host_has_swap
+from orchestrator.runners.engine_check import examine_engine, host_has_swap
 from orchestrator.runners.image import find_image, image_dir
 from orchestrator.runners.inspection import (
     DaemonFacts,
@@ -165,14 +165,9 @@ class _Audit:
 
     async def _find_ids(self) -> IdPlan:
         """The rooms' numbers on this engine; it is tried out where it may shift them."""
-        limits = (self._config.defaults, *self._config.rooms.values())
         try:
-            checked = await check_engine(
-                self._backend.engine,
-                runtime=self._config.docker.runtime,
-                least_pids=min(profile.limits.pids for profile in limits),
-            )
-            return await checked.find_ids(
+            engine = await examine_engine(self._backend.engine, runtime=self._config.docker.runtime)
+            return await engine.find_ids(
                 installation=self._installation, image=self._image, state_dir=self._state_dir
             )
         except (PreconditionError, EngineRequestError) as e:

@@ -8,6 +8,7 @@ measured, not believed. Rule: what can't be shown is refused, with the remedy.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from loguru import logger
@@ -68,8 +69,16 @@ class _Version(BaseModel):
 class CheckedEngine:
     """An engine that offers what rooms need. Invariant: its facts were judged and not refused."""
 
-    def __init__(self, engine: Engine, facts: EngineFacts, runtime: str | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        facts: EngineFacts,
+        runtime: str | None,
+        weaknesses: Sequence[str] = (),
+    ) -> None:
         self.facts = facts
+        self.weaknesses = tuple(weaknesses)
+        """What is known to be weak about it, a sentence each."""
         self.runtime = effective_runtime(facts, runtime)
         self._engine = engine
         self._asked_for = runtime
@@ -125,8 +134,17 @@ class CheckedEngine:
         ).info("the engine isolates rooms")
 
 
+async def examine_engine(engine: Engine, *, runtime: str | None) -> CheckedEngine:
+    """The engine as it is, whether a start would use it or not; for whoever looks at what runs.
+
+    Raises:
+        EngineRequestError: it did not answer.
+    """
+    return CheckedEngine(engine, await _read_facts(engine), runtime)
+
+
 async def check_engine(engine: Engine, *, runtime: str | None, least_pids: int) -> CheckedEngine:
-    """Read what the engine offers; log what is weak about it, refuse what rooms can't do without.
+    """Read what the engine offers; note what is weak about it, refuse what rooms can't do without.
 
     Raises:
         PreconditionError: it can't be used for rooms; one line for each reason.
@@ -135,12 +153,12 @@ async def check_engine(engine: Engine, *, runtime: str | None, least_pids: int) 
     facts = await _read_facts(engine)
     verdict = judge_engine(facts, runtime=runtime, least_pids=least_pids)
     for warning in verdict.warnings:
-        _log.bind(action="engine_check", weakness=warning).warning("the engine is weak")
+        _log.bind(action="engine_check", weakness=warning).info("the engine is weak")
     if verdict.refusals:
         lines = "\n".join(f"- {refusal}" for refusal in verdict.refusals)
         msg = f"the Docker Engine at {engine.address} can't keep rooms apart:\n{lines}"
         raise PreconditionError(msg)
-    return CheckedEngine(engine, facts, runtime)
+    return CheckedEngine(engine, facts, runtime, verdict.warnings)
 
 
 async def _read_facts(engine: Engine) -> EngineFacts:
