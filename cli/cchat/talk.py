@@ -76,8 +76,13 @@ async def _send_and_wait(desk: Desk, request: SendRequest, output: Output) -> Ex
     is_command = request.text.startswith("!")
     # Who waits for an answer speaks to the agent; a room command needs no mention.
     mention = None if is_command else desk.account.agent_user_id
-    event_id = await _send(desk, request, output, mention=mention)
-    await say_trouble(request.state_dir, output)
+    try:
+        event_id = await _send(desk, request, output, mention=mention)
+        await say_trouble(request.state_dir, output)
+    except asyncio.CancelledError:
+        # The homeserver may have it before its answer is here.
+        output.say(f"If it was sent, stop its turn with: cchat send {request.room} '!cancel'")
+        raise
     answer = Answer(event_id, me=desk.me, agent=desk.account.agent_user_id, is_command=is_command)
     try:
         async with asyncio.timeout(request.timeout_s):
