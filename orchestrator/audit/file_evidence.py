@@ -11,15 +11,14 @@ import hashlib
 import os
 import socket
 import stat
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from orchestrator.core.isolation_evidence import FileFacts, Mount
+from orchestrator.peer import read_peer
 
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_UCRED: Final = struct.Struct("3i")
 # A listener that never accepts has a full queue at some time.
 _CONNECT_S: Final = 2.0
 _DIGEST_BYTES: Final = 1 << 20
@@ -82,11 +81,9 @@ def find_listener(path: Path) -> int | None:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(_CONNECT_S)
                 connection.connect(f"/proc/self/fd/{fd}")
-                raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+                return read_peer(connection).pid or None
     except OSError:
         return None
-    pid, _, _ = _UCRED.unpack(raw)
-    return int(pid) or None
 
 
 def find_changes(mounts: Sequence[Mount]) -> tuple[str, ...] | None:
@@ -96,7 +93,7 @@ def find_changes(mounts: Sequence[Mount]) -> tuple[str, ...] | None:
     """
     root = next((mount for mount in mounts if mount.target == "/"), None)
     options = dict(option.partition("=")[::2] for option in root.super_options) if root else {}
-    if root is None or root.kind != "overlay" or not os.path.isdir(options.get("upperdir", "")):  # noqa: PTH112
+    if root is None or root.kind != "overlay" or not os.path.isdir(options.get("upperdir", "")):  # noqa: PTH112 - "" must be no directory; Path("") is the current one
         return None
     found: list[str] = []
     for folder, folders, names in os.walk(options["upperdir"]):

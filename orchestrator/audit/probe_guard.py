@@ -71,7 +71,7 @@ class ProbeGuard:
         return self._word in _read(f"/proc/{pid}/cmdline") or _is_stopped(pid)
 
     def _entered(self) -> Iterator[int]:
-        numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
+        numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208 - no paths
         yield from (pid for pid in numbers if self._has_entered(pid))
 
     def _has_entered(self, pid: int) -> bool:

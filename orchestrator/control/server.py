@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from loguru import logger
 from orchestrator.control.api import Reply, refusal, reply_to
 from orchestrator.control.models import ControlSource
 from orchestrator.errors import PreconditionError
+from orchestrator.peer import read_peer
 
 SOCKET_NAME = "control.sock"
 # Requests carry nothing; aiohttp's own bounds hold for the line and the headers (8 KiB each).
@@ -27,8 +27,6 @@ _MAX_BODY_BYTES = 1024
 # Answers take milliseconds; one that takes longer is cut at the end of the daemon.
 _SHUTDOWN_S = 1.0
 _BACKLOG = 16
-# struct ucred of the kernel: pid, uid, gid.
-_UCRED = struct.Struct("3i")
 
 
 @asynccontextmanager
@@ -55,19 +53,12 @@ async def open_control(state_dir: Path, source: ControlSource) -> AsyncIterator[
             await runner.cleanup()
 
 
-def read_peer_uid(connection: socket.socket) -> int:
-    """The uid of the process that connected, as the kernel recorded it at that moment."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    uid: int = _UCRED.unpack(raw)[1]
-    return uid
-
-
 def _build_handler(
     source: ControlSource, allowed: frozenset[int]
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         connection = request.get_extra_info("socket")
-        if connection is None or read_peer_uid(connection) not in allowed:
+        if connection is None or read_peer(connection).uid not in allowed:
             reply = refusal(403, "forbidden", "Only root and the orchestrator's own user may ask.")
         else:
             reply = await reply_to(source, request.method, request.path)

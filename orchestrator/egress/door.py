@@ -26,11 +26,12 @@ from orchestrator.core.proxy_policy import ProxyPolicy
 from orchestrator.core.room_secret import RoomSecret
 from orchestrator.egress.connection import Connection
 from orchestrator.egress.ledger import Ledger
-from orchestrator.egress.listener import Listener, open_listener, peer_uid
+from orchestrator.egress.listener import Listener, open_listener
 from orchestrator.egress.meter import Purse
 from orchestrator.egress.proxy import ProxyMeans, ProxyStats, RoomProxy
 from orchestrator.egress.readiness import wait_readable
 from orchestrator.model import RoomSlug
+from orchestrator.peer import read_peer
 
 if TYPE_CHECKING:
     from orchestrator.egress.inspector import Inspector
@@ -279,7 +280,7 @@ class Door:
 
     async def _admit(self, group: asyncio.TaskGroup, sock: socket.socket) -> None:
         sock.setblocking(False)
-        uid = peer_uid(sock)
+        uid = read_peer(sock).uid
         if uid != self.room.uid:
             self.refused += 1
             sock.close()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import socket
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,6 @@ _BACKLOG = 64
 # One room can hold some 220: its connections to here, and those from here to others. The usual soft
 # limit of 1,024 is used up by five such rooms, and then the store and the engine get none.
 _FILES = 1 << 16
-_UCRED = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +90,3 @@ def _bind(sock: socket.socket, directory: Path, gid: int) -> int:
         return os.stat(SOCKET_NAME, dir_fd=fd, follow_symlinks=False).st_ino
     finally:
         os.close(fd)
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """The uid of the process that connected, as the kernel saw it then."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    _pid, uid, _gid = _UCRED.unpack(raw)
-    return int(uid)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from pathlib import Path
 from typing import Final
 
 from orchestrator.core.mount_info import parse_mounts
+from orchestrator.peer import read_peer
 from orchestrator.runners.engine_http import EngineAddress
 
 # struct ucred of <sys/socket.h>: pid, uid, gid.
-_CREDENTIALS: Final = struct.Struct("3i")
 _CONNECT_S: Final = 5.0
 
 
@@ -41,8 +40,7 @@ def _listener(address: EngineAddress) -> int | None:
         connection.settimeout(_CONNECT_S)
         try:
             connection.connect(address.socket)
-            raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            pid = read_peer(connection).pid
         except OSError:
             return None
-    pid: int = _CREDENTIALS.unpack(raw)[0]
     return pid if pid > 0 and pid != os.getpid() else None

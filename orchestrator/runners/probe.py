@@ -14,7 +14,6 @@ import fcntl
 import os
 import shutil
 import socket
-import struct
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from orchestrator.core.id_plan import PROBE_UID, Seen
 from orchestrator.core.sandbox import LABEL_INSTALLATION, SandboxSpec, build_options
 from orchestrator.errors import EngineRequestError, PreconditionError, RunnerGoneError
 from orchestrator.model import InstallationId, JsonObject, Limits, RoomSlug
+from orchestrator.peer import read_peer
 from orchestrator.runners.docker_config import container_config
 from orchestrator.runners.engine import ConflictError, Engine
 
@@ -35,7 +35,6 @@ _FILE: Final = "made"
 # A sandbox boots within a second; a virtual machine within a few; the machine may be busy.
 _PROBE_S: Final = 60.0
 _MAX_ANSWER_BYTES: Final = 16 << 10
-_UCRED: Final = struct.Struct("3i")
 _POLL_S: Final = 0.02
 # Longer than any other command's own trial.
 _LOCK_S: Final = 120.0
@@ -208,9 +207,7 @@ async def _hear(
             connection = await _accept(engine, container, listener, named)
             with connection:
                 answer = await _read_answer(connection)
-                _pid, peer_uid, _gid = _UCRED.unpack(
-                    connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-                )
+                peer_uid = read_peer(connection).uid
     except TimeoutError as e:
         msg = f"under the runtime {named} a runner did not connect within {_PROBE_S:.0f} s"
         raise PreconditionError(msg) from e

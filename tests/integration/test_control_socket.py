@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.control.client import ControlClient
-from orchestrator.control.server import SOCKET_NAME, open_control, read_peer_uid
+from orchestrator.control.server import SOCKET_NAME, open_control
 from orchestrator.errors import (
     ControlError,
     EngineUnavailableError,
     NotRunningError,
     PreconditionError,
 )
+from orchestrator.peer import read_peer
 from tests.unit.control.source import (
     MemorySource,
     StuckSource,
@@ -187,7 +188,7 @@ async def _listening(state_dir: Path, raw: bytes) -> AsyncIterator[None]:
 def test_the_kernel_says_who_connected() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert read_peer_uid(ours) == os.geteuid()
+        assert read_peer(ours).uid == os.geteuid()
 
 
 _ASK_AS_OTHER = """
