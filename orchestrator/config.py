@@ -41,6 +41,14 @@ class AnthropicConfig(Section):
     )
 
 
+class PowerLevels(Section):
+    """The least power level in a room that makes somebody what they are here; null: none does."""
+
+    admin: Annotated[int, Field(ge=1)] | None = None
+    approver: Annotated[int, Field(ge=1)] | None = None
+    user: Annotated[int, Field(ge=0)] | None = None
+
+
 class AccessConfig(Section):
     """Who may do what; patterns as in a shell, `@*:example.org`."""
 
@@ -48,6 +56,10 @@ class AccessConfig(Section):
     users: tuple[UserPattern, ...] = ()
     approvers: tuple[UserPattern, ...] = ()
     """May grant what an agent asks for; admins always may, agents never."""
+    readers: tuple[UserPattern, ...] = ()
+    """May ask how things stand, and no more."""
+    power_levels: PowerLevels | None = None
+    """Roles by a room's power levels, besides those by name."""
 
     def is_allowed(self, user_id: str) -> bool:
         """Whether the user may run turns; admins always may."""
@@ -188,8 +200,28 @@ class Secrets(Section):
 # Their names are settled and they are validated, but nothing acts on them yet.
 _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
     DockerConfig: ("prewarm",),
-    BudgetConfig: ("agent_turns_in_a_row",),
-    RoomProfile: ("stream", "idle_stop_s", "hibernate_s"),
+    BudgetConfig: (
+        "agent_turns_in_a_row",
+        "turns_per_day",
+        "person_usd_per_day",
+        "person_turns_per_day",
+    ),
+    RoomProfile: (
+        "stream",
+        "footer",
+        "show_thinking",
+        "while_running",
+        "max_parallel_turns",
+        "effort",
+        "deciders",
+        "questions",
+        "greet",
+        "files",
+        "snapshots",
+        "idle_stop_s",
+        "hibernate_s",
+    ),
+    AccessConfig: ("readers", "power_levels"),
     AgentConfig: ("user_id",),
 }
 # What asks for nothing: a file may say that it wants none of it.

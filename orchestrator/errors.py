@@ -27,6 +27,7 @@ AiAgentChatError
 │       ├── WireProtocolError      the runner broke the protocol: it is not trusted any further
 │       ├── WireVersionError
 │       └── WireClosedError        (retryable) the stream ended
+├── FileRefusedError               a workspace's file can't be had, or not be written: says why
 ├── EgressError
 ├── ControlError                   (retryable) the control socket answered wrongly, or not in time
 └── IllegalTransitionError         a bug: a state machine met an event it has no cell for
@@ -201,6 +202,10 @@ class WireClosedError(WireError):
     """The connection to the runner ended."""
 
     retryable: ClassVar[bool] = True
+
+
+class FileRefusedError(AiAgentChatError):
+    """The workspace has no such file, or it is not one that goes in or out."""
 
 
 class EgressError(AiAgentChatError):

@@ -198,6 +198,54 @@ class RunnerBackend(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One entry of a workspace, as its runner says: the room's own word, not to be relied on."""
+
+    path: str
+    """Relative to the workspace, with `/`; never absolute, never with `..`."""
+    kind: str
+    """`file`, `directory`, `link` or `other`."""
+    size_bytes: int
+    modified_ns: int
+    mode: int
+    target: str | None = None
+    """Of a link, where it points."""
+
+
+class Workspace(Protocol):
+    """A room's workspace, through its runner: as the room's own uid, never through a link.
+
+    Whatever it says is the room's word: a runner can lie about its own files, and about no others.
+    Every call is bounded in time and size, and raises RunnerError (no runner, or it does not
+    answer) or FileRefusedError (no such file, a link, too large, outside: says which).
+    """
+
+    async def list(self, path: str = "", *, recursive: bool = False) -> Sequence[FileEntry]:
+        """What is there, sorted by path; of a whole tree with `recursive`."""
+        ...
+
+    async def read(self, path: str, *, max_bytes: int) -> bytes:
+        """A regular file's content."""
+        ...
+
+    async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Make or replace a regular file, all or nothing; makes the directories above it."""
+        ...
+
+    async def link(self, path: str, target: str) -> None:
+        """Make or replace a symbolic link."""
+        ...
+
+    async def make_directory(self, path: str, *, mode: int = 0o755) -> None:
+        """Idempotent; makes those above it."""
+        ...
+
+    async def remove(self, path: str) -> None:
+        """A file, a link, or a directory with all in it; what is not there is removed."""
+        ...
+
+
 class Encryption(Protocol):
     """End-to-end encryption of the agent's device. Input is hostile; nothing here raises for it."""
 

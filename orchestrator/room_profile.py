@@ -160,8 +160,30 @@ class ProjectConfig(Section):
         )
 
 
+class FilesConfig(Section):
+    """Files that people send to the agent, and that the agent sends."""
+
+    max_size: Size = 20 << 20
+    """Of one file, either way."""
+    received_per_turn: Annotated[int, Field(ge=0, le=100)] = 10
+    sent_per_turn: Annotated[int, Field(ge=0, le=100)] = 10
+
+
+class SnapshotsConfig(Section):
+    """Copies of the workspace from before each turn, for `!undo` and `!diff`."""
+
+    keep: Annotated[int, Field(ge=0, le=100)] = 10
+    """Of how many turns; 0: none."""
+    max_size: Size = 256 << 20
+    """A larger workspace gets none."""
+
+
 class BudgetConfig(Section):
     """What a room may spend."""
+
+    turns_per_day: Annotated[int, Field(ge=1)] | None = None
+    person_usd_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    person_turns_per_day: Annotated[int, Field(ge=1)] | None = None
 
     usd_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     agent_turns_in_a_row: Annotated[int, Field(ge=1)] = 10
@@ -180,6 +202,20 @@ class RoomProfile(Section):
     system_prompt: str | None = None
     trigger: Literal["auto", "all", "mention"] = "auto"
     stream: Literal["edit", "final"] = "edit"
+    footer: tuple[Literal["duration", "tokens", "cost"], ...] = ()
+    """What stands below an answer."""
+    show_thinking: bool = False
+    """Whether the model's thinking is shown, and not only that it thinks."""
+    while_running: Literal["queue", "steer", "interrupt"] = "queue"
+    """What a message does that comes while a turn runs."""
+    max_parallel_turns: Annotated[int, Field(ge=1, le=16)] = 1
+    """Of the room's main timeline and its threads together."""
+    effort: Literal["low", "medium", "high", "max"] | None = None
+    deciders: Literal["approvers", "asker"] = "approvers"
+    """Who may allow a tool: approvers, or besides them whoever asked for the turn."""
+    questions: Literal["reactions", "poll"] = "reactions"
+    """How a question of the agent with options is shown."""
+    greet: bool = True
     timeout_s: Seconds = 300
     ceiling_s: Seconds = 1800
     idle_stop_s: Seconds = 900
@@ -193,4 +229,6 @@ class RoomProfile(Section):
     secrets: dict[SecretName, SecretConfig] = Field(default_factory=dict)
     api: ApiConfig = ApiConfig()
     project: ProjectConfig = ProjectConfig()
+    files: FilesConfig = FilesConfig()
+    snapshots: SnapshotsConfig = SnapshotsConfig()
     budget: BudgetConfig = BudgetConfig()

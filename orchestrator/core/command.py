@@ -1,19 +1,34 @@
-"""Room commands: one table makes the parser, the hints and the help."""
+"""Room commands: one table makes the parser, the hints, the help, who may, and docs/commands.md."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 PREFIX = "!"
 # `!important` or `!!` at the start of a sentence is no command unless it looks like one.
 _FORM = re.compile(r"!([a-zA-Z][a-zA-Z0-9_-]{0,31})(?:\s+(.*))?", re.DOTALL)
 
 
+class Permission(StrEnum):
+    """What somebody may do in a room; a role is a set of these (core.role)."""
+
+    READ = "read"
+    """Ask how things stand: what changes nothing and shows no file."""
+    RUN = "run"
+    """Run turns, and change what the room's conversation does."""
+    DECIDE = "decide"
+    """Grant what an agent asks for."""
+    ADMINISTER = "administer"
+    """Change what the operator's configuration limits."""
+
+
 class CommandName(StrEnum):
-    """The commands that exist."""
+    """The commands that exist, in the order of the help."""
 
     HELP = "help"
     STATUS = "status"
@@ -23,14 +38,47 @@ class CommandName(StrEnum):
     EGRESS = "egress"
 
 
-SUMMARIES: dict[CommandName, str] = {
-    CommandName.HELP: "this list",
-    CommandName.STATUS: "runner, session, queue, limits and version of this room",
-    CommandName.CANCEL: "stop what is running",
-    CommandName.NEW: "start a new conversation; the files stay",
-    CommandName.RETRY: "another go at the last message that ended without an answer",
-    CommandName.EGRESS: "hosts that can be reached from here; `allow`, `deny` or `revoke` HOST",
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandSpec:
+    """What is said of one command, and who may give it."""
+
+    summary: str
+    """A clause, for the list."""
+    needs: Permission = Permission.RUN
+    usage: str = ""
+    """What may follow the name: `[HOST]`, `on|off`."""
+    details: str = ""
+    """Sentences for `!help NAME` and the page; limits and defaults stand here."""
+    examples: tuple[str, ...] = ()
+    """Whole commands that work as they stand."""
+
+
+COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
+    {
+        CommandName.HELP: CommandSpec(
+            summary="this list; with a name, what that command does",
+            needs=Permission.READ,
+            usage="[COMMAND]",
+            examples=("!help", "!help egress"),
+        ),
+        CommandName.STATUS: CommandSpec(
+            summary="runner, session, queue, limits and version of this room",
+            needs=Permission.READ,
+        ),
+        CommandName.CANCEL: CommandSpec(summary="stop what is running"),
+        CommandName.NEW: CommandSpec(summary="start a new conversation; the files stay"),
+        CommandName.RETRY: CommandSpec(
+            summary="another go at the last message that ended without an answer"
+        ),
+        CommandName.EGRESS: CommandSpec(
+            summary="hosts that can be reached from here; `allow`, `deny` or `revoke` HOST",
+            needs=Permission.READ,
+            usage="[allow HOST [1h|always] | deny HOST | revoke HOST]",
+            details="Who may change it: those who may decide.",
+            examples=("!egress", "!egress allow example.org 1h", "!egress revoke example.org"),
+        ),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +105,36 @@ def parse_command(text: str) -> Command | UnknownCommand | None:
     name, argument = match[1].lower(), (match[2] or "").strip()
     if name in CommandName.__members__.values():
         return Command(name=CommandName(name), argument=argument)
+    return UnknownCommand(name=name, nearest=find_nearest(name))
+
+
+def find_nearest(name: str) -> str | None:
+    """The known name that a mistyped one resembles, if any."""
     near = difflib.get_close_matches(name, list(CommandName), n=1, cutoff=0.5)
-    return UnknownCommand(name=name, nearest=near[0] if near else None)
+    return near[0] if near else None
 
 
 def render_help() -> str:
     """The list of commands as Markdown."""
-    lines = [f"- `{PREFIX}{name}` — {SUMMARIES[name]}" for name in CommandName]
+    lines = [f"- `{PREFIX}{name}` — {COMMANDS[name].summary}" for name in CommandName]
     return "\n".join(lines)
+
+
+def render_command_help(name: CommandName) -> str:
+    """What one command does, as Markdown: its form, its details, examples."""
+    spec = COMMANDS[name]
+    lines = [f"`{form_of(name)}` — {spec.summary}."]
+    lines += [spec.details] if spec.details else []
+    lines += (
+        ["For instance: " + ", ".join(f"`{e}`" for e in spec.examples)] if spec.examples else []
+    )
+    return "\n\n".join(lines)
+
+
+def form_of(name: CommandName) -> str:
+    """The command with what may follow it."""
+    usage = COMMANDS[name].usage
+    return f"{PREFIX}{name} {usage}" if usage else f"{PREFIX}{name}"
 
 
 def is_for_approvers(text: str) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.core import egress_texts
 from orchestrator.core.egress_rules import HostRule, parse_rule
+from orchestrator.core.texts import egress as egress_texts
 
 
 class EgressVerb(StrEnum):

@@ -23,12 +23,12 @@ from urllib.parse import urlsplit
 from loguru import logger
 
 from orchestrator.config import Config
-from orchestrator.core import egress_texts
 from orchestrator.core.approval import ApprovalKind, Deciders
 from orchestrator.core.denial import Denial, Denials, Wanted, is_worth_asking
 from orchestrator.core.egress_rules import Target, is_covered, parse_rule
 from orchestrator.core.grant import build_subject
 from orchestrator.core.policy import RoomEvent
+from orchestrator.core.texts import egress as egress_texts
 from orchestrator.errors import StoreError
 from orchestrator.gateway.clock import wait_for_event
 from orchestrator.model import EventId, RoomId, RoomSlug, UserId

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from orchestrator.core import egress_texts
 from orchestrator.core.approval import Deciders
 from orchestrator.core.budget import utc_day
 from orchestrator.core.denial import Denials, is_worth_asking
@@ -19,6 +18,7 @@ from orchestrator.core.egress_command import EgressOrder, EgressVerb, parse_orde
 from orchestrator.core.egress_rules import DEFAULT_PORTS, HostRule, Scheme, Target, parse_rule
 from orchestrator.core.grant import HOUR_S, names_same, parse_subject
 from orchestrator.core.reason import COMMAND
+from orchestrator.core.texts import egress as egress_texts
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.kit import Kit

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.core import egress_texts
 from orchestrator.core.approval import (
     APPROVAL_TABLE,
     Approval,
@@ -18,6 +17,7 @@ from orchestrator.core.denial import Wanted
 from orchestrator.core.egress_rules import Target
 from orchestrator.core.grant import parse_subject
 from orchestrator.core.render import build_text_content
+from orchestrator.core.texts import egress as egress_texts
 from orchestrator.core.texts import utc_time
 from orchestrator.model import Priority, RoomId
 from orchestrator.rooms.outgoing import MESSAGE, build_notice_rows

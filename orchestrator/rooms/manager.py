@@ -19,6 +19,7 @@ from orchestrator.core.reason import LEFT_ROOM
 from orchestrator.errors import RequestRefusedError, StoreError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
+from orchestrator.rooms.commands.table import execute
 from orchestrator.rooms.egress_asking import EgressAsking
 from orchestrator.rooms.flood import Flood
 from orchestrator.rooms.intake import Heard
@@ -217,7 +218,7 @@ class RoomManager:
             sender=message.sender,
         )
         reach(FaultPoint.COMMAND_TAKEN)
-        await doing.execute(command)
+        await execute(doing, command)
         reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
 

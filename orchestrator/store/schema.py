@@ -5,6 +5,27 @@
 
 from __future__ import annotations
 
+# 4, a part for each thing that it brings.
+_SETTINGS = """
+    -- What a room's people set by command, over what the configuration says.
+    CREATE TABLE settings (
+        room_id TEXT NOT NULL,
+        key     TEXT NOT NULL,
+        value   TEXT NOT NULL,
+        set_by  TEXT NOT NULL,
+        set_at  REAL NOT NULL,
+        PRIMARY KEY (room_id, key)
+    ) STRICT, WITHOUT ROWID;
+"""
+_LIVE = ""
+_MARKS = ""
+_APPROVALS = ""
+_THREADS = ""
+_FILES = ""
+_SNAPSHOTS = ""
+_PEOPLE = ""
+_SCHEDULES = ""
+
 MIGRATIONS: tuple[str, ...] = (
     # 1: the first form.
     """
@@ -173,4 +194,18 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (slug, day)
     ) STRICT, WITHOUT ROWID;
     """,
+    # 4: the room as an interface.
+    "".join(
+        (
+            _SETTINGS,
+            _LIVE,
+            _MARKS,
+            _APPROVALS,
+            _THREADS,
+            _FILES,
+            _SNAPSHOTS,
+            _PEOPLE,
+            _SCHEDULES,
+        )
+    ),
 )

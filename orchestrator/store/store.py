@@ -25,6 +25,7 @@ from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.room_move import find_replacement, move_room
 from orchestrator.store.room_table import RoomTable
+from orchestrator.store.setting_table import SettingTable
 from orchestrator.store.turn_table import NewTurn, Refusal, TurnTable
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Store:
     approvals: ApprovalTable
     grants: GrantTable
     absences: AbsenceTable
+    settings: SettingTable
 
     async def begin_life(self, *, now: float) -> None:
         """What an earlier life put off is due again, whatever the clock was then. Idempotent.
@@ -96,7 +98,7 @@ class Store:
         def effect(db: sqlite3.Connection) -> bool:
             return once is None or _is_first(db, once)
 
-        await self._answer_with(
+        await self.answer_with(
             seq, effect, lambda is_due: rows if is_due else (), reason=reason, now=now
         )
 
@@ -114,7 +116,7 @@ class Store:
         def effect(db: sqlite3.Connection) -> TurnRow | None:
             return cancel_first(db, room_id, before=seq, command=command)
 
-        return await self._answer_with(seq, effect, rows, reason=COMMAND, now=now)
+        return await self.answer_with(seq, effect, rows, reason=COMMAND, now=now)
 
     async def refuse_cancel(self, turn: NewTurn, refusal: Refusal, *, now: float) -> TurnId | None:
         """Refuse the words of a `!cancel`, which has its effect; the turn that it marked."""
@@ -142,7 +144,7 @@ class Store:
         def effect(db: sqlite3.Connection) -> None:
             drop_session(db, room_id, session)
 
-        await self._answer_with(seq, effect, lambda _: rows, reason=COMMAND, now=now)
+        await self.answer_with(seq, effect, lambda _: rows, reason=COMMAND, now=now)
 
     async def retry(
         self,
@@ -161,7 +163,7 @@ class Store:
                 db, room_id, position=seq, command=command, max_queued=max_queued, now=now
             )
 
-        return await self._answer_with(seq, effect, rows, reason=COMMAND, now=now)
+        return await self.answer_with(seq, effect, rows, reason=COMMAND, now=now)
 
     async def change_egress(
         self,
@@ -172,17 +174,23 @@ class Store:
         now: float,
     ) -> EgressChange:
         """Grant, refuse or revoke (`egress_effect`), with the answer to the command."""
-        return await self._answer_with(seq, effect, rows, reason=COMMAND, now=now)
+        return await self.answer_with(seq, effect, rows, reason=COMMAND, now=now)
 
-    async def _answer_with(
+    async def answer_with(
         self,
         seq: int,
         effect: Callable[[sqlite3.Connection], T],
         rows: Callable[[T], Sequence[NewOutboxRow]],
         *,
-        reason: str,
+        reason: str = COMMAND,
         now: float,
     ) -> T:
+        """Mark an inbox row used, with an effect and the answer that comes of it. Idempotent.
+
+        All of it in one transaction: `effect` runs in the database's thread, and touches the
+        database alone.
+        """
+
         def work(db: sqlite3.Connection) -> T:
             result = effect(db)
             insert_outbox(db, rows(result), now=now)
@@ -246,6 +254,7 @@ def build_store(database: Database) -> Store:
         approvals=ApprovalTable(database),
         grants=GrantTable(database),
         absences=AbsenceTable(database),
+        settings=SettingTable(database),
     )
 
 

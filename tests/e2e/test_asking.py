@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from orchestrator.core import egress_texts
+from orchestrator.core.texts import egress as egress_texts
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import MatrixUser, body_of, open_matrix_user
 from tests.support.tls_site import open_site

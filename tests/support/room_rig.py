@@ -50,6 +50,7 @@ from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.outbox_table import OutboxTable
 from orchestrator.store.room_table import RoomTable
+from orchestrator.store.setting_table import SettingTable
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.turn_table import TurnTable
 from tests.support.crash_points import CrashingBackend, CrashingDatabase, CrashPoints
@@ -479,6 +480,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         approvals=ApprovalTable(own),
         grants=GrantTable(own),
         absences=AbsenceTable(own),
+        settings=SettingTable(own),
     )
     backend = CrashingBackend(rig.backend, points)
     courtesies = Courtesies(rig.homeserver, clock=loop_clock)

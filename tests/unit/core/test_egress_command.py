@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.core import egress_texts
 from orchestrator.core.command import CommandName, is_for_approvers, parse_command, render_help
 from orchestrator.core.egress_command import EgressOrder, EgressVerb, parse_order
 from orchestrator.core.egress_rules import Scheme, Target, parse_rule
 from orchestrator.core.render import build_text_content
+from orchestrator.core.texts import egress as egress_texts
 
 NEVER = {"api.anthropic.com"}
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from orchestrator.core import egress_texts
 from orchestrator.core.denial import QUESTIONS_PER_MINUTE
 from orchestrator.core.egress_rules import Scheme, parse_rule
 from orchestrator.core.naming import room_slug
+from orchestrator.core.texts import egress as egress_texts
 from orchestrator.model import EventId, JsonObject, RoomId
 from orchestrator.store.api import InboxKind
 from orchestrator.store.approval_table import ASK_AGAIN_S, MAX_OPEN

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core import egress_texts, texts
+from orchestrator.core import texts
 from orchestrator.core.egress_rules import Scheme, parse_rule
 from orchestrator.core.naming import room_slug
+from orchestrator.core.texts import egress as egress_texts
 from orchestrator.model import JsonObject, RoomId
 from orchestrator.store.api import InboxKind
 from tests.support.asking import (

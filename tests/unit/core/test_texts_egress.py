@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.core.egress_texts import Overview, overview
+from orchestrator.core.texts.egress import Overview, overview
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Every sentence that a room is shown, in one place; short, plain, with the next step."""
+"""Every sentence that a room is shown; short, plain, with the next step.
+
+This package is the one place of them: what belongs to one part stands in a module of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What each room command does; `table` names them all."""

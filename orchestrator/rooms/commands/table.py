@@ -1,0 +1,64 @@
+"""Which function carries out which command."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+
+from orchestrator.core import texts
+from orchestrator.core.command import (
+    PREFIX,
+    Command,
+    CommandName,
+    UnknownCommand,
+    find_nearest,
+    render_command_help,
+    render_help,
+)
+from orchestrator.rooms.commands.conversation import begin_anew, cancel, retry
+from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.status import render_status
+
+Handler = Callable[[RoomCommand, str], Awaitable[None]]
+"""Carries out one command with what stood behind its name, and answers it."""
+
+
+async def _help(doing: RoomCommand, argument: str) -> None:
+    name = argument.removeprefix(PREFIX).lower()
+    if not name:
+        await doing.say(render_help())
+    elif name in CommandName.__members__.values():
+        await doing.say(render_command_help(CommandName(name)))
+    else:
+        await doing.say(texts.unknown_command(name, find_nearest(name)))
+
+
+async def _status(doing: RoomCommand, _: str) -> None:
+    await doing.say(await render_status(doing.worker, doing.kit))
+
+
+async def _egress(doing: RoomCommand, argument: str) -> None:
+    await doing.asking.obey(
+        doing.worker.room_id, doing.seq, doing.event_id, sender=doing.sender, argument=argument
+    )
+
+
+HANDLERS: Mapping[CommandName, Handler] = MappingProxyType(
+    {
+        CommandName.HELP: _help,
+        CommandName.STATUS: _status,
+        CommandName.CANCEL: cancel,
+        CommandName.NEW: begin_anew,
+        CommandName.RETRY: retry,
+        CommandName.EGRESS: _egress,
+    }
+)
+
+
+async def execute(doing: RoomCommand, command: Command | UnknownCommand | None) -> None:
+    """Do it and answer it. Only the store's errors come out."""
+    if isinstance(command, Command):
+        await HANDLERS[command.name](doing, command.argument)
+    else:
+        name, nearest = (command.name, command.nearest) if command else ("", None)
+        await doing.say(texts.unknown_command(name, nearest))
