@@ -64,7 +64,8 @@ from orchestrator.metrics.source import MetricsSource
 from orchestrator.model import EventId
 from orchestrator.overview import Overview
 from orchestrator.room_secret import RoomSecrets
-from orchestrator.rooms.intake import Heard, Intake
+from orchestrator.rooms.hearing import Heard
+from orchestrator.rooms.intake import Intake
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.manager import RoomManager
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend

@@ -12,41 +12,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
-from orchestrator.core.command import is_for_approvers, parse_command
-from orchestrator.core.policy import (
-    Circumstances,
-    Message,
-    MessageContent,
-    RoomEvent,
-    Verdict,
-    decide,
-    read_tolerantly,
-)
+from orchestrator.core.policy import RoomEvent
 from orchestrator.core.reason import LEFT_ROOM, UNDECRYPTABLE
 from orchestrator.core.rotation import Rotation
 from orchestrator.errors import StoreError, UndecryptableError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
-from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.model import RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
-from orchestrator.rooms.flood import Flood, FloodGauge
+from orchestrator.rooms.hearing import Heard, Rooms
 from orchestrator.rooms.invitation import Invitations
+from orchestrator.rooms.message_intake import MessageIntake
 from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.patience import Patience
 from orchestrator.rooms.reaction import REACTION_TYPE
 from orchestrator.rooms.room_state import RoomStates
-from orchestrator.store.api import InboxKind, InboxRow, InboxState, Replacement, RoomRow
-from orchestrator.store.store import Once, Store
+from orchestrator.store.api import InboxKind, InboxRow, InboxState, RoomRow
+from orchestrator.store.store import Store
 
 # A key that has not come by then probably never will; the sender is told to send again.
 KEY_PATIENCE_S = 300.0
@@ -56,38 +47,6 @@ _ROOM_SHARE = 4
 # each at most). And how many are known by their number alone, some 200 bytes each.
 _ROUND_ROWS = 100
 _MAX_KNOWN_ROWS = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A message on its way into a turn: its inbox row's number and its words."""
-
-    seq: int
-    message: Message
-
-
-class Rooms(Protocol):
-    """What the intake asks of the rooms."""
-
-    async def execute(self, room: RoomRow, row: InboxRow, message: Message) -> None:
-        """Execute a room command and store its answer."""
-        ...
-
-    async def refuse(self, room: RoomRow, row: InboxRow, message: Message, why: Flood) -> None:
-        """Refuse a message of a sender who sends too much; a `!cancel` has its effect."""
-        ...
-
-    async def react(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
-        """Act on a reaction, and mark its row."""
-        ...
-
-    async def retire(self, room_id: RoomId) -> None:
-        """The agent is no longer in the room."""
-        ...
-
-    async def move(self, move: Replacement) -> None:
-        """A room's conversation goes on in the room that replaces it."""
-        ...
 
 
 class _Outside(BaseModel):
@@ -126,8 +85,6 @@ class Intake:
         self._homeserver = homeserver
         self._encryption = encryption
         self._rooms = rooms
-        self._gate = gate
-        self._courtesies = courtesies
         self._clock = clock
         self._notify_outbox = notify_outbox
         self._cursor = 0
@@ -153,7 +110,16 @@ class Intake:
             rooms=rooms,
             clock=clock,
         )
-        self._floods = FloodGauge(config.gateway, me=me, outbox=store.outbox)
+        self._messages = MessageIntake(
+            config=config,
+            me=me,
+            store=store,
+            rooms=rooms,
+            gate=gate,
+            courtesies=courtesies,
+            clock=clock,
+            notify_outbox=notify_outbox,
+        )
 
     def __repr__(self) -> str:
         return f"<Intake cursor={self._cursor} waiting={self._waiting!r}>"
@@ -267,146 +233,11 @@ class Intake:
     async def _plain(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         """What may stand in a message, encrypted or not: never state, which is the server's."""
         if event.type == "m.room.message":
-            await self._message(room, row, event)
+            await self._messages.take(room, row, event)
         elif event.type == REACTION_TYPE:
             await self._rooms.react(row, room.room_id, event)
         else:
             await self._done(row, "event type")
-
-    async def _message(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
-        if room.moved_seq is not None:
-            # What somebody allowed in the old room they did not allow in the new one.
-            is_for_old = is_for_approvers(read_tolerantly(event.content).body)
-            was_late = row.seq > room.moved_seq or is_for_old
-            room = await self._store.rooms.current(room.room_id) or room
-            if was_late:
-                await self._tell_moved(room, row, event)
-                return
-        try:
-            content = MessageContent.model_validate(event.content)
-        except ValidationError:
-            await self._malformed(room, row, event)
-            return
-        message = Message(
-            event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
-        )
-        verdict, reason = self._decide(room, event, content)
-        if verdict not in _UNLIMITED:
-            why = await self._find_flood(row, event, asks_for_words=verdict is not Verdict.PROMPT)
-            if why is not None:
-                await self._rooms.refuse(room, row, message, why)
-                return
-        await self._follow(verdict, reason, room, row, message)
-
-    async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
-        """What is readable of it decides whether it was for the agent; then its sender is told."""
-        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
-        if not event.content or verdict is Verdict.IGNORE:  # empty: it was redacted
-            await self._done(row, "malformed message")
-        elif verdict is Verdict.TELL_NOT_ALLOWED:
-            await self._tell_stranger(room.room_id, row, UserId(event.sender), reason)
-        elif why := await self._find_flood(row, event, asks_for_words=True):
-            message = Message(
-                event_id=EventId(event.event_id), sender=UserId(event.sender), text=""
-            )
-            await self._rooms.refuse(room, row, message, why)
-        else:
-            await self._tell(room.room_id, row, texts.MALFORMED, reason="malformed message")
-
-    def _decide(
-        self, room: RoomRow, event: RoomEvent, content: MessageContent
-    ) -> tuple[Verdict, str]:
-        access = self._config.access
-        is_heard = is_for_approvers(content.body) and access.is_approver(event.sender)
-        return decide(
-            event,
-            content,
-            Circumstances(
-                me=self._me,
-                sender_allowed=is_heard or access.is_allowed(event.sender),
-                trigger=self._config.profile(room.room_id, room.alias, room.former).trigger,
-                joined_members=room.joined_members,
-                looks_like_command=parse_command(content.body) is not None,
-            ),
-        )
-
-    async def _find_flood(
-        self, row: InboxRow, event: RoomEvent, *, asks_for_words: bool
-    ) -> Flood | None:
-        return await self._floods.measure(
-            _room_id(row), event, received_at=row.received_at, asks_for_words=asks_for_words
-        )
-
-    async def _follow(
-        self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
-    ) -> None:
-        match verdict:
-            case Verdict.IGNORE:
-                await self._done(row, reason)
-            case Verdict.PROMPT:
-                self._courtesies.seen(room.room_id, message.event_id)
-                if self._gate.add(room.room_id, message.sender, Heard(row.seq, message)):
-                    self._courtesies.typing(room.room_id, typing=True)
-                    reach(FaultPoint.WINDOW_JOINED)
-                else:
-                    await self._tell(
-                        room.room_id, row, texts.TOO_MANY_AT_ONCE, reason="too many at once"
-                    )
-            case Verdict.COMMAND:
-                self._courtesies.seen(room.room_id, message.event_id)
-                # What was sent before the command is a turn by then: it can be cancelled.
-                await self._gate.close_room(room.room_id)
-                await self._rooms.execute(room, row, message)
-            case Verdict.TELL_NOT_ALLOWED:
-                await self._tell_stranger(room.room_id, row, message.sender, reason)
-            case Verdict.TELL_NO_FILES:
-                await self._tell(room.room_id, row, texts.CANNOT_READ_FILES, reason=reason)
-            case Verdict.TELL_EMPTY:
-                await self._tell(room.room_id, row, texts.EMPTY_MESSAGE, reason=reason)
-
-    async def _tell_stranger(
-        self, room_id: RoomId, row: InboxRow, sender: UserId, reason: str
-    ) -> None:
-        once = Once(room_id=room_id, user_id=sender, what=reason)
-        await self._tell(room_id, row, texts.NOT_ALLOWED, reason=reason, once=once)
-
-    async def _tell_moved(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
-        """A message of a room that was replaced before: its sender is told where to write."""
-        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
-        sender = UserId(event.sender)
-        match verdict:
-            case Verdict.IGNORE:
-                await self._done(row, reason)
-            case Verdict.TELL_NOT_ALLOWED:
-                await self._tell_stranger(room.room_id, row, sender, reason)
-            case _:
-                once = Once(room_id=room.room_id, user_id=sender, what=_REPLACED)
-                await self._tell(
-                    room.room_id, row, texts.ROOM_REPLACED, reason=_REPLACED, once=once
-                )
-
-    async def _tell(
-        self,
-        room_id: RoomId,
-        row: InboxRow,
-        text: str | None,
-        *,
-        reason: str,
-        once: Once | None = None,
-    ) -> None:
-        rows = (
-            build_notice_rows(
-                room_id,
-                f"{row.event_id}:told",
-                text,
-                max_event_bytes=self._config.gateway.max_event_bytes,
-                reply_to=row.event_id,
-            )
-            if text
-            else []
-        )
-        await self._store.answer(row.seq, rows, reason=reason, now=self._clock(), once=once)
-        self._notify_outbox()
 
     async def _summary(self, row: InboxRow) -> None:
         summary = _Summary.model_validate_json(row.raw)
@@ -466,7 +297,7 @@ class Intake:
                 text = texts.UNDECRYPTABLE if is_first else None
                 current = await self._store.rooms.current(room_id)
                 tell_in = current.room_id if current else room_id
-                await self._tell(tell_in, row, text, reason=UNDECRYPTABLE)
+                await self._messages.tell(tell_in, row, text, reason=UNDECRYPTABLE)
 
     def _may_be_told(self, row: InboxRow) -> bool:
         try:
@@ -474,11 +305,6 @@ class Intake:
         except ValidationError:
             return False
         return sender != self._me and self._config.access.is_allowed(sender)
-
-
-_REPLACED = "room replaced"
-# What nothing is said about, or only once ever.
-_UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
 
 
 def _was_before_move(row: InboxRow, room: RoomRow) -> bool:

@@ -22,7 +22,7 @@ from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
 from orchestrator.rooms.commands.table import execute
 from orchestrator.rooms.egress_asking import EgressAsking
 from orchestrator.rooms.flood import Flood
-from orchestrator.rooms.intake import Heard
+from orchestrator.rooms.hearing import Heard
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.mishap import build_mishap_notice
 from orchestrator.rooms.outgoing import (

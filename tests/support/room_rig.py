@@ -37,7 +37,8 @@ from orchestrator.model import (
     TxnId,
 )
 from orchestrator.ports import RunnerBackend, RunnerInfo
-from orchestrator.rooms.intake import Heard, Intake
+from orchestrator.rooms.hearing import Heard
+from orchestrator.rooms.intake import Intake
 from orchestrator.rooms.kit import Kit, Quarters
 from orchestrator.rooms.manager import RoomManager
 from orchestrator.runners.memory_backend import MemoryBackend, MemoryEngine, open_memory_backend

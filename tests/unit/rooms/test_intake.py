@@ -114,7 +114,7 @@ def test_who_may_not_ask_is_told_once_and_the_outbox_is_woken(tmp_path: Path) ->
         await rig.receive_event("m.room.message", {"msgtype": "m.image", "body": "cat.png"})
         await rig.receive_event("m.room.message", {"msgtype": "m.text", "body": "  "})
         async with rig.life() as life:
-            life.intake._notify_outbox = lambda: woken.append(1)
+            life.intake._messages._notify_outbox = lambda: woken.append(1)
             await asyncio.sleep(5)
         assert await rig.bodies() == [
             texts.NOT_ALLOWED,

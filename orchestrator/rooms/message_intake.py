@@ -1,0 +1,201 @@
+"""What follows from one message of a room: a turn, a command, a word to its sender, nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from orchestrator.config import Config
+from orchestrator.core import texts
+from orchestrator.core.command import is_for_approvers, parse_command
+from orchestrator.core.policy import (
+    Circumstances,
+    Message,
+    MessageContent,
+    RoomEvent,
+    Verdict,
+    decide,
+    read_tolerantly,
+)
+from orchestrator.faultpoint import FaultPoint, reach
+from orchestrator.gateway.courtesy import Courtesies
+from orchestrator.gateway.inbound import InboundGate
+from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.rooms.flood import Flood, FloodGauge
+from orchestrator.rooms.hearing import Heard, Rooms
+from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.store.api import InboxRow, InboxState, RoomRow
+from orchestrator.store.store import Once, Store
+
+_REPLACED = "room replaced"
+# What nothing is said about, or only once ever.
+_UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
+
+
+class MessageIntake:
+    """Stateless but for the gate and the gauge: a row is followed from what is stored."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        me: UserId,
+        store: Store,
+        rooms: Rooms,
+        gate: InboundGate[Heard],
+        courtesies: Courtesies,
+        clock: Callable[[], float],
+        notify_outbox: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._me = me
+        self._store = store
+        self._rooms = rooms
+        self._gate = gate
+        self._courtesies = courtesies
+        self._clock = clock
+        self._notify_outbox = notify_outbox
+        self._floods = FloodGauge(config.gateway, me=me, outbox=store.outbox)
+
+    async def take(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """Follow a message, and mark its row; in clear, from whoever its homeserver says."""
+        if room.moved_seq is not None:
+            # What somebody allowed in the old room they did not allow in the new one.
+            is_for_old = is_for_approvers(read_tolerantly(event.content).body)
+            was_late = row.seq > room.moved_seq or is_for_old
+            room = await self._store.rooms.current(room.room_id) or room
+            if was_late:
+                await self._tell_moved(room, row, event)
+                return
+        try:
+            content = MessageContent.model_validate(event.content)
+        except ValidationError:
+            await self._malformed(room, row, event)
+            return
+        message = Message(
+            event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
+        )
+        verdict, reason = self._decide(room, event, content)
+        if verdict not in _UNLIMITED:
+            why = await self._find_flood(row, event, asks_for_words=verdict is not Verdict.PROMPT)
+            if why is not None:
+                await self._rooms.refuse(room, row, message, why)
+                return
+        await self._follow(verdict, reason, room, row, message)
+
+    async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """What is readable of it decides whether it was for the agent; then its sender is told."""
+        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
+        if not event.content or verdict is Verdict.IGNORE:  # empty: it was redacted
+            await self._done(row, "malformed message")
+        elif verdict is Verdict.TELL_NOT_ALLOWED:
+            await self._tell_stranger(room.room_id, row, UserId(event.sender), reason)
+        elif why := await self._find_flood(row, event, asks_for_words=True):
+            message = Message(
+                event_id=EventId(event.event_id), sender=UserId(event.sender), text=""
+            )
+            await self._rooms.refuse(room, row, message, why)
+        else:
+            await self.tell(room.room_id, row, texts.MALFORMED, reason="malformed message")
+
+    def _decide(
+        self, room: RoomRow, event: RoomEvent, content: MessageContent
+    ) -> tuple[Verdict, str]:
+        access = self._config.access
+        is_heard = is_for_approvers(content.body) and access.is_approver(event.sender)
+        return decide(
+            event,
+            content,
+            Circumstances(
+                me=self._me,
+                sender_allowed=is_heard or access.is_allowed(event.sender),
+                trigger=self._config.profile(room.room_id, room.alias, room.former).trigger,
+                joined_members=room.joined_members,
+                looks_like_command=parse_command(content.body) is not None,
+            ),
+        )
+
+    async def _find_flood(
+        self, row: InboxRow, event: RoomEvent, *, asks_for_words: bool
+    ) -> Flood | None:
+        return await self._floods.measure(
+            RoomId(row.room_id or ""),
+            event,
+            received_at=row.received_at,
+            asks_for_words=asks_for_words,
+        )
+
+    async def _follow(
+        self, verdict: Verdict, reason: str, room: RoomRow, row: InboxRow, message: Message
+    ) -> None:
+        match verdict:
+            case Verdict.IGNORE:
+                await self._done(row, reason)
+            case Verdict.PROMPT:
+                self._courtesies.seen(room.room_id, message.event_id)
+                if self._gate.add(room.room_id, message.sender, Heard(row.seq, message)):
+                    self._courtesies.typing(room.room_id, typing=True)
+                    reach(FaultPoint.WINDOW_JOINED)
+                else:
+                    await self.tell(
+                        room.room_id, row, texts.TOO_MANY_AT_ONCE, reason="too many at once"
+                    )
+            case Verdict.COMMAND:
+                self._courtesies.seen(room.room_id, message.event_id)
+                # What was sent before the command is a turn by then: it can be cancelled.
+                await self._gate.close_room(room.room_id)
+                await self._rooms.execute(room, row, message)
+            case Verdict.TELL_NOT_ALLOWED:
+                await self._tell_stranger(room.room_id, row, message.sender, reason)
+            case Verdict.TELL_NO_FILES:
+                await self.tell(room.room_id, row, texts.CANNOT_READ_FILES, reason=reason)
+            case Verdict.TELL_EMPTY:
+                await self.tell(room.room_id, row, texts.EMPTY_MESSAGE, reason=reason)
+
+    async def _tell_stranger(
+        self, room_id: RoomId, row: InboxRow, sender: UserId, reason: str
+    ) -> None:
+        once = Once(room_id=room_id, user_id=sender, what=reason)
+        await self.tell(room_id, row, texts.NOT_ALLOWED, reason=reason, once=once)
+
+    async def _tell_moved(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """A message of a room that was replaced before: its sender is told where to write."""
+        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
+        sender = UserId(event.sender)
+        match verdict:
+            case Verdict.IGNORE:
+                await self._done(row, reason)
+            case Verdict.TELL_NOT_ALLOWED:
+                await self._tell_stranger(room.room_id, row, sender, reason)
+            case _:
+                once = Once(room_id=room.room_id, user_id=sender, what=_REPLACED)
+                await self.tell(room.room_id, row, texts.ROOM_REPLACED, reason=_REPLACED, once=once)
+
+    async def tell(
+        self,
+        room_id: RoomId,
+        row: InboxRow,
+        text: str | None,
+        *,
+        reason: str,
+        once: Once | None = None,
+    ) -> None:
+        """Mark a row, and say something in reply to it; with `once` the first time alone."""
+        rows = (
+            build_notice_rows(
+                room_id,
+                f"{row.event_id}:told",
+                text,
+                max_event_bytes=self._config.gateway.max_event_bytes,
+                reply_to=row.event_id,
+            )
+            if text
+            else []
+        )
+        await self._store.answer(row.seq, rows, reason=reason, now=self._clock(), once=once)
+        self._notify_outbox()
+
+    async def _done(self, row: InboxRow, reason: str) -> None:
+        reach(FaultPoint.INBOX_MARK)
+        await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
