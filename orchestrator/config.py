@@ -213,7 +213,6 @@ _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
         "while_running",
         "max_parallel_turns",
         "effort",
-        "deciders",
         "questions",
         "greet",
         "files",

@@ -64,6 +64,7 @@ from orchestrator.metrics.source import MetricsSource
 from orchestrator.model import EventId
 from orchestrator.overview import Overview
 from orchestrator.room_secret import RoomSecrets
+from orchestrator.rooms.decider import build_deciders
 from orchestrator.rooms.hearing import Heard
 from orchestrator.rooms.intake import Intake
 from orchestrator.rooms.kit import Kit
@@ -260,6 +261,7 @@ def _assemble(opened: _Opened) -> _System:
         courtesies=courtesies,
         notify_outbox=sender.notify,
         may_show_progress=sender.may_show_progress,
+        deciders=build_deciders(config),
         wall_clock=clock,
         version=__version__,
         send_rate_per_s=budget.rate_per_s,

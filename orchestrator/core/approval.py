@@ -24,6 +24,12 @@ class ApprovalKind(StrEnum):
 
     EGRESS = "egress"
     """A host that the room's runner may not reach; the subject is a target."""
+    TOOL = "tool"
+    """A tool that the agent would use; the subject names the turn's request."""
+    PLAN = "plan"
+    """What the agent would do next, before it does any of it."""
+    QUESTION = "question"
+    """Something that the agent asks the room's people, mostly with options."""
 
 
 class ApprovalState(StrEnum):
@@ -33,11 +39,15 @@ class ApprovalState(StrEnum):
     """Asked, and nobody has decided."""
     GRANTED_HOUR = "granted_hour"
     GRANTED_ALWAYS = "granted_always"
+    GRANTED_ONCE = "granted_once"
+    """This once; a question of the agent was answered."""
+    GRANTED_SESSION = "granted_session"
+    """This once, and what the rule covers for as long as the agent's session lives."""
     REFUSED = "refused"
     EXPIRED = "expired"
     """Nobody decided in time, which refuses it."""
     WITHDRAWN = "withdrawn"
-    """It is of no use any more: the room was left, or replaced."""
+    """It is of no use any more: the room was left, or replaced, or its turn has ended."""
 
 
 class ApprovalEvent(StrEnum):
@@ -47,12 +57,18 @@ class ApprovalEvent(StrEnum):
     """A person who may decide allows it for an hour."""
     ALLOWED_ALWAYS = "allowed_always"
     """A person who may decide allows it in this room for good."""
+    ALLOWED_ONCE = "allowed_once"
+    """A person who may decide allows this one, or answers a question."""
+    ALLOWED_SESSION = "allowed_session"
+    """A person who may decide allows it, and more of the kind."""
     REFUSED = "refused"
     """A person who may decide refuses it."""
     TIME_UP = "time_up"
     """Nobody decided within the room's `approval_timeout_s`."""
     ROOM_ENDED = "room_ended"
     """The agent left the room, another room replaced it, or an older database was restored."""
+    TURN_ENDED = "turn_ended"
+    """The turn that wanted it is over, or the agent took the request back."""
 
 
 _DECIDED: Mapping[ApprovalEvent, ApprovalState] = MappingProxyType({})
@@ -62,30 +78,28 @@ APPROVAL_TABLE: Mapping[ApprovalState, Mapping[ApprovalEvent, ApprovalState]] = 
             {
                 ApprovalEvent.ALLOWED_HOUR: ApprovalState.GRANTED_HOUR,
                 ApprovalEvent.ALLOWED_ALWAYS: ApprovalState.GRANTED_ALWAYS,
+                ApprovalEvent.ALLOWED_ONCE: ApprovalState.GRANTED_ONCE,
+                ApprovalEvent.ALLOWED_SESSION: ApprovalState.GRANTED_SESSION,
                 ApprovalEvent.REFUSED: ApprovalState.REFUSED,
                 ApprovalEvent.TIME_UP: ApprovalState.EXPIRED,
                 ApprovalEvent.ROOM_ENDED: ApprovalState.WITHDRAWN,
+                ApprovalEvent.TURN_ENDED: ApprovalState.WITHDRAWN,
             }
         ),
         ApprovalState.GRANTED_HOUR: _DECIDED,
         ApprovalState.GRANTED_ALWAYS: _DECIDED,
+        ApprovalState.GRANTED_ONCE: _DECIDED,
+        ApprovalState.GRANTED_SESSION: _DECIDED,
         ApprovalState.REFUSED: _DECIDED,
         ApprovalState.EXPIRED: _DECIDED,
         ApprovalState.WITHDRAWN: _DECIDED,
     }
 )
 
-# As they come from keyboards and from clients' pickers. A thumb up, a heart or a tick can mean "I
-# have seen it", so they decide nothing; a thumb down can only mean no.
-_KEYS: Mapping[str, ApprovalEvent] = MappingProxyType(
+# As they come from keyboards and from clients' pickers. A thumb up or a heart can mean "I have seen
+# it", so they decide nothing; a thumb down can only mean no.
+_NO: Mapping[str, ApprovalEvent] = MappingProxyType(
     {
-        "\N{STOPWATCH}": ApprovalEvent.ALLOWED_HOUR,
-        "\N{CLOCK FACE ONE OCLOCK}": ApprovalEvent.ALLOWED_HOUR,
-        "\N{ALARM CLOCK}": ApprovalEvent.ALLOWED_HOUR,
-        "1h": ApprovalEvent.ALLOWED_HOUR,
-        "\N{PERMANENT PAPER SIGN}": ApprovalEvent.ALLOWED_ALWAYS,
-        "\N{INFINITY}": ApprovalEvent.ALLOWED_ALWAYS,
-        "always": ApprovalEvent.ALLOWED_ALWAYS,
         "\N{CROSS MARK}": ApprovalEvent.REFUSED,
         "\N{NEGATIVE SQUARED CROSS MARK}": ApprovalEvent.REFUSED,
         "\N{HEAVY MULTIPLICATION X}": ApprovalEvent.REFUSED,
@@ -94,9 +108,72 @@ _KEYS: Mapping[str, ApprovalEvent] = MappingProxyType(
         "no": ApprovalEvent.REFUSED,
     }
 )
+_ONCE: Mapping[str, ApprovalEvent] = MappingProxyType(
+    {
+        "\N{WHITE HEAVY CHECK MARK}": ApprovalEvent.ALLOWED_ONCE,
+        "\N{HEAVY CHECK MARK}": ApprovalEvent.ALLOWED_ONCE,
+        "\N{BALLOT BOX WITH CHECK}": ApprovalEvent.ALLOWED_ONCE,
+        "yes": ApprovalEvent.ALLOWED_ONCE,
+    }
+)
+# A tick is no answer to a host's question, which asks for how long.
+_EGRESS: Mapping[str, ApprovalEvent] = MappingProxyType(
+    {
+        "\N{STOPWATCH}": ApprovalEvent.ALLOWED_HOUR,
+        "\N{CLOCK FACE ONE OCLOCK}": ApprovalEvent.ALLOWED_HOUR,
+        "\N{ALARM CLOCK}": ApprovalEvent.ALLOWED_HOUR,
+        "1h": ApprovalEvent.ALLOWED_HOUR,
+        "\N{PERMANENT PAPER SIGN}": ApprovalEvent.ALLOWED_ALWAYS,
+        "\N{INFINITY}": ApprovalEvent.ALLOWED_ALWAYS,
+        "always": ApprovalEvent.ALLOWED_ALWAYS,
+        **_NO,
+    }
+)
+_TOOL: Mapping[str, ApprovalEvent] = MappingProxyType(
+    {
+        **_ONCE,
+        "\N{PERMANENT PAPER SIGN}": ApprovalEvent.ALLOWED_SESSION,
+        "\N{INFINITY}": ApprovalEvent.ALLOWED_SESSION,
+        "always": ApprovalEvent.ALLOWED_SESSION,
+        **_NO,
+    }
+)
+_KEYS: Mapping[ApprovalKind, Mapping[str, ApprovalEvent]] = MappingProxyType(
+    {
+        ApprovalKind.EGRESS: _EGRESS,
+        ApprovalKind.TOOL: _TOOL,
+        ApprovalKind.PLAN: MappingProxyType({**_ONCE, **_NO}),
+        ApprovalKind.QUESTION: MappingProxyType({**_ONCE, **_NO}),
+    }
+)
+_KEYCAP = "\N{COMBINING ENCLOSING KEYCAP}"
 # Variation selectors ask for colour or for none, modifiers for a skin tone: the sign is the same.
 _VARIANTS = dict.fromkeys([0xFE0E, 0xFE0F, *range(0x1F3FB, 0x1F400)])
 _MAX_KEY_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDetails:
+    """What was asked, in the room's own words: short, one line each."""
+
+    what: str
+    rule: str | None = None
+    """What ♾️ would allow, where it can."""
+    options: tuple[str, ...] = ()
+    is_multiple: bool = False
+    """Whether more than one option may be chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What somebody says to a question of ours."""
+
+    event: ApprovalEvent | None = None
+    """None: an option was chosen among several that may be, and nothing is decided yet."""
+    pick: int | None = None
+    """An option, by its index."""
+    words: str | None = None
+    """A reason, or an answer in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +196,14 @@ class Approval:
     decided_at: float | None = None
     event_id: EventId | None = None
     """The message that asks, once the homeserver has it."""
+    asker: UserId | None = None
+    """Who asked for the turn, where that person may decide, too."""
+    details: ToolDetails | None = None
+    """Of a tool, a plan, a question: what its decision is told with."""
+    reason: str | None = None
+    """Why it was refused, or what was answered, in the words of whoever decided."""
+    picks: tuple[int, ...] = ()
+    """Options that were chosen, by their index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +219,17 @@ class Deciders:
 
     def may_decide(self, sender: str) -> bool:
         """Whether this account's word counts."""
-        return sender != self.me and sender not in self.agents and self.is_approver(sender)
+        return self.is_person(sender) and self.is_approver(sender)
+
+    def may_answer(self, sender: str, approval: Approval) -> bool:
+        """Whether it counts for this question: who asked for the turn may be let decide."""
+        return self.is_person(sender) and (
+            self.is_approver(sender) or (approval.asker is not None and approval.asker == sender)
+        )
+
+    def is_person(self, sender: str) -> bool:
+        """Whether it is no account of an agent's."""
+        return sender != self.me and sender not in self.agents
 
 
 def next_approval_state(state: ApprovalState, event: ApprovalEvent) -> ApprovalState:
@@ -149,8 +244,39 @@ def next_approval_state(state: ApprovalState, event: ApprovalEvent) -> ApprovalS
     return target
 
 
-def parse_key(key: str) -> ApprovalEvent | None:
-    """What a reaction with this key says; None for any that is not in the list."""
+def parse_key(key: str, approval: Approval) -> Answer | None:
+    """What a reaction with this key says to this question; None for any that says nothing."""
     if len(key) > _MAX_KEY_CHARS:
         return None
-    return _KEYS.get(key.translate(_VARIANTS).strip().lower())
+    sign = key.translate(_VARIANTS).strip().lower()
+    number = sign.removesuffix(_KEYCAP)
+    if approval.kind is ApprovalKind.QUESTION and number.isascii() and number.isdigit():
+        return _pick(int(number) - 1, approval)
+    event = _KEYS[approval.kind].get(sign)
+    if event is ApprovalEvent.ALLOWED_SESSION and not (approval.details and approval.details.rule):
+        return None
+    if approval.kind is ApprovalKind.QUESTION and event is ApprovalEvent.ALLOWED_ONCE:
+        # A tick ends the choice of several; alone it answers nothing.
+        return Answer(event=event) if approval.picks else None
+    return None if event is None else Answer(event=event)
+
+
+def _pick(index: int, approval: Approval) -> Answer | None:
+    details = approval.details
+    if details is None or not 0 <= index < len(details.options):
+        return None
+    if details.is_multiple:
+        return Answer(pick=index)
+    return Answer(event=ApprovalEvent.ALLOWED_ONCE, pick=index)
+
+
+def parse_words(words: str, approval: Approval) -> Answer:
+    """What a reply in words says: a question's answer, of anything else a no with its reason."""
+    if approval.kind is not ApprovalKind.QUESTION:
+        return Answer(event=ApprovalEvent.REFUSED, words=words)
+    number = words.strip().rstrip(".")
+    if number.isascii() and number.isdigit() and len(number) <= 2:
+        found = _pick(int(number) - 1, approval)
+        if found is not None and found.pick is not None:
+            return Answer(event=ApprovalEvent.ALLOWED_ONCE, pick=found.pick)
+    return Answer(event=ApprovalEvent.ALLOWED_ONCE, words=words)

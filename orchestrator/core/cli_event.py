@@ -314,6 +314,8 @@ class PermissionRequest(CliEvent):
     reason: str
     """Why the CLI asks, where it says so."""
     needs_person: bool = False
+    suggestions: tuple[JsonObject, ...] = ()
+    """Changes of its permissions that the CLI offers, as it wrote them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 
 from orchestrator.core.stream import clean_text
 from orchestrator.model import JsonObject, JsonValue, TurnId
@@ -50,9 +51,14 @@ def build_interrupt(request_id: str) -> str:
     return _request(request_id, {"subtype": "interrupt"})
 
 
-def build_permission_allow(request_id: str, tool_input: JsonObject) -> str:
-    """The tool may run, with this input."""
-    return _answer(request_id, {"behavior": "allow", "updatedInput": tool_input})
+def build_permission_allow(
+    request_id: str, tool_input: JsonObject, *, rules: Sequence[JsonObject] = ()
+) -> str:
+    """The tool may run, with this input; `rules` change the session's permissions, no file's."""
+    answer: JsonObject = {"behavior": "allow", "updatedInput": tool_input}
+    if rules:
+        answer["updatedPermissions"] = [{**rule, "destination": "session"} for rule in rules]
+    return _answer(request_id, answer)
 
 
 def build_permission_deny(request_id: str, message: str) -> str:

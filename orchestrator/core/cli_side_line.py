@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 
@@ -270,6 +270,7 @@ class _Request(Part):
     requires_user_interaction: Flag = False
     server_name: Text = ""
     message: Json | str | None = None
+    permission_suggestions: Annotated[tuple[Any, ...], none_as(())] = ()
 
 
 class ControlRequestLine(Line):
@@ -290,6 +291,11 @@ class ControlRequestLine(Line):
                 description=asked.description,
                 reason=asked.decision_reason,
                 needs_person=asked.requires_user_interaction,
+                suggestions=tuple(
+                    cast("JsonObject", one)
+                    for one in asked.permission_suggestions
+                    if isinstance(one, dict)
+                ),
             )
         if asked.subtype == "mcp_message" and isinstance(asked.message, dict):
             message = cast("JsonObject", asked.message)

@@ -35,6 +35,8 @@ class CommandName(StrEnum):
     CANCEL = "cancel"
     NEW = "new"
     RETRY = "retry"
+    APPROVE = "approve"
+    DENY = "deny"
     EGRESS = "egress"
 
 
@@ -69,6 +71,22 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
         CommandName.NEW: CommandSpec(summary="start a new conversation; the files stay"),
         CommandName.RETRY: CommandSpec(
             summary="another go at the last message that ended without an answer"
+        ),
+        CommandName.APPROVE: CommandSpec(
+            summary="allow what the agent asks for; with a number where several wait",
+            needs=Permission.DECIDE,
+            usage="[NUMBER]",
+            details=(
+                "The same as a ✅ on the question. Where several wait, it lists them by number."
+            ),
+            examples=("!approve", "!approve 2"),
+        ),
+        CommandName.DENY: CommandSpec(
+            summary="refuse what the agent asks for; the reason reaches it",
+            needs=Permission.DECIDE,
+            usage="[NUMBER] [REASON]",
+            details="The same as a ❌ on the question, or a reply to it.",
+            examples=("!deny", "!deny use the staging server", "!deny 2 not on a Friday"),
         ),
         CommandName.EGRESS: CommandSpec(
             summary="hosts that can be reached from here; `allow`, `deny` or `revoke` HOST",
@@ -140,4 +158,7 @@ def form_of(name: CommandName) -> str:
 def is_for_approvers(text: str) -> bool:
     """Whether it is a command that people may use who can decide, and need not run turns."""
     command = parse_command(text)
-    return isinstance(command, Command) and command.name is CommandName.EGRESS
+    return isinstance(command, Command) and command.name in _FOR_APPROVERS
+
+
+_FOR_APPROVERS = (CommandName.EGRESS, CommandName.APPROVE, CommandName.DENY)

@@ -57,6 +57,11 @@ class TurnClock:
         self._ceiling_at += paused_s
         self._paused_at = None
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether its time stands still."""
+        return self._paused_at is not None
+
     def deaf(self, seconds: float, now: float) -> None:
         """We did not listen for so long, up to now: frozen, or held up by our own disk.
 

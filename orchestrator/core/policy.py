@@ -135,6 +135,15 @@ def read_tolerantly(content: Mapping[str, object]) -> MessageContent:
     )
 
 
+def strip_quote(text: str) -> str:
+    """A reply's own words: older clients put what they reply to before them, in lines of `> `."""
+    if not text.startswith("> <"):
+        return text.strip()
+    lines = text.split("\n")
+    own = next((i for i, line in enumerate(lines) if not line.startswith(">")), len(lines))
+    return "\n".join(lines[own:]).strip()
+
+
 def build_prompt(messages: list[Message], *, name_senders: bool) -> str:
     """One prompt of a batch; with `name_senders` each message says who wrote it.
 

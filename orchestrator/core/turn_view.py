@@ -50,6 +50,8 @@ class PermissionAsked:
     input: JsonObject
     needs_person: bool
     """A question or a plan: there is no sense in a rule that answers it."""
+    suggestions: tuple[JsonObject, ...] = ()
+    """What the CLI would change in its permissions for good, as it says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +302,7 @@ def _permission_asked(event: PermissionRequest) -> PermissionAsked:
         summary=_summarise(event),
         input=event.input,
         needs_person=event.needs_person,
+        suggestions=event.suggestions,
     )
 
 

@@ -22,8 +22,7 @@ from urllib.parse import urlsplit
 
 from loguru import logger
 
-from orchestrator.config import Config
-from orchestrator.core.approval import ApprovalKind, Deciders
+from orchestrator.core.approval import Approval, ApprovalKind
 from orchestrator.core.denial import Denial, Denials, Wanted, is_worth_asking
 from orchestrator.core.egress_rules import Target, is_covered, parse_rule
 from orchestrator.core.grant import build_subject
@@ -43,23 +42,33 @@ from orchestrator.rooms.egress_question import (
 from orchestrator.rooms.grant_keeper import GrantKeeper
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
-from orchestrator.rooms.reaction import LOOK_EVERY_S, Reactions
+from orchestrator.rooms.reaction import LOOK_EVERY_S, Reactions, Reply
+from orchestrator.rooms.tool_question import build_tool_end_rows
 from orchestrator.store.api import InboxRow, NewOutboxRow, Replacement, RoomRow
-from orchestrator.store.approval_table import Asked, NewApproval
+from orchestrator.store.approval_row import NewApproval
+from orchestrator.store.approval_table import Asked
 
 _API_HOST = "api.anthropic.com"
 # A host that may not be asked about now is looked at again after so long.
 _QUIET_S = 60.0
 _DAY_S = 86400.0
+# What a turn asks is stored by the turn, and ends at most this much after its time.
+_EXPIRY_LOOK_S = 30.0
 
 
 class EgressAsking:
     """Invariant: `_denials` has only hosts that a door of ours refused."""
 
-    def __init__(self, kit: Kit, find_work: Callable[[RoomSlug], Wanted]) -> None:
+    def __init__(
+        self,
+        kit: Kit,
+        find_work: Callable[[RoomSlug], Wanted],
+        on_tool_decided: Callable[[RoomId], None],
+    ) -> None:
         self._kit = kit
+        self._on_tool_decided = on_tool_decided
         self._find_work = find_work
-        self._deciders = build_deciders(kit.config)
+        self._deciders = kit.deciders
         self._never = frozenset(
             {_API_HOST, urlsplit(kit.config.anthropic.upstream).hostname or _API_HOST}
         )
@@ -67,7 +76,7 @@ class EgressAsking:
         self._wake = asyncio.Event()
         self._max_event_bytes = kit.config.gateway.max_event_bytes
         self.keeper = GrantKeeper(kit)
-        self._reactions = Reactions(kit, self._deciders, self._on_changed)
+        self._reactions = Reactions(kit, self._deciders, self._on_decided)
         self._orders = EgressOrders(
             kit, self._deciders, self._denials, never=self._never, on_changed=self._on_changed
         )
@@ -99,6 +108,10 @@ class EgressAsking:
         if self._reactions.holds_any:
             self._wake.set()
 
+    async def reply(self, row: InboxRow, room_id: RoomId, reply: Reply) -> bool:
+        """Act on a reply to a question, and mark its row; False: it is none."""
+        return await self._reactions.take_reply(row, room_id, reply)
+
     async def obey(
         self, room_id: RoomId, seq: int, event_id: EventId, *, sender: UserId, argument: str
     ) -> None:
@@ -127,6 +140,13 @@ class EgressAsking:
         # The name on this host is the new room's now, in which nothing was asked yet.
         self._denials.wake()
 
+    async def _on_decided(self, approval: Approval) -> None:
+        if approval.kind is ApprovalKind.EGRESS:
+            await self._on_changed(approval.room_id)
+        else:
+            self._on_tool_decided(approval.room_id)
+            self._wake.set()
+
     async def _on_changed(self, room_id: RoomId) -> None:
         """Something was decided in the room: its door learns it, and other hosts have a place."""
         slug = await self.keeper.refresh(room_id)
@@ -138,23 +158,30 @@ class EgressAsking:
 
     def _next_deadline(self, next_expiry: float | None) -> float | None:
         now = self._kit.wall_clock()
-        times = [self._denials.next_deadline(), next_expiry]
+        times = [self._denials.next_deadline(), next_expiry, now + _EXPIRY_LOOK_S]
         times += [now + LOOK_EVERY_S] if self._reactions.holds_any else []
         return min((at for at in times if at is not None), default=None)
 
     async def _expire(self) -> float | None:
         """End what nobody decided in time; when the next question is due."""
-        rows = partial(build_end_rows, max_event_bytes=self._max_event_bytes)
+
+        def rows(approval: Approval) -> Sequence[NewOutboxRow]:
+            is_host = approval.kind is ApprovalKind.EGRESS
+            build = build_end_rows if is_host else build_tool_end_rows
+            return build(approval, max_event_bytes=self._max_event_bytes)
+
         now = self._kit.wall_clock()
         expired, next_expiry = await self._kit.store.approvals.expire_due(rows, now=now)
         for approval in expired:
             logger.bind(
-                action="egress.expire",
+                action=f"{approval.kind}.expire",
                 room=approval.room_id,
                 approval=approval.approval_id,
                 subject=approval.subject,
             ).info("nobody decided in time")
             self._kit.notify_outbox()
+            if approval.kind is not ApprovalKind.EGRESS:
+                self._on_tool_decided(approval.room_id)
         return next_expiry
 
     async def _ask_due(self) -> None:
@@ -228,13 +255,3 @@ class EgressAsking:
         await self._kit.store.outbox.add(rows, now=now)
         self._denials.settle(denial, quiet_until=now + _DAY_S, asked_at=now)
         self._kit.notify_outbox()
-
-
-def build_deciders(config: Config) -> Deciders:
-    """Who may decide, by the configuration; agents never may, whatever it says."""
-    me = config.matrix.user_id
-    agents = frozenset(a.user_id for a in config.agents.values() if a.user_id is not None)
-    named = {*config.access.admins, *config.access.approvers} - {me} - agents
-    return Deciders(
-        me=me, agents=agents, is_approver=config.access.is_approver, has_any=bool(named)
-    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from orchestrator.core.approval import Deciders
+from orchestrator.core.approval import ApprovalKind, Deciders
 from orchestrator.core.budget import utc_day
 from orchestrator.core.denial import Denials, is_worth_asking
 from orchestrator.core.egress_command import EgressOrder, EgressVerb, parse_order
@@ -139,7 +139,8 @@ class EgressOrders:
     async def _overview(self, room: RoomRow) -> str:
         now, egress = self._kit.wall_clock(), self._profile(room).egress
         day = utc_day(now)
-        questions = await self._kit.store.approvals.open_in(room.room_id)
+        asked = await self._kit.store.approvals.open_in(room.room_id)
+        questions = [one for one in asked if one.kind is ApprovalKind.EGRESS]
         seen = egress_texts.Overview(
             configured=egress.allow,
             grants=await self._kit.store.grants.live(room.room_id, now=now),

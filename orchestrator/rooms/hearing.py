@@ -8,6 +8,7 @@ from typing import Protocol
 from orchestrator.core.policy import Message, RoomEvent
 from orchestrator.model import RoomId
 from orchestrator.rooms.flood import Flood
+from orchestrator.rooms.reaction import Reply
 from orchestrator.store.api import InboxRow, Replacement, RoomRow
 
 
@@ -32,6 +33,10 @@ class Rooms(Protocol):
 
     async def react(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
         """Act on a reaction, and mark its row."""
+        ...
+
+    async def reply(self, row: InboxRow, room_id: RoomId, reply: Reply) -> bool:
+        """Act on a reply to a question of ours, and mark its row; False: it is none."""
         ...
 
     async def retire(self, room_id: RoomId) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.config import Config
+from orchestrator.core.approval import Deciders
 from orchestrator.core.chunking import encrypted_limit
 from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target
@@ -81,6 +82,8 @@ class Kit:
     notify_outbox: Callable[[], None]
     may_show_progress: Callable[[RoomId], Awaitable[bool]]
     """Whether the account can spare a message for what a running turn has said so far."""
+    deciders: Deciders
+    """Who may decide what an agent asks for."""
     wall_clock: Callable[[], float]
     """Unix time, for what is stored."""
     version: str

@@ -32,6 +32,7 @@ from orchestrator.rooms.outgoing import (
     build_rows_instead_of_file,
     build_turn_notice_rows,
 )
+from orchestrator.rooms.reaction import Reply
 from orchestrator.rooms.refusal import Refusals
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.room_runner import TROUBLE
@@ -62,7 +63,7 @@ class RoomManager:
         self._retiring: dict[RoomId, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._refusals = Refusals(kit)
-        self.asking = EgressAsking(kit, self._find_work)
+        self.asking = EgressAsking(kit, self._find_work, self._tool_decided)
 
     def __repr__(self) -> str:
         busy = sum(worker.current is not None for worker in self._workers.values())
@@ -221,6 +222,15 @@ class RoomManager:
         await execute(doing, command)
         reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
+
+    async def reply(self, row: InboxRow, room_id: RoomId, reply: Reply) -> bool:
+        """Act on a reply to a question of ours, and mark its row; False: it is none."""
+        return await self.asking.reply(row, room_id, reply)
+
+    def _tool_decided(self, room_id: RoomId) -> None:
+        """The room's turn waits for it, and looks itself what it was."""
+        if (worker := self._workers.get(room_id)) is not None:
+            worker.note_decided()
 
     async def react(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
         """Act on a reaction, and mark its row."""

@@ -17,7 +17,9 @@ from orchestrator.core.policy import (
     Verdict,
     decide,
     read_tolerantly,
+    strip_quote,
 )
+from orchestrator.core.turn_mark import parse_reply
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
@@ -25,6 +27,7 @@ from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.rooms.flood import Flood, FloodGauge
 from orchestrator.rooms.hearing import Heard, Rooms
 from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.rooms.reaction import Reply
 from orchestrator.store.api import InboxRow, InboxState, RoomRow
 from orchestrator.store.store import Once, Store
 
@@ -76,6 +79,8 @@ class MessageIntake:
         message = Message(
             event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
         )
+        if await self._answers(room, row, message, event):
+            return
         verdict, reason = self._decide(room, event, content)
         if verdict not in _UNLIMITED:
             why = await self._find_flood(row, event, asks_for_words=verdict is not Verdict.PROMPT)
@@ -83,6 +88,17 @@ class MessageIntake:
                 await self._rooms.refuse(room, row, message, why)
                 return
         await self._follow(verdict, reason, room, row, message)
+
+    async def _answers(
+        self, room: RoomRow, row: InboxRow, message: Message, event: RoomEvent
+    ) -> bool:
+        """Whether it was the answer to a question of ours; then nothing else follows from it."""
+        to = parse_reply(event.content)
+        words = strip_quote(message.text)
+        if to is None or parse_command(words) is not None or not words:
+            return False
+        reply = Reply(to=to, by=message.sender, words=words)
+        return await self._rooms.reply(row, room.room_id, reply)
 
     async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         """What is readable of it decides whether it was for the agent; then its sender is told."""

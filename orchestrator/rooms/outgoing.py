@@ -192,6 +192,11 @@ def _file_content(size_bytes: int, *, part: int) -> JsonObject:
     }
 
 
+def mark_of_turn(turn: TurnRow) -> JsonObject:
+    """The key of something that is said in the middle of a turn and is no part of its answer."""
+    return {TURN_KEY: _turn_mark(turn.turn_id, turn.asked, turn.parts, None)}
+
+
 def _turn_mark(
     turn_id: TurnId, asked: Sequence[EventId], part: int, final: Final | None
 ) -> JsonObject:

@@ -1,7 +1,7 @@
-"""Reactions: a person's answer to a question of ours, and nothing else.
+"""Reactions and replies: a person's answer to a question of ours, and nothing else.
 
-Only a reaction to the event of a stored question, in the question's own room, by somebody who may
-decide and has not left, says anything. What an agent, a tool or a person writes can look like a
+Only one to the event of a stored question, in the question's own room, by somebody who may decide
+it and has not left, says anything. What an agent, a tool or a person writes can look like a
 question; it is in no table, so that nothing follows from a reaction to it. Everything else is
 marked as looked at, without a word: who may not decide learns nothing and causes nothing.
 
@@ -20,18 +20,21 @@ from loguru import logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.core.approval import (
+    Answer,
     Approval,
     ApprovalEvent,
     ApprovalKind,
     ApprovalState,
     Deciders,
     parse_key,
+    parse_words,
 )
 from orchestrator.core.policy import RoomEvent
 from orchestrator.errors import StoreError
 from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.rooms.egress_question import build_decision_rows
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.tool_question import build_tool_decision_rows
 from orchestrator.store.api import InboxRow, InboxState
 from orchestrator.store.approval_table import REACTION, Decision
 
@@ -58,13 +61,23 @@ class _Content(_Outside):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A message in reply to another."""
+
+    to: EventId
+    by: UserId
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
     """A reaction that may decide something."""
 
     seq: int
     room_id: RoomId
     question: EventId
-    event: ApprovalEvent
+    key: str
+    """Of a reaction; of a reply its words."""
     by: UserId
     received_at: float
 
@@ -73,7 +86,7 @@ class Reactions:
     """Invariant: a row that is held here is NEW (or waits for its key), and was not acted on."""
 
     def __init__(
-        self, kit: Kit, deciders: Deciders, on_decided: Callable[[RoomId], Awaitable[None]]
+        self, kit: Kit, deciders: Deciders, on_decided: Callable[[Approval], Awaitable[None]]
     ) -> None:
         self._kit = kit
         self._deciders = deciders
@@ -90,8 +103,38 @@ class Reactions:
 
     async def take(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
         """Act on a reaction, hold it, or mark it as nothing. Only the store's errors come out."""
-        answer = self._read(row, room_id, event)
-        if answer is None or await self._kit.store.absences.is_absent(room_id, answer.by):
+        await self._take(row, self._read(row, room_id, event))
+
+    async def take_reply(self, row: InboxRow, room_id: RoomId, reply: Reply) -> bool:
+        """The same for a reply in words, where it answers a question; False: it is none.
+
+        The question's event is known by then: whoever replies has read it, and so has our sync.
+        """
+        approval = await self._kit.store.approvals.find(room_id, reply.to)
+        if approval is None or approval.kind is ApprovalKind.EGRESS:
+            return False
+        if approval.state is not ApprovalState.OPEN:
+            return False  # what is said about it later is a message like others
+        if not self._deciders.may_answer(reply.by, approval):
+            return False
+        if await self._kit.store.absences.is_absent(room_id, reply.by):
+            return False
+        await self._decide(
+            approval,
+            parse_words(reply.words, approval),
+            _Answer(
+                seq=row.seq,
+                room_id=room_id,
+                question=reply.to,
+                key=reply.words,
+                by=reply.by,
+                received_at=row.received_at,
+            ),
+        )
+        return True
+
+    async def _take(self, row: InboxRow, answer: _Answer | None) -> None:
+        if answer is None or await self._kit.store.absences.is_absent(answer.room_id, answer.by):
             await self._ignore(row.seq)
         elif not await self._settle(answer):
             if len(self._held) < _MAX_HELD:
@@ -117,20 +160,19 @@ class Reactions:
                 self._held.remove(answer)
 
     def _read(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> _Answer | None:
-        if not self._deciders.may_decide(event.sender):
+        if not self._deciders.is_person(event.sender):
             return None
         try:
             relation = _Content.model_validate(event.content).relates_to
         except ValidationError:  # redacted, too
             return None
-        said = parse_key(relation.key)
-        if relation.rel_type != "m.annotation" or said is None:
+        if relation.rel_type != "m.annotation":
             return None
         return _Answer(
             seq=row.seq,
             room_id=room_id,
             question=EventId(relation.event_id),
-            event=said,
+            key=relation.key,
             by=UserId(event.sender),
             received_at=row.received_at,
         )
@@ -140,7 +182,11 @@ class Reactions:
         approvals, now = self._kit.store.approvals, self._kit.wall_clock()
         approval = await approvals.find(answer.room_id, answer.question)
         if approval is not None:
-            await self._decide(approval, answer)
+            said = parse_key(answer.key, approval)
+            if said is None or not self._deciders.may_answer(answer.by, approval):
+                await self._ignore(answer.seq)
+            else:
+                await self._decide(approval, said, answer)
             return True
         is_young = now < answer.received_at + HOLD_S
         if is_young and await approvals.is_sending(answer.room_id):
@@ -148,20 +194,20 @@ class Reactions:
         await self._ignore(answer.seq)
         return True
 
-    async def _decide(self, approval: Approval, answer: _Answer) -> None:
+    async def _decide(self, approval: Approval, said: Answer, answer: _Answer) -> None:
         rows = partial(
             _ROWS[approval.kind],
-            event=answer.event,
+            event=said.event or ApprovalEvent.ALLOWED_ONCE,
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
         )
         decision = await self._kit.store.approvals.decide(
-            answer.seq, approval, answer.event, rows, by=answer.by, now=self._kit.wall_clock()
+            answer.seq, approval, said, rows, by=answer.by, now=self._kit.wall_clock()
         )
         if decision is None:
             return
         if decision.is_first:
             _log_decision(decision)
-            await self._on_decided(answer.room_id)
+            await self._on_decided(decision.approval)
         self._kit.notify_outbox()
 
     async def _ignore(self, seq: int) -> None:
@@ -169,10 +215,17 @@ class Reactions:
 
 
 # What a decision is answered with, by what it is about.
-_ROWS = {ApprovalKind.EGRESS: build_decision_rows}
+_ROWS = {
+    ApprovalKind.EGRESS: build_decision_rows,
+    ApprovalKind.TOOL: build_tool_decision_rows,
+    ApprovalKind.PLAN: build_tool_decision_rows,
+    ApprovalKind.QUESTION: build_tool_decision_rows,
+}
 _VERBS = {
     ApprovalState.GRANTED_HOUR: "grant",
     ApprovalState.GRANTED_ALWAYS: "grant",
+    ApprovalState.GRANTED_ONCE: "grant",
+    ApprovalState.GRANTED_SESSION: "grant",
     ApprovalState.REFUSED: "refuse",
     ApprovalState.EXPIRED: "expire",
 }

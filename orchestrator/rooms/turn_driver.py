@@ -106,6 +106,12 @@ class TurnDriver:
             self._run.note_out_of_memory()
             self._nudge()
 
+    def note_decided(self) -> None:
+        """Something that the turn may have asked was decided."""
+        if self._run is not None:
+            self._run.asking.is_due = True
+            self._nudge()
+
     def stop(self, reason: str) -> None:
         """End the running turn: it met a limit of the room's."""
         if self._run is not None:
@@ -165,11 +171,19 @@ class TurnDriver:
             await self._end(TurnOutcome.INTERRUPTED, "the room's runner was started anew")
             return None
         self._log.bind(action="turn.resume").info("taking up a turn again")
-        return self._begin(session, link)
+        asked_s = await self._kit.store.approvals.waited_s(
+            self.turn.turn_id, now=self._kit.wall_clock()
+        )
+        return self._begin(session, link, asked_s=asked_s)
 
-    def _begin(self, session: SessionRow, link: RunnerLink) -> TurnRun:
+    def _begin(self, session: SessionRow, link: RunnerLink, *, asked_s: float = 0.0) -> TurnRun:
         self._run = TurnRun(
-            self.turn, kit=self._kit, profile=self._profile, session=session, link=link
+            self.turn,
+            kit=self._kit,
+            profile=self._profile,
+            session=session,
+            link=link,
+            asked_s=asked_s,
         )
         self._failures = 0
         self._connected_at = asyncio.get_running_loop().time()

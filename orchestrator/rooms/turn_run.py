@@ -13,7 +13,6 @@ from loguru import logger
 from orchestrator.core import texts
 from orchestrator.core.cli_input import (
     build_control_error,
-    build_permission_deny,
     build_user_message,
     message_uuid,
 )
@@ -26,6 +25,7 @@ from orchestrator.core.stream import parse_line
 from orchestrator.core.turn_view import (
     Ended,
     PermissionAsked,
+    PermissionWithdrawn,
     ReplyToCli,
     Retrying,
     Show,
@@ -39,6 +39,7 @@ from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.cut_line import CutKind, parse_cut
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.tool_asking import Reply, ToolAsking
 from orchestrator.rooms.turn_end import LastWords, LimitMet, plan_end
 from orchestrator.rooms.turn_error import NotTakenError, ResumeFailedError, StuckError
 from orchestrator.rooms.turn_output import TurnOutput
@@ -63,11 +64,10 @@ _REPLAY_S = 30.0
 _DEAF_S = 2.0
 # The engine tells of an out-of-memory kill within milliseconds, but not in order with the wire.
 _OOM_NEWS_S = 1.0
-# A stop takes 15 s with all of its steps (core.ladder); without a connection it is given no more.
+# A stop takes 15 s (core.ladder).
 _STOP_WITHOUT_LINK_S = 20.0
-# Tools that were denied, each with a notice of its own; a turn that asks for more is not helped.
+# Notices about tools that were not run; a turn that asks for more is not helped by more.
 _MAX_DENIED_NOTICES = 8
-_TOOL_NAME_CHARS = 64
 # The first repeats come within two seconds and mostly help; from here on people wonder.
 _TELL_RETRY = 3
 _RESULT_TOO_LONG = "its result was too long to read"
@@ -84,6 +84,7 @@ class TurnRun:
         profile: RoomProfile,
         session: SessionRow,
         link: RunnerLink,
+        asked_s: float = 0.0,
     ) -> None:
         self._kit = kit
         self._profile = profile
@@ -95,10 +96,10 @@ class TurnRun:
         self._loop = asyncio.get_running_loop()
         now, wall = self._loop.time(), kit.wall_clock()
         self._view = self._new_view(text_shown=self._output.has_shown_text)
-        # Between two lives the clock may have been set ahead by hours: what is taken up again has
-        # the time of one silence left at least.
+        # The clock may have been set ahead between two lives: what is taken up again has the time
+        # of one silence left at least. In `asked_s` of it people were waited for.
         most_s = max(0.0, profile.ceiling_s - profile.timeout_s)
-        ran_for_s = min(max(0.0, wall - (turn.started_at or wall)), most_s)
+        ran_for_s = min(max(0.0, wall - (turn.started_at or wall) - asked_s), most_s)
         self._clock = TurnClock(
             timeout_s=profile.timeout_s, ceiling_s=profile.ceiling_s, now=now - ran_for_s
         )
@@ -117,6 +118,7 @@ class TurnRun:
         self._is_applied = turn.state is TurnState.RUNNING and not self._attempt
         self._why_not_opened: str | None = None
         self._replies = TurnReplies(turn.turn_id)
+        self.asking = ToolAsking(kit, profile, lambda: self._output.turn)
         self.tools = RunningTools()
         self._result: tuple[TurnOutcome, str | None] | None = None
         self._limit: LimitMet | None = None
@@ -281,6 +283,7 @@ class TurnRun:
             clock = max(clock, self._attached_at + _REPLAY_S)
         times = [self._output.due_at(), clock, self._stop.next_step_at(now)]
         times += [self._killed_at + _OOM_NEWS_S] if self._killed_at is not None else []
+        times += [now] if self.asking.is_due else []
         return min((t for t in times if t is not None), default=None)
 
     def _is_replaying(self, now: float) -> bool:
@@ -288,13 +291,16 @@ class TurnRun:
         return is_behind and now < self._attached_at + _REPLAY_S
 
     async def _act_on_time(self) -> None:
+        if self.asking.is_due:
+            for reply in await self.asking.look():
+                await self._answer(reply)
+            self._pace_clock()
         now = self._loop.time()
         due = self._output.due_at()
         if due is not None and due <= now:
             await self._output.flush(self._link, now, needed_from=self._needed_from)
-        if self._killed_at is not None and (
-            self._out_of_memory or self._killed_at + _OOM_NEWS_S <= now
-        ):
+        is_told = self._out_of_memory or (self._killed_at or 0.0) + _OOM_NEWS_S <= now
+        if self._killed_at is not None and is_told:
             await self._end(*self._how_it_exited("signal 9"))
             return
         if self._out_of_memory and not self._memory_told:
@@ -369,7 +375,10 @@ class TurnRun:
                 self._output.add_text(show.text, event.q, now)
                 reach(FaultPoint.OUTPUT_TAKEN)
             case PermissionAsked():
-                await self._deny(show, event.q)
+                await self._ask(show, event.q)
+            case PermissionWithdrawn():
+                await self.asking.withdraw(show.request_id)
+                self._pace_clock()
             case ReplyToCli():
                 await self._reply(event.q, "", show.line)
             case Retrying() if show.attempt > 1 and (why := explain_refusal(show.status)):
@@ -388,15 +397,26 @@ class TurnRun:
             case _:
                 self._log.bind(action="turn.event", event=type(show).__name__).debug("noted")
 
-    async def _deny(self, asked: PermissionAsked, seq: Seq) -> None:
-        """Deny it. The request counts as answered when the runner has the answer, not before."""
-        tool = asked.tool[:_TOOL_NAME_CHARS]
-        line = build_permission_deny(asked.request_id, texts.tool_denied(tool))
-        await self._reply(seq, asked.request_id, line)
-        if tool not in self._denied and len(self._denied) < _MAX_DENIED_NOTICES:
-            self._denied.add(tool)
-            text = texts.tool_denied_notice([tool], self._profile.permissions)
-            await self._output.notice(f"denied:{tool}", text)
+    async def _ask(self, asked: PermissionAsked, seq: Seq) -> None:
+        reply = await self.asking.begin(asked, seq)
+        if reply is not None:
+            await self._answer(reply)
+        self._pace_clock()
+
+    async def _answer(self, reply: Reply) -> None:
+        """The request counts as answered when the runner has the answer, not before."""
+        await self._reply(reply.seq, reply.request_id, reply.line)
+        if reply.notice is None or len(self._denied) >= _MAX_DENIED_NOTICES:
+            return
+        topic, text = reply.notice
+        if topic not in self._denied:
+            self._denied.add(topic)
+            await self._output.notice(topic, text)
+
+    def _pace_clock(self) -> None:
+        if self.asking.pace(self._clock, self._loop.time()):
+            typing = not self.asking.is_waiting
+            self._kit.courtesies.typing(self._output.turn.room_id, typing=typing)
 
     async def _reply(self, seq: Seq, request_id: str, line: str) -> None:
         await self._replies.send(self._link, self._session.session_id, seq, request_id, line)
@@ -440,8 +460,6 @@ class TurnRun:
         self.was_abandoned = self._stop.asked is None
         reason = f"Claude Code ended by itself ({how}){self._stderr.render()}"
         return self._result or (TurnOutcome.FAILED, reason)
-
-    # The end...
 
     async def _end(
         self, outcome: TurnOutcome, reason: str | None, *, lost: bool = False

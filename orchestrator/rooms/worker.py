@@ -131,6 +131,11 @@ class RoomWorker:
                 await self._remove_runner()
             await self._end(turn, TurnOutcome.FAILED, reason)
 
+    def note_decided(self) -> None:
+        """Something that the room's turn may have asked was decided."""
+        if self._driver is not None:
+            self._driver.note_decided()
+
     def note_out_of_memory(self) -> None:
         """The kernel ended a process of the room's runner for its memory."""
         if self._driver is not None:

@@ -9,12 +9,14 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from orchestrator.core.approval import (
+    Answer,
     Approval,
     ApprovalEvent,
     ApprovalKind,
@@ -22,9 +24,14 @@ from orchestrator.core.approval import (
     next_approval_state,
 )
 from orchestrator.core.grant import HOUR_S, Grant, parse_subject, rule_for
-from orchestrator.core.naming import approval_id, txn_id
-from orchestrator.model import EventId, RoomId, TurnId, TxnId, UserId
+from orchestrator.model import EventId, RoomId, TurnId, UserId
 from orchestrator.store.api import InboxState, NewOutboxRow
+from orchestrator.store.approval_row import (
+    NewApproval,
+    insert_approval,
+    open_approvals,
+    select_approvals,
+)
 from orchestrator.store.database import Database
 from orchestrator.store.grant_table import (
     BY_SYSTEM,
@@ -42,28 +49,10 @@ ASK_AGAIN_S = 3600.0
 is not asked again for so long."""
 # A question whose time is up, and which nobody has ended yet.
 _LOOK_AGAIN_S = 1.0
+_EGRESS = ApprovalKind.EGRESS
 REACTION = "reaction"
 """Why the inbox has no more to do with an event that answered a question."""
-_COLUMNS = (
-    "approvals.approval_id, approvals.room_id, kind, subject, wanted_by, turn_id, "
-    "approvals.txn_id, approvals.state, asked_at, expires_at, decided_by, decided_at, "
-    "outbox.event_id"
-)
-_FROM = f"SELECT {_COLUMNS} FROM approvals LEFT JOIN outbox ON outbox.txn_id = approvals.txn_id"  # noqa: S608 - constants
-
 BuildRows = Callable[[Approval], Sequence[NewOutboxRow]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewApproval:
-    """A question that may be asked."""
-
-    room_id: RoomId
-    kind: ApprovalKind
-    subject: str
-    wanted_by: str | None
-    turn_id: TurnId | None
-    expires_at: float
 
 
 class Asked(Enum):
@@ -103,31 +92,82 @@ class ApprovalTable:
 
         def work(db: sqlite3.Connection) -> tuple[Asked, float]:
             same = "WHERE approvals.room_id = ? AND kind = ? AND subject = ? ORDER BY asked_at"
-            earlier = _select(db, same, new.room_id, new.kind, new.subject)
+            earlier = select_approvals(db, same, new.room_id, new.kind, new.subject)
             last = earlier[-1] if earlier else None
             if (again_at := _may_ask_at(db, new, last, now=now)) > now:
                 is_open = last is not None and last.state is ApprovalState.OPEN
                 return (Asked.OPEN if is_open else Asked.ENDED), again_at
-            others = _open_in(db, new.room_id)
+            others = [a for a in open_approvals(db, new.room_id) if a.kind is new.kind]
             if len(others) >= MAX_OPEN:
                 insert_outbox(db, more(others[-1]), now=now)
                 return Asked.FULL, others[0].expires_at
-            approval = _insert(db, new, number=len(earlier), now=now)
+            approval = insert_approval(db, new, number=len(earlier), now=now)
             insert_outbox(db, rows(approval), now=now)
             return Asked.NOW, new.expires_at
 
         return await self._database.run(work)
 
+    async def ask_once(
+        self, new: NewApproval, rows: BuildRows, *, most_open: int, now: float
+    ) -> Approval | None:
+        """The question about a turn's request, asked now unless it was before. Idempotent.
+
+        One that was withdrawn is asked again. None: as many are open in the room as may be.
+        """
+
+        def work(db: sqlite3.Connection) -> Approval | None:
+            same = "WHERE approvals.room_id = ? AND kind = ? AND subject = ? ORDER BY asked_at"
+            earlier = select_approvals(db, same, new.room_id, new.kind, new.subject)
+            if earlier and earlier[-1].state is not ApprovalState.WITHDRAWN:
+                return earlier[-1]
+            others = [a for a in open_approvals(db, new.room_id) if a.kind is not _EGRESS]
+            if len(others) >= most_open:
+                return None
+            approval = insert_approval(db, new, number=len(earlier), now=now)
+            insert_outbox(db, rows(approval), now=now)
+            return approval
+
+        return await self._database.run(work)
+
+    async def get(self, approval_id: str) -> Approval | None:
+        """A question by its id."""
+
+        def work(db: sqlite3.Connection) -> Approval | None:
+            found = select_approvals(db, "WHERE approval_id = ?", approval_id)
+            return found[0] if found else None
+
+        return await self._database.run(work)
+
+    async def waited_s(self, turn_id: TurnId, *, now: float) -> float:
+        """For how many seconds in all a turn's questions were open; side by side they add up."""
+
+        def work(db: sqlite3.Connection) -> float:
+            held = select_approvals(db, "WHERE turn_id = ? AND kind <> ?", turn_id, _EGRESS)
+            return sum(max(0.0, (one.decided_at or now) - one.asked_at) for one in held)
+
+        return await self._database.run(work)
+
+    async def withdraw(self, approval_id: str, *, now: float) -> None:
+        """The agent took its request back. Idempotent."""
+
+        def work(db: sqlite3.Connection) -> None:
+            for approval in select_approvals(
+                db, "WHERE approval_id = ? AND approvals.state = 'open'", approval_id
+            ):
+                _withdraw(db, approval, now=now)
+
+        await self._database.run(work)
+
     async def open_in(self, room_id: RoomId) -> Sequence[Approval]:
         """The room's open questions, the oldest first."""
-        return await self._database.run(lambda db: _open_in(db, room_id))
+        return await self._database.run(lambda db: open_approvals(db, room_id))
 
     async def find(self, room_id: RoomId, event_id: EventId) -> Approval | None:
         """The question that this message of ours asked in this room, if it is one."""
 
         def work(db: sqlite3.Connection) -> Approval | None:
             where = "WHERE outbox.event_id = ?1 AND outbox.room_id = ?2 AND approvals.room_id = ?2"
-            found = _select(db, where, event_id, room_id)
+            found = select_approvals(db, where, event_id, room_id)
             return found[0] if found else None
 
         return await self._database.run(work)
@@ -138,7 +178,9 @@ class ApprovalTable:
         def work(db: sqlite3.Connection) -> bool:
             where = "WHERE approvals.room_id = ? AND approvals.state = 'open' "
             return bool(
-                _select(db, f"{where} AND outbox.state = 'queued' AND attempts > 0", room_id)
+                select_approvals(
+                    db, f"{where} AND outbox.state = 'queued' AND attempts > 0", room_id
+                )
             )
 
         return await self._database.run(work)
@@ -147,7 +189,7 @@ class ApprovalTable:
         self,
         seq: int,
         approval: Approval,
-        event: ApprovalEvent,
+        answer: Answer,
         rows: Callable[[Decision], Sequence[NewOutboxRow]],
         *,
         by: UserId,
@@ -155,16 +197,18 @@ class ApprovalTable:
     ) -> Decision | None:
         """A person's answer to a question; `seq` is the inbox row that gave it.
 
-        A row that was handled before does nothing, and gives None. One whose time is up counts as
-        expired, whether or not that was stored before.
+        A row that was handled before does nothing, and gives None; so does an option that was
+        chosen among several. A question whose time is up counts as expired, whether or not that
+        was stored before.
         """
 
         def work(db: sqlite3.Connection) -> Decision | None:
             if not is_new(db, seq):
                 return None
-            held = _select(db, "WHERE approval_id = ?", approval.approval_id)[0]
-            decision = _decide(db, held, event, by=by, now=now)
-            insert_outbox(db, rows(decision), now=now)
+            held = select_approvals(db, "WHERE approval_id = ?", approval.approval_id)[0]
+            decision = decide_approval(db, held, answer, by=by, now=now)
+            if decision is not None:
+                insert_outbox(db, rows(decision), now=now)
             db.execute(
                 "UPDATE inbox SET state = ?, reason = ?, raw = '' WHERE seq = ?",
                 (InboxState.IGNORED, REACTION, seq),
@@ -184,8 +228,8 @@ class ApprovalTable:
 
         def work(db: sqlite3.Connection) -> tuple[list[Approval], float | None]:
             is_due = "(expires_at <= ?1 OR asked_at > ?1)"
-            due = _select(db, f"WHERE approvals.state = 'open' AND {is_due}", now)
-            ended = [_end(db, a, ApprovalEvent.TIME_UP, by=None, now=now) for a in due]
+            due = select_approvals(db, f"WHERE approvals.state = 'open' AND {is_due}", now)
+            ended = [end_approval(db, a, ApprovalEvent.TIME_UP, by=None, now=now) for a in due]
             for approval in ended:
                 insert_outbox(db, rows(approval), now=now)
             query = "SELECT min(expires_at) FROM approvals WHERE state = 'open'"
@@ -198,6 +242,21 @@ class ApprovalTable:
         await self._database.run(lambda db: end_room(db, room_id, now=now))
 
 
+def withdraw_of_turn(db: sqlite3.Connection, turn_id: TurnId, *, now: float) -> None:
+    """A turn has ended: nobody waits for what it asked, within the caller's transaction.
+
+    A host that it wanted is another matter: who grants it does so for the room.
+    """
+    where = "WHERE turn_id = ? AND approvals.state = 'open' AND kind <> ?"
+    for approval in select_approvals(db, where, turn_id, _EGRESS):
+        _withdraw(db, approval, now=now)
+
+
+def _withdraw(db: sqlite3.Connection, approval: Approval, *, now: float) -> None:
+    end_approval(db, approval, ApprovalEvent.TURN_ENDED, by=None, now=now)
+    take_back_outbox(db, approval.txn_id)
+
+
 def is_new(db: sqlite3.Connection, seq: int) -> bool:
     """Whether nothing came of an inbox row yet: what changes what is allowed happens once."""
     row = db.execute("SELECT state FROM inbox WHERE seq = ?", (seq,)).fetchone()
@@ -206,8 +265,8 @@ def is_new(db: sqlite3.Connection, seq: int) -> bool:
 
 def end_room(db: sqlite3.Connection, room_id: RoomId, *, now: float) -> None:
     """Withdraw what is asked in a room and take back what was allowed there."""
-    for approval in _open_in(db, room_id):
-        _end(db, approval, ApprovalEvent.ROOM_ENDED, by=None, now=now)
+    for approval in open_approvals(db, room_id):
+        end_approval(db, approval, ApprovalEvent.ROOM_ENDED, by=None, now=now)
         # Else it would move to the room that replaces this one, and decide nothing there.
         take_back_outbox(db, approval.txn_id)
     revoke_grants(db, room_id, None, by=BY_SYSTEM, now=now)
@@ -223,14 +282,14 @@ def decide_open(
     now: float,
 ) -> list[Approval]:
     """End those open questions of a room that a command means; what it does is the command's."""
-    meant = [a for a in _open_in(db, room_id) if is_meant(a)]
-    return [_end(db, approval, event, by=by, now=now) for approval in meant]
+    meant = [a for a in open_approvals(db, room_id) if is_meant(a)]
+    return [end_approval(db, approval, event, by=by, now=now) for approval in meant]
 
 
 def withdraw_all(db: sqlite3.Connection, *, now: float) -> None:
     """After a restore: how the questions of the copy ended is not known."""
-    for approval in _select(db, "WHERE approvals.state = 'open'"):
-        _end(db, approval, ApprovalEvent.ROOM_ENDED, by=None, now=now)
+    for approval in select_approvals(db, "WHERE approvals.state = 'open'"):
+        end_approval(db, approval, ApprovalEvent.ROOM_ENDED, by=None, now=now)
 
 
 def _may_ask_at(
@@ -254,50 +313,28 @@ def _revoked_at(db: sqlite3.Connection, new: NewApproval, *, now: float) -> floa
         case ApprovalKind.EGRESS:
             target = parse_subject(new.subject)
             return last_revoked_at(db, new.room_id, target, since=now - ASK_AGAIN_S)
+        case _:
+            return None
 
 
-def _insert(db: sqlite3.Connection, new: NewApproval, *, number: int, now: float) -> Approval:
-    own_id = approval_id(new.room_id, new.kind, new.subject, number)
-    approval = Approval(
-        approval_id=own_id,
-        room_id=new.room_id,
-        kind=new.kind,
-        subject=new.subject,
-        wanted_by=new.wanted_by,
-        turn_id=new.turn_id,
-        txn_id=txn_id(f"{own_id}:asked", 0),
-        state=ApprovalState.OPEN,
-        asked_at=now,
-        expires_at=new.expires_at,
-    )
-    db.execute(
-        "INSERT INTO approvals (approval_id, room_id, kind, subject, wanted_by, turn_id, txn_id, "
-        "state, asked_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            approval.approval_id,
-            approval.room_id,
-            approval.kind,
-            approval.subject,
-            approval.wanted_by,
-            approval.turn_id,
-            approval.txn_id,
-            approval.state,
-            approval.asked_at,
-            approval.expires_at,
-        ),
-    )
-    return approval
-
-
-def _decide(
-    db: sqlite3.Connection, held: Approval, event: ApprovalEvent, *, by: UserId, now: float
-) -> Decision:
+def decide_approval(
+    db: sqlite3.Connection, held: Approval, answer: Answer, *, by: UserId, now: float
+) -> Decision | None:
+    """What an answer does, within the caller's transaction; None: it decided nothing yet."""
     if held.state is not ApprovalState.OPEN:
         return Decision(approval=held, is_first=False)
     if held.expires_at <= now:
-        ended = _end(db, held, ApprovalEvent.TIME_UP, by=None, now=now)
+        ended = end_approval(db, held, ApprovalEvent.TIME_UP, by=None, now=now)
         return Decision(approval=ended, is_first=True)
-    ended = _end(db, held, event, by=by, now=now)
+    picks = held.picks if answer.pick is None else (*held.picks, answer.pick)
+    picks = tuple(sorted(set(picks)))
+    if answer.event is None:
+        db.execute(
+            "UPDATE approvals SET picks = ? WHERE approval_id = ?",
+            (json.dumps(picks), held.approval_id),
+        )
+        return None
+    ended = end_approval(db, held, answer.event, by=by, now=now, reason=answer.words, picks=picks)
     return Decision(approval=ended, is_first=True, grant=_take_effect(db, ended, by=by, now=now))
 
 
@@ -320,61 +357,25 @@ def _take_effect(
                 approval_id=approval.approval_id,
             )
             return insert_grant(db, approval.room_id, new, now=now)
+        case _:
+            return None
 
 
-def _end(
+def end_approval(
     db: sqlite3.Connection,
     approval: Approval,
     event: ApprovalEvent,
     *,
     by: UserId | None,
     now: float,
+    reason: str | None = None,
+    picks: tuple[int, ...] = (),
 ) -> Approval:
+    """End an open question, within the caller's transaction; returns it as it is then."""
     state = next_approval_state(approval.state, event)
     db.execute(
-        "UPDATE approvals SET state = ?, decision = ?, decided_by = ?, decided_at = ? "
-        "WHERE approval_id = ? AND state = 'open'",
-        (state, event, by, now, approval.approval_id),
+        "UPDATE approvals SET state = ?, decision = ?, decided_by = ?, decided_at = ?, "
+        "reason = ?, picks = ? WHERE approval_id = ? AND state = 'open'",
+        (state, event, by, now, reason, json.dumps(picks), approval.approval_id),
     )
-    return replace(approval, state=state, decided_by=by, decided_at=now)
-
-
-def _open_in(db: sqlite3.Connection, room_id: RoomId) -> list[Approval]:
-    where = "WHERE approvals.room_id = ? AND approvals.state = 'open' ORDER BY asked_at"
-    return _select(db, where, room_id)
-
-
-def _select(db: sqlite3.Connection, where: str, *values: object) -> list[Approval]:
-    return [_approval(*row) for row in db.execute(f"{_FROM} {where}", values).fetchall()]
-
-
-def _approval(
-    own_id: str,
-    room_id: str,
-    kind: str,
-    subject: str,
-    wanted_by: str | None,
-    turn_id: str | None,
-    txn: str,
-    state: str,
-    asked_at: float,
-    expires_at: float,
-    decided_by: str | None,
-    decided_at: float | None,
-    event_id: str | None,
-) -> Approval:
-    return Approval(
-        approval_id=own_id,
-        room_id=RoomId(room_id),
-        kind=ApprovalKind(kind),
-        subject=subject,
-        wanted_by=wanted_by,
-        turn_id=TurnId(turn_id) if turn_id else None,
-        txn_id=TxnId(txn),
-        state=ApprovalState(state),
-        asked_at=asked_at,
-        expires_at=expires_at,
-        decided_by=UserId(decided_by) if decided_by else None,
-        decided_at=decided_at,
-        event_id=EventId(event_id) if event_id else None,
-    )
+    return replace(approval, state=state, decided_by=by, decided_at=now, reason=reason, picks=picks)

@@ -19,7 +19,15 @@ _SETTINGS = """
 """
 _LIVE = ""
 _MARKS = ""
-_APPROVALS = ""
+_APPROVALS = """
+    -- Who asked for the turn (where that person may decide), what a decision is told with (JSON),
+    -- why it was refused or what was answered, the options that were chosen (JSON).
+    ALTER TABLE approvals ADD COLUMN asker TEXT;
+    ALTER TABLE approvals ADD COLUMN details TEXT;
+    ALTER TABLE approvals ADD COLUMN reason TEXT;
+    ALTER TABLE approvals ADD COLUMN picks TEXT NOT NULL DEFAULT '[]';
+    CREATE INDEX approvals_of_turn ON approvals (turn_id) WHERE state = 'open';
+"""
 _THREADS = ""
 _FILES = ""
 _SNAPSHOTS = ""

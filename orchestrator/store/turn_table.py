@@ -28,11 +28,12 @@ from orchestrator.model import (
     UserId,
 )
 from orchestrator.store.api import NewOutboxRow, RunnerRow, SessionRow, TurnRow
+from orchestrator.store.approval_table import withdraw_of_turn
 from orchestrator.store.database import Database
 from orchestrator.store.outbox_table import insert_outbox
 
+# What is worked on, then what is next.
 OPEN_ORDER = "ORDER BY state = 'queued', position"
-"""What is worked on, then what is next."""
 _COLUMNS = (
     "turn_id, room_id, session, state, prompt, sender, asked, epoch, parts, created_at, "
     "started_at, ended_at, outcome, reason, continues, resumes, not_before, cancelled_by, "
@@ -455,6 +456,8 @@ def _move(
     now: float,
 ) -> None:
     state = next_turn_state(turn.state, event)
+    if state is TurnState.ENDED:
+        withdraw_of_turn(db, turn.turn_id, now=now)
     if (state is TurnState.ENDED) != (outcome is not None):
         msg = f"turn {turn.turn_id}: an outcome goes with the end, and only with it"
         raise StoreError(msg)

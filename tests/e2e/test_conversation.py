@@ -143,7 +143,7 @@ async def test_a_tool_that_would_ask_is_denied_and_both_sides_are_told(
     await alice.send(room, "make a file")
     answer = await alice.wait_for_text(room, "The tool said")
 
-    assert "needs an approval" in body_of(answer)
+    assert "nobody is named who may give it" in body_of(answer)
     notice = await alice.wait_for_text(room, "Not run")
     assert notice["content"]["msgtype"] == "m.notice"
     workspaces = list((orchestrator.state_dir / "rooms").glob("*/workspace"))

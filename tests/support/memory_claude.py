@@ -167,9 +167,12 @@ class Turn:
         self.line(**{**usual, **values}, result=text, type="result", user_message_uuids=[self.uuid])
         self.lifecycle("completed")
 
-    async def ask(self, tool: str, request_id: str) -> dict[str, Any]:
+    async def ask(
+        self, tool: str, request_id: str, given: dict[str, Any] | None = None, **more: Any
+    ) -> dict[str, Any]:
         """Ask for a permission, and wait for the answer."""
-        request = {"subtype": "can_use_tool", "tool_name": tool, "input": {"command": "x"}}
+        given = {"command": "x"} if given is None else given
+        request = {"subtype": "can_use_tool", "tool_name": tool, "input": given, **more}
         self.line(type="control_request", request_id=request_id, request=request)
         return await self.wait_answer(request_id)
 

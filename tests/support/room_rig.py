@@ -37,6 +37,7 @@ from orchestrator.model import (
     TxnId,
 )
 from orchestrator.ports import RunnerBackend, RunnerInfo
+from orchestrator.rooms.decider import build_deciders
 from orchestrator.rooms.hearing import Heard
 from orchestrator.rooms.intake import Intake
 from orchestrator.rooms.kit import Kit, Quarters
@@ -507,6 +508,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         courtesies=courtesies,
         notify_outbox=lambda: None if sender is None else sender.notify(),
         may_show_progress=may_show if sender is None else sender.may_show_progress,
+        deciders=build_deciders(rig.config),
         wall_clock=loop_clock,
         version="test",
     )

@@ -197,24 +197,6 @@ def too_fast(burst: int, per_minute: int) -> str:
     )
 
 
-def tool_denied(tool: str) -> str:
-    """What the model is told when a tool would have to ask."""
-    return (
-        f"{tool} needs an approval, and this room can't ask for approvals yet. "
-        "It was not run. Work without it, or tell the user that the operator can allow more with "
-        "the room's `permissions` setting (accept_edits or bypass)."
-    )
-
-
-def tool_denied_notice(tools: list[str], mode: str) -> str:
-    """What the room is told about tools that were not run."""
-    names = ", ".join(quote(tool) for tool in tools)
-    return (
-        f"Not run, because it would need an approval (permissions: {mode}): {names}. "
-        "The operator can set `permissions: accept_edits` or `bypass` for this room."
-    )
-
-
 def goes_on(outcome: TurnOutcome, go_on: GoOn, *, reason: str | None, prompt: str) -> str:
     """A turn ended without an answer, and another one takes its message up by itself."""
     count = f"({go_on.resumes} of {MAX_RESUMES})"

@@ -15,6 +15,7 @@ from orchestrator.core.command import (
     render_command_help,
     render_help,
 )
+from orchestrator.rooms.commands.approval import approve, deny
 from orchestrator.rooms.commands.conversation import begin_anew, cancel, retry
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.status import render_status
@@ -50,6 +51,8 @@ HANDLERS: Mapping[CommandName, Handler] = MappingProxyType(
         CommandName.CANCEL: cancel,
         CommandName.NEW: begin_anew,
         CommandName.RETRY: retry,
+        CommandName.APPROVE: approve,
+        CommandName.DENY: deny,
         CommandName.EGRESS: _egress,
     }
 )

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
 from orchestrator.core.approval import (
     APPROVAL_TABLE,
+    Answer,
+    Approval,
     ApprovalEvent,
+    ApprovalKind,
     ApprovalState,
     Deciders,
+    ToolDetails,
     next_approval_state,
     parse_key,
+    parse_words,
 )
 from orchestrator.errors import IllegalTransitionError
-from orchestrator.model import UserId
+from orchestrator.model import RoomId, TxnId, UserId
 
 ENDS = {
     ApprovalEvent.ALLOWED_HOUR: ApprovalState.GRANTED_HOUR,
     ApprovalEvent.ALLOWED_ALWAYS: ApprovalState.GRANTED_ALWAYS,
+    ApprovalEvent.ALLOWED_ONCE: ApprovalState.GRANTED_ONCE,
+    ApprovalEvent.ALLOWED_SESSION: ApprovalState.GRANTED_SESSION,
+    ApprovalEvent.TURN_ENDED: ApprovalState.WITHDRAWN,
     ApprovalEvent.REFUSED: ApprovalState.REFUSED,
     ApprovalEvent.TIME_UP: ApprovalState.EXPIRED,
     ApprovalEvent.ROOM_ENDED: ApprovalState.WITHDRAWN,
@@ -65,7 +74,96 @@ def test_an_open_question_ends_once_and_what_ended_it_stands(
     ],
 )
 def test_only_a_key_that_can_mean_one_thing_decides(key: str, said: ApprovalEvent | None) -> None:
-    assert parse_key(key) is said
+    answer = parse_key(key, question(ApprovalKind.EGRESS))
+    assert (answer and answer.event) is said
+
+
+def question(kind: ApprovalKind, **more: Any) -> Approval:
+    return Approval(
+        approval_id="a1",
+        room_id=RoomId("!r:test"),
+        kind=kind,
+        subject="s",
+        wanted_by=None,
+        turn_id=None,
+        txn_id=TxnId("t"),
+        state=ApprovalState.OPEN,
+        asked_at=0.0,
+        expires_at=1.0,
+        **more,
+    )
+
+
+RULE = ToolDetails(what="Bash: x", rule="Bash(x:*)")
+NO_RULE = ToolDetails(what="Bash: x")
+ONE = ToolDetails(what="which?", options=("a", "b"))
+MANY = ToolDetails(what="which?", options=("a", "b"), is_multiple=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "details", "key", "said"),
+    [
+        (ApprovalKind.TOOL, RULE, "✅", Answer(event=ApprovalEvent.ALLOWED_ONCE)),
+        (ApprovalKind.TOOL, RULE, "✔️", Answer(event=ApprovalEvent.ALLOWED_ONCE)),
+        (ApprovalKind.TOOL, RULE, "♾️", Answer(event=ApprovalEvent.ALLOWED_SESSION)),
+        (ApprovalKind.TOOL, NO_RULE, "♾️", None),
+        (ApprovalKind.TOOL, RULE, "❌", Answer(event=ApprovalEvent.REFUSED)),
+        (ApprovalKind.TOOL, RULE, "👍", None),
+        (ApprovalKind.TOOL, RULE, "1️⃣", None),
+        (ApprovalKind.TOOL, RULE, "⏱️", None),
+        (ApprovalKind.PLAN, NO_RULE, "✅", Answer(event=ApprovalEvent.ALLOWED_ONCE)),
+        (ApprovalKind.PLAN, RULE, "♾️", None),
+        (ApprovalKind.QUESTION, ONE, "1️⃣", Answer(event=ApprovalEvent.ALLOWED_ONCE, pick=0)),
+        (ApprovalKind.QUESTION, ONE, "2", Answer(event=ApprovalEvent.ALLOWED_ONCE, pick=1)),
+        (ApprovalKind.QUESTION, ONE, "3️⃣", None),
+        (ApprovalKind.QUESTION, ONE, "0️⃣", None),
+        (ApprovalKind.QUESTION, ONE, "✅", None),
+        (ApprovalKind.QUESTION, MANY, "2️⃣", Answer(pick=1)),
+        (ApprovalKind.QUESTION, MANY, "✅", None),
+        (ApprovalKind.QUESTION, None, "1️⃣", None),
+    ],
+)
+def test_each_kind_of_question_has_its_own_keys(
+    kind: ApprovalKind, details: ToolDetails | None, key: str, said: Answer | None
+) -> None:
+    assert parse_key(key, question(kind, details=details)) == said
+
+
+def test_a_tick_ends_the_choice_of_several_options() -> None:
+    chosen = question(ApprovalKind.QUESTION, details=MANY, picks=(0,))
+    assert parse_key("✅", chosen) == Answer(event=ApprovalEvent.ALLOWED_ONCE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said"),
+    [
+        (ApprovalKind.TOOL, "yes do it", Answer(event=ApprovalEvent.REFUSED, words="yes do it")),
+        (ApprovalKind.PLAN, "smaller", Answer(event=ApprovalEvent.REFUSED, words="smaller")),
+        (ApprovalKind.QUESTION, "2", Answer(event=ApprovalEvent.ALLOWED_ONCE, pick=1)),
+        (ApprovalKind.QUESTION, "9", Answer(event=ApprovalEvent.ALLOWED_ONCE, words="9")),
+        (ApprovalKind.QUESTION, "both", Answer(event=ApprovalEvent.ALLOWED_ONCE, words="both")),
+    ],
+)
+def test_a_reply_in_words_answers_a_question_and_refuses_anything_else(
+    kind: ApprovalKind, words: str, said: Answer
+) -> None:
+    assert parse_words(words, question(kind, details=ONE)) == said
+
+
+def test_who_asked_for_the_turn_decides_where_that_is_so_and_an_agent_never() -> None:
+    deciders = Deciders(
+        me=UserId("@agent:test"),
+        agents={UserId("@reviewer:test")},
+        is_approver=lambda user: user == "@alice:test",
+        has_any=True,
+    )
+    of_bob = question(ApprovalKind.TOOL, asker=UserId("@bob:test"))
+    assert deciders.may_answer("@alice:test", of_bob)
+    assert deciders.may_answer("@bob:test", of_bob)
+    assert not deciders.may_answer("@carol:test", of_bob)
+    assert not deciders.may_answer("@bob:test", question(ApprovalKind.TOOL))
+    of_agent = question(ApprovalKind.TOOL, asker=UserId("@reviewer:test"))
+    assert not deciders.may_answer("@reviewer:test", of_agent)
 
 
 @pytest.mark.parametrize(

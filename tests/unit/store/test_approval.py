@@ -8,25 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.approval import Approval, ApprovalEvent, ApprovalKind, ApprovalState
+from orchestrator.core.approval import Answer, Approval, ApprovalEvent, ApprovalKind, ApprovalState
 from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.grant import SEEN_EVERY_S
 from orchestrator.model import EventId, Priority, RoomId, TxnId, UserId
 from orchestrator.store.api import InboxKind, InboxState, NewInboxRow, NewOutboxRow
-from orchestrator.store.approval_table import (
-    MAX_OPEN,
-    Asked,
-    Decision,
-    NewApproval,
-    withdraw_all,
-)
+from orchestrator.store.approval_row import NewApproval
+from orchestrator.store.approval_table import MAX_OPEN, Asked, Decision, withdraw_all
 from orchestrator.store.egress_effect import allow_host, deny_host, revoke_host
 from orchestrator.store.grant_table import NewGrant, revoke_all_grants
 from orchestrator.store.store import Store, open_store
 
 ROOM = RoomId("!room:test")
 CAROL = UserId("@carol:test")
-HOUR = ApprovalEvent.ALLOWED_HOUR
+HOUR = Answer(event=ApprovalEvent.ALLOWED_HOUR)
 
 
 @pytest.fixture
