@@ -34,6 +34,7 @@ _WHAT_CHARS = 120
 _RULE_CHARS = 200
 _MAX_RULES = 8
 _PLAN, _QUESTION = "ExitPlanMode", "AskUserQuestion"
+_A_PLAN = ToolDetails(what="a plan")
 _LANGUAGES = {
     "c": "c", "cpp": "cpp", "css": "css", "go": "go", "html": "html", "java": "java",
     "js": "javascript", "json": "json", "md": "markdown", "py": "python", "rs": "rust",
@@ -74,9 +75,11 @@ def describe(
     """What a request asks, in order; None where it is too long to be shown."""
     if tool == _QUESTION and (questions := parse_questions(given)):
         shown = tuple(_ask(question) for question in questions)
-    elif tool == _PLAN and isinstance(plan := given.get("plan"), str):
-        details = ToolDetails(what="a plan")
-        shown = (Shown(kind=ApprovalKind.PLAN, details=details, markdown=_as_quote(plan)),)
+    elif tool == _PLAN:
+        # The CLI adds the plan from the file that the model wrote; without one there is none.
+        plan = given.get("plan")
+        markdown = _as_quote(plan) if isinstance(plan, str) else "> …"
+        shown = (Shown(kind=ApprovalKind.PLAN, details=_A_PLAN, markdown=markdown),)
     else:
         shown = (_tool(tool, given, suggestions),)
     return None if sum(len(one.markdown) for one in shown) > MAX_SHOWN_CHARS else shown

@@ -394,10 +394,8 @@ def _text(value: object) -> str:
 
 def count_open_turns(db: sqlite3.Connection, room_id: RoomId) -> int:
     """Turns of the room that have not ended, in the caller's transaction."""
-    count: int = db.execute(
-        "SELECT count(*) FROM turns WHERE state <> 'ended' AND room_id = ?", (room_id,)
-    ).fetchone()[0]
-    return count
+    query = "SELECT count(*) FROM turns WHERE state <> 'ended' AND room_id = ?"
+    return int(db.execute(query, (room_id,)).fetchone()[0])
 
 
 def _insert_continuation(db: sqlite3.Connection, ended: TurnId, go_on: GoOn, *, now: float) -> None:

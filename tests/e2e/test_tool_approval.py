@@ -1,7 +1,8 @@
-"""The real CLI asks, people decide: a tool once, for the session, not at all; a plan; a question."""
+"""The real CLI asks, people decide: a tool once, for the session, not at all; plan; question."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from tests.support.matrix_user import MatrixUser, body_of
 from tests.support.orchestrator import Orchestrator
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
+
+_PLAN = "# Steps\n\n1. look\n2. do it"
 
 
 def touch(name: str) -> list[ToolUse]:
@@ -92,8 +95,6 @@ async def test_a_question_is_answered_by_its_number_and_a_plan_by_an_approver(
         ]
     }
     api.when("ask me", [ToolUse(name="AskUserQuestion", input=asked)], "so be it")
-    plan = ToolUse(name="ExitPlanMode", input={"plan": "# Steps\n\n1. look\n2. do it"})
-    api.when("plan it", [plan], "planned")
     alice, carol = await installation.person(), await installation.person("carol")
     orchestrator = await installation.configure(
         defaults={"permissions": "plan", "trigger": "all"},
@@ -110,6 +111,11 @@ async def test_a_question_is_answered_by_its_number_and_a_plan_by_an_approver(
     await alice.wait_for_text(room, "so be it", sender=agent)
     assert "PostgreSQL" in api.asked[-1].tool_results[-1].result_text
 
+    text = "\n".join(m.text for m in api.asked[-1].messages)
+    found = re.search(r"(/home/agent/\S+?/plans/\S+?\.md)", text)
+    assert found is not None, text[-6000:]
+    write = ToolUse(name="Write", input={"file_path": found[1], "content": _PLAN})
+    api.when("plan it", [write], [ToolUse(name="ExitPlanMode", input={})], "planned")
     await alice.send(room, "plan it")
     question = await alice.wait_for_text(room, "This is my plan", sender=agent)
     assert "> # Steps" in body_of(question)
