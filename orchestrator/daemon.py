@@ -264,6 +264,8 @@ def _assemble(opened: _Opened) -> _System:
         version=__version__,
         send_rate_per_s=budget.rate_per_s,
         spent_micro_usd=opened.housing.spent_micro_usd,
+        person_micro_usd=opened.housing.person_micro_usd,
+        invite=matrix.invite,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(

@@ -10,7 +10,7 @@ named as one who may decide, an account of an agent: none of these changes anyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -123,18 +123,21 @@ class Approval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deciders:
-    """Who may decide. `is_approver` is the configuration's word on a user id."""
+    """Who may decide."""
 
     me: UserId
     agents: Collection[UserId]
     """The accounts of all configured agents: they never decide, whatever a pattern covers."""
-    is_approver: Callable[[str], bool]
+    is_approver: Callable[[RoomId, str], Awaitable[bool]]
+    """Whether somebody may decide in a room, by name or by the room's power levels."""
     has_any: bool
     """Whether the configuration names anybody at all."""
 
-    def may_decide(self, sender: str) -> bool:
-        """Whether this account's word counts."""
-        return sender != self.me and sender not in self.agents and self.is_approver(sender)
+    async def may_decide(self, room_id: RoomId, sender: str) -> bool:
+        """Whether this account's word counts in the room."""
+        if sender == self.me or sender in self.agents:
+            return False
+        return await self.is_approver(room_id, sender)
 
 
 def next_approval_state(state: ApprovalState, event: ApprovalEvent) -> ApprovalState:

@@ -36,6 +36,9 @@ class CommandName(StrEnum):
     NEW = "new"
     RETRY = "retry"
     EGRESS = "egress"
+    COST = "cost"
+    BUDGET = "budget"
+    INVITE_AGENT = "invite-agent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,30 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
             usage="[allow HOST [1h|always] | deny HOST | revoke HOST]",
             details="Who may change it: those who may decide.",
             examples=("!egress", "!egress allow example.org 1h", "!egress revoke example.org"),
+        ),
+        CommandName.COST: CommandSpec(
+            summary="what this room has cost: in all, by person, by model",
+            needs=Permission.READ,
+            usage="[day|week]",
+            details="Of today, or of the last seven days (UTC). What people cost elsewhere is not "
+            "shown.",
+            examples=("!cost", "!cost week"),
+        ),
+        CommandName.BUDGET: CommandSpec(
+            summary="what may be used here in a day; admins raise it",
+            needs=Permission.READ,
+            usage="[+AMOUNT [LIMIT] | LIMIT AMOUNT|off|default]",
+            details="LIMIT is `usd`, `turns`, `person-usd` or `person-turns`. With a plus it is "
+            "for today, else for good. Days are UTC days. Who may change it: admins.",
+            examples=("!budget", "!budget +5", "!budget +10 turns", "!budget usd 20"),
+        ),
+        CommandName.INVITE_AGENT: CommandSpec(
+            summary="invite another agent's account to this room",
+            needs=Permission.ADMINISTER,
+            usage="NAME|@USER:SERVER",
+            details="NAME is an agent of the configuration with an account of its own "
+            "(`agents.NAME.user_id`). I need the power to invite.",
+            examples=("!invite-agent reviewer", "!invite-agent @reviewer:example.org"),
         ),
     }
 )

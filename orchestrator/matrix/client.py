@@ -165,6 +165,11 @@ class MatrixClient:
         path = api_path("rooms", room_id, "join")
         await self._http.request("POST", path, what="joining a room", body={})
 
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite an account; see `ports.Homeserver`."""
+        path = api_path("rooms", room_id, "invite")
+        await self._http.request("POST", path, what="inviting", body={"user_id": user_id})
+
     async def leave(self, room_id: RoomId) -> None:
         """Leave, or decline; see `ports.Homeserver`. A room that we are not in counts as left."""
         path = api_path("rooms", room_id, "leave")

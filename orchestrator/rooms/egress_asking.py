@@ -24,6 +24,7 @@ from loguru import logger
 
 from orchestrator.config import Config
 from orchestrator.core.approval import ApprovalKind, Deciders
+from orchestrator.core.command import Permission
 from orchestrator.core.denial import Denial, Denials, Wanted, is_worth_asking
 from orchestrator.core.egress_rules import Target, is_covered, parse_rule
 from orchestrator.core.grant import build_subject
@@ -43,9 +44,11 @@ from orchestrator.rooms.egress_question import (
 from orchestrator.rooms.grant_keeper import GrantKeeper
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.rooms.people import People
 from orchestrator.rooms.reaction import LOOK_EVERY_S, Reactions
 from orchestrator.store.api import InboxRow, NewOutboxRow, Replacement, RoomRow
 from orchestrator.store.approval_table import Asked, NewApproval
+from orchestrator.store.store import Store
 
 _API_HOST = "api.anthropic.com"
 # A host that may not be asked about now is looked at again after so long.
@@ -59,7 +62,7 @@ class EgressAsking:
     def __init__(self, kit: Kit, find_work: Callable[[RoomSlug], Wanted]) -> None:
         self._kit = kit
         self._find_work = find_work
-        self._deciders = build_deciders(kit.config)
+        self._deciders = build_deciders(kit.config, kit.store)
         self._never = frozenset(
             {_API_HOST, urlsplit(kit.config.anthropic.upstream).hostname or _API_HOST}
         )
@@ -230,11 +233,12 @@ class EgressAsking:
         self._kit.notify_outbox()
 
 
-def build_deciders(config: Config) -> Deciders:
+def build_deciders(config: Config, store: Store) -> Deciders:
     """Who may decide, by the configuration; agents never may, whatever it says."""
-    me = config.matrix.user_id
-    agents = frozenset(a.user_id for a in config.agents.values() if a.user_id is not None)
-    named = {*config.access.admins, *config.access.approvers} - {me} - agents
+    people = People.build(config, store)
     return Deciders(
-        me=me, agents=agents, is_approver=config.access.is_approver, has_any=bool(named)
+        me=config.matrix.user_id,
+        agents=config.agent_accounts,
+        is_approver=partial(people.may, Permission.DECIDE),
+        has_any=config.roles.names_any(Permission.DECIDE),
     )

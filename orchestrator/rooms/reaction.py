@@ -90,7 +90,8 @@ class Reactions:
 
     async def take(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> None:
         """Act on a reaction, hold it, or mark it as nothing. Only the store's errors come out."""
-        answer = self._read(row, room_id, event)
+        may_decide = await self._deciders.may_decide(room_id, event.sender)
+        answer = self._read(row, room_id, event) if may_decide else None
         if answer is None or await self._kit.store.absences.is_absent(room_id, answer.by):
             await self._ignore(row.seq)
         elif not await self._settle(answer):
@@ -117,8 +118,6 @@ class Reactions:
                 self._held.remove(answer)
 
     def _read(self, row: InboxRow, room_id: RoomId, event: RoomEvent) -> _Answer | None:
-        if not self._deciders.may_decide(event.sender):
-            return None
         try:
             relation = _Content.model_validate(event.content).relates_to
         except ValidationError:  # redacted, too

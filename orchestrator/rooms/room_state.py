@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from orchestrator.config import Config
 from orchestrator.core.policy import RoomEvent
-from orchestrator.model import RoomId, UserId
+from orchestrator.model import RoomId
 from orchestrator.ports import Encryption, Homeserver
 from orchestrator.rooms.alias import Aliases
 from orchestrator.rooms.patience import Patience
+from orchestrator.rooms.people import People
 from orchestrator.rooms.upgrade import Mover, Upgrades
 from orchestrator.store.api import InboxRow
 from orchestrator.store.store import Store
@@ -33,7 +34,7 @@ class RoomStates:
         rooms: Mover,
         clock: Callable[[], float],
     ) -> None:
-        self._access = config.access
+        self._people = People.build(config, store)
         self._store = store
         self._encryption = encryption
         self._clock = clock
@@ -46,7 +47,7 @@ class RoomStates:
             patience=self._patience[0],
         )
         self._upgrades = Upgrades(
-            access=config.access,
+            people=self._people,
             autojoin=config.matrix.autojoin,
             homeserver=homeserver,
             store=store,
@@ -68,12 +69,11 @@ class RoomStates:
             # A room's own properties have an empty key; others anybody could make up.
             return True
         await self._encryption.handle_state(room_id, raw)
+        await self._people.take_in(room_id, event)
         match event.type:
             case "m.room.encryption":
                 await self._store.rooms.update(room_id, encrypted=True)
                 await self._upgrades.try_move(room_id)
-            case "m.room.member":
-                await self._note_presence(room_id, event)
             case "m.room.name":
                 await self._store.rooms.update(room_id, name=_text(event.content.get("name")))
             case "m.room.canonical_alias":
@@ -86,13 +86,6 @@ class RoomStates:
             case "m.room.tombstone":
                 return await self._upgrades.note_tombstone(row, room_id, event, now=self._clock())
         return True
-
-    async def _note_presence(self, room_id: RoomId, event: RoomEvent) -> None:
-        """Who may decide and leaves decides nothing more there."""
-        person = UserId(event.state_key or "")
-        if self._access.is_approver(person):
-            is_there = event.content.get("membership") == "join"
-            await self._store.absences.note(room_id, person, is_there=is_there)
 
 
 def _text(value: object) -> str | None:
