@@ -243,7 +243,6 @@ _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
         "idle_stop_s",
         "hibernate_s",
     ),
-    AgentConfig: ("user_id",),
 }
 # What asks for nothing: a file may say that it wants none of it.
 _OFF = (None, 0, (), "final")

@@ -19,7 +19,7 @@ WARN_PERCENT = 80
 MOST = 1_000_000
 """Dollars, or turns: what a command can ask for."""
 _EXTRA = "budget.extra"
-_NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,6})?")
+_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 
 
 class LimitName(StrEnum):
@@ -97,7 +97,7 @@ def build_allowance(configured: Amounts, settings: Mapping[str, str]) -> Allowan
         text = settings.get(name.key)
         if text == "off":
             base.pop(name, None)
-        elif text is not None and text.isdecimal():
+        elif text is not None and text.isascii() and text.isdecimal():
             base[name] = int(text)
     day, extra = parse_extra(settings.get(_EXTRA))
     return Allowance(base=base, extra_day=day, extra=extra)

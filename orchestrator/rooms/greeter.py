@@ -16,7 +16,7 @@ from orchestrator.store.store import Store
 
 
 class Greeter:
-    """Invariant: `_due` are the rooms whose greeting is due in the table, once `load` was called."""
+    """Invariant: `_due` are the rooms whose greeting is due in the table, after `load`."""
 
     def __init__(
         self,

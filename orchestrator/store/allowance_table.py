@@ -31,7 +31,7 @@ class AllowanceTable:
         """Of this conversation, and of this person in all rooms."""
 
         def work(db: sqlite3.Connection) -> tuple[int, int]:
-            where = f"SELECT count(*) FROM turns WHERE {_COUNTED}"
+            where = f"SELECT count(*) FROM turns WHERE {_COUNTED}"  # noqa: S608 - constants
             (mine,) = db.execute(f"{where} AND sender = ?", (midnight, person)).fetchone()
             (of_room,) = db.execute(
                 f"{where} AND room_id IN ({ROOMS_OF_CONVERSATION})", (midnight, room_id)

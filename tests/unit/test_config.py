@@ -40,11 +40,11 @@ def test_a_key_that_has_no_effect_yet_is_named_once_where_it_is_set() -> None:
         {
             **MINIMAL,
             "defaults": {"idle_stop_s": 60},
-            "rooms": {"#a:b": {"budget": {"agent_turns_in_a_row": 5}, "timeout_s": 9}},
+            "rooms": {"#a:b": {"hibernate_s": 5, "timeout_s": 9}},
         },
         source="c.yaml",
     )
-    assert not_built(config) == ["defaults.idle_stop_s", "rooms.#a:b.budget.agent_turns_in_a_row"]
+    assert not_built(config) == ["defaults.idle_stop_s", "rooms.#a:b.hibernate_s"]
 
 
 def test_nothing_is_named_where_nothing_without_effect_is_asked_for() -> None:

@@ -15,7 +15,7 @@ from orchestrator.core.approval import (
     parse_key,
 )
 from orchestrator.errors import IllegalTransitionError
-from orchestrator.model import UserId
+from orchestrator.model import RoomId, UserId
 
 ENDS = {
     ApprovalEvent.ALLOWED_HOUR: ApprovalState.GRANTED_HOUR,
@@ -79,11 +79,14 @@ def test_only_a_key_that_can_mean_one_thing_decides(key: str, said: ApprovalEven
         ("@Alice:test", True),
     ],
 )
-def test_no_agent_decides_whatever_a_pattern_covers(sender: str, *, may: bool) -> None:
+async def test_no_agent_decides_whatever_a_pattern_covers(sender: str, *, may: bool) -> None:
+    async def is_approver(_: RoomId, user_id: str) -> bool:
+        return user_id.endswith(":test")
+
     deciders = Deciders(
         me=UserId("@agent:test"),
         agents={UserId("@reviewer:test")},
-        is_approver=lambda user_id: user_id.endswith(":test"),
+        is_approver=is_approver,
         has_any=True,
     )
-    assert deciders.may_decide(sender) is may
+    assert await deciders.may_decide(RoomId("!r:test"), sender) is may
