@@ -84,6 +84,16 @@ class Homeserver(Protocol):
         """
         ...
 
+    async def state_event(self, room_id: RoomId, event_type: str) -> JsonObject | None:
+        """The room's own state event of a type, whole; None where there is none.
+
+        Raises:
+            RateLimitedError: with the wait that the homeserver named.
+            HomeserverUnreachableError: try again.
+            RequestRefusedError: for good.
+        """
+        ...
+
     async def resolve_alias(self, alias: str) -> RoomId | None:
         """The room that an alias (`#name:server`) stands for; None where it stands for none.
 

@@ -251,6 +251,17 @@ class MatrixClient:
         room_id = answer.get("room_id")
         return RoomId(room_id) if isinstance(room_id, str) else None
 
+    async def state_event(self, room_id: RoomId, event_type: str) -> JsonObject | None:
+        """A state event of a room as it is now, with its sender; see `ports.Homeserver`."""
+        path = api_path("rooms", room_id, "state", event_type, "")
+        query = {"format": "event"}
+        try:
+            return await self._http.get(path, what="reading a room's state", query=query)
+        except RequestRefusedError as e:
+            if e.errcode in _GONE:
+                return None
+            raise
+
     async def joined_members(self, room_id: RoomId) -> Mapping[UserId, str | None]:
         """The joined members and their names."""
         what = "reading a room's members"

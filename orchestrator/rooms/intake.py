@@ -139,6 +139,7 @@ class Intake:
             self._patience.use_group(group)
             self._states.use_group(group)
             await self._greeter.load()
+            await self._states.ask_for_levels()
             for row in await self._store.inbox.pending_keys():
                 await self._handle_guarded(row)
             while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from orchestrator.config import Config
 from orchestrator.core.policy import RoomEvent
@@ -36,6 +37,7 @@ class RoomStates:
     ) -> None:
         self._people = People.build(config, store)
         self._store = store
+        self._homeserver = homeserver
         self._encryption = encryption
         self._clock = clock
         # One each: aliases don't keep an upgrade waiting.
@@ -62,6 +64,24 @@ class RoomStates:
         """Whose tasks the questions are; before `take_in`."""
         for patience in self._patience:
             patience.use_group(group)
+
+    async def ask_for_levels(self) -> None:
+        """Of rooms that were joined before their levels counted: no sync tells those again."""
+        if self._people.roles.by_level:
+            for room_id in await self._store.people.without_power():
+                self._patience[0].start(self._ask_for_levels(room_id), f"levels of {room_id}")
+
+    async def _ask_for_levels(self, room_id: RoomId) -> None:
+        """A refusal leaves them unknown, which gives nobody anything."""
+        creation, levels = [
+            await self._patience[0].ask(partial(self._homeserver.state_event, room_id, kind))
+            for kind in ("m.room.create", "m.room.power_levels")
+        ]
+        creator, made = (creation or {}).get("sender"), (creation or {}).get("content")
+        said = (levels or {}).get("content")
+        if isinstance(creator, str) and isinstance(made, dict):
+            known = said if isinstance(said, dict) else None
+            await self._store.people.note_asked(room_id, creator, made, known)
 
     async def take_in(self, row: InboxRow, room_id: RoomId, event: RoomEvent, raw: str) -> bool:
         """Take in a state event; False: whoever asks the homeserver about it marks the row."""

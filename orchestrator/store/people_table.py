@@ -51,6 +51,40 @@ class PeopleTable:
 
         await self.database.run(work)
 
+    async def note_asked(
+        self,
+        room_id: RoomId,
+        creator: str | None,
+        creation: Mapping[str, object] | None,
+        levels: Mapping[str, object] | None,
+    ) -> None:
+        """What the homeserver said when it was asked; what came of the room meanwhile stays."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT OR IGNORE INTO room_power VALUES (?, ?, ?, ?)",
+                (
+                    room_id,
+                    creator,
+                    None if creation is None else json.dumps(creation),
+                    None if levels is None else json.dumps(levels),
+                ),
+            )
+
+        await self.database.run(work)
+
+    async def without_power(self) -> Sequence[RoomId]:
+        """Rooms that the agent is in, whose state nobody has told."""
+
+        def work(db: sqlite3.Connection) -> list[RoomId]:
+            query = (
+                "SELECT room_id FROM rooms WHERE joined "
+                "AND room_id NOT IN (SELECT room_id FROM room_power)"
+            )
+            return [RoomId(room_id) for (room_id,) in db.execute(query)]
+
+        return await self.database.run(work)
+
     async def power(self, room_id: RoomId) -> RoomPower | None:
         """The room's levels; None: its state was never received."""
 

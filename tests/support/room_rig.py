@@ -178,6 +178,7 @@ class MemoryCourtesyServer:
     aliases: dict[str, RoomId] = field(default_factory=dict)
     left: list[RoomId] = field(default_factory=list)
     invited: list[tuple[RoomId, UserId]] = field(default_factory=list)
+    states: dict[tuple[RoomId, str], JsonObject] = field(default_factory=dict)
     errors: list[BaseException] = field(default_factory=list)
     delays_s: list[float] = field(default_factory=list)
     in_flight: int = 0
@@ -208,6 +209,12 @@ class MemoryCourtesyServer:
         if self.errors:
             raise self.errors.pop(0)
         self.joined.append(room_id)
+
+    async def state_event(self, room_id: RoomId, event_type: str) -> JsonObject | None:
+        """As the port says."""
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.states.get((room_id, event_type))
 
     async def resolve_alias(self, alias: str) -> RoomId | None:
         """As the port says."""

@@ -92,6 +92,22 @@ def test_power_levels_make_roles_from_the_event_on_that_sets_them(tmp_path: Path
     run(tmp_path, test, access={"users": [], **BY_LEVEL})
 
 
+def test_the_levels_of_a_room_that_was_joined_before_are_asked_for(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        await rig.store.rooms.ensure(ROOM, joined=True)
+        rig.homeserver.states = {
+            (ROOM, "m.room.create"): {"sender": ALICE, "content": {"room_version": "12"}},
+            (ROOM, "m.room.power_levels"): {"sender": ALICE, "content": {"users": {CAROL: 10}}},
+        }
+        rig.homeserver.errors = [HomeserverUnreachableError()]
+        async with rig.life() as life:
+            await asyncio.sleep(10)
+            assert await say(rig, life, "!budget +1", ALICE) == texts.NO_LIMIT_TO_RAISE
+            assert "is for admins" in await say(rig, life, "!budget +1", CAROL)
+
+    run(tmp_path, test, access={"users": [], **BY_LEVEL})
+
+
 def test_without_power_levels_in_the_file_a_rooms_admin_is_nobody(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         async with rig.life() as life:
