@@ -85,9 +85,9 @@ def invite_refused(user_id: str, errcode: str) -> str:
 
 _NAMES: Mapping[LimitName, str] = {
     LimitName.USD: "this room's budget",
-    LimitName.TURNS: "this room's turns",
+    LimitName.TURNS: "this room's allowance of turns",
     LimitName.PERSON_USD: "what one person may spend",
-    LimitName.PERSON_TURNS: "the turns of one person",
+    LimitName.PERSON_TURNS: "each person's allowance of turns",
 }
 BUDGET_FORM = (
     "The form is `!budget +5` (dollars more for today), `!budget +5 turns`, `!budget usd 20` "
@@ -111,17 +111,17 @@ def limit_met(name: LimitName, limit: int, *, left_s: float) -> str:
     What a person has used is not said: it may have been in other rooms.
     """
     what = {
-        LimitName.USD: f"this room has spent its budget for today, {amount(name, limit)}",
+        LimitName.USD: f"this room has spent its budget for today: {amount(name, limit)}",
         LimitName.TURNS: f"this room has had its {amount(name, limit)} for today",
         LimitName.PERSON_USD: (
-            f"you have spent what one person may in a day, {amount(name, limit)}"
+            f"you have spent what one person may in a day: {amount(name, limit)}"
         ),
         LimitName.PERSON_TURNS: f"you have had the {amount(name, limit)} that one person may a day",
     }[name]
     more = "+1" if name is LimitName.USD else f"+1 {name}"
     return (
-        f"{what}. It begins anew at 00:00 UTC, in {until_midnight(left_s)}; an admin can raise "
-        f"it for today with `!budget {more}`"
+        f"{what}. Nothing more is taken until 00:00 UTC, in {until_midnight(left_s)}; an admin can "
+        f"raise it for today with `!budget {more}`"
     )
 
 
@@ -129,7 +129,7 @@ def nearly_met(name: LimitName, limit: int, *, who: str | None, left_s: float) -
     """Told once a day and limit."""
     whose = f" by {quote(who)}" if who else ""
     return (
-        f"80 % of {_NAMES[name]} for today ({amount(name, limit)}) are used{whose}. At 100 % "
+        f"80 % of {_NAMES[name]} for today ({amount(name, limit)}) is used{whose}. At 100 % "
         f"nothing more is taken until 00:00 UTC, in {until_midnight(left_s)}; an admin can raise "
         "it: `!budget` shows how."
     )

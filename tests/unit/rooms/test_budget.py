@@ -36,7 +36,7 @@ def test_the_turns_of_a_room_are_counted_over_restarts_and_raised_by_an_admin(
         assert rig.claude.asked == ["message 0", "message 1"]
         refused = [b for b in await rig.bodies() if "Not taken" in b]
         assert len(refused) == 2
-        assert "2 turns for today. It begins anew at 00:00 UTC, in" in refused[0]
+        assert "2 turns for today. Nothing more is taken until 00:00 UTC, in" in refused[0]
         assert "`!budget +1 turns`" in refused[0]
         async with rig.life() as life:
             assert "3 turns until" in await say(rig, life, "!budget +1 turns")
@@ -68,7 +68,7 @@ def test_spent_money_stops_turns_and_a_raise_reaches_the_gateway_at_once(tmp_pat
         async with rig.life() as life:
             await say(rig, life, "no", BOB)
             await rig.wait_ended(1)
-            assert "spent its budget for today, $5.00" in (await rig.bodies())[-1]
+            assert "spent its budget for today: $5.00" in (await rig.bodies())[-1]
             day = utc_day(loop_clock())
             assert "$7.50 until 00:00 UTC" in await say(rig, life, "!budget +2.5")
             assert rig.doors.allowances[SLUG].on(day).get(LimitName.USD) == 7_500_000
