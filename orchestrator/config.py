@@ -67,10 +67,6 @@ class AccessConfig(Section):
         """Whether the user may run turns; admins always may."""
         return any(fnmatch.fnmatchcase(user_id, p) for p in (*self.admins, *self.users))
 
-    def is_approver(self, user_id: str) -> bool:
-        """Whether the user may grant what an agent asks for, as far as this section knows."""
-        return any(fnmatch.fnmatchcase(user_id, p) for p in (*self.admins, *self.approvers))
-
     def roles(self, agents: Collection[str]) -> Roles:
         """The same as a value of the core; `agents` are the accounts of agents."""
         named = {

@@ -14,7 +14,6 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from orchestrator.core.command import Permission
-from orchestrator.model import UserId
 
 Permissions = frozenset[Permission]
 NOTHING: Permissions = frozenset()
@@ -162,8 +161,3 @@ _WHO: Mapping[Permission, str] = MappingProxyType(
         Permission.ADMINISTER: "admins",
     }
 )
-
-
-def is_agent(user_id: UserId, roles: Roles) -> bool:
-    """Whether it is an agent's account."""
-    return user_id in roles.agents
