@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,8 +17,10 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from orchestrator.config_problem import describe_problem
 from orchestrator.config_types import Seconds, Section, UserPattern
+from orchestrator.core.role import Role, Roles
 from orchestrator.errors import ConfigError
-from orchestrator.room_profile import BudgetConfig, RoomProfile
+from orchestrator.model import UserId
+from orchestrator.room_profile import RoomProfile
 
 # Below the directory that it is started in.
 DEFAULT_STATE_DIR = Path("state")
@@ -59,15 +61,27 @@ class AccessConfig(Section):
     readers: tuple[UserPattern, ...] = ()
     """May ask how things stand, and no more."""
     power_levels: PowerLevels | None = None
-    """Roles by a room's power levels, besides those by name."""
+    """Roles by a room's power levels, besides those by name: the room's own word on its people."""
 
     def is_allowed(self, user_id: str) -> bool:
         """Whether the user may run turns; admins always may."""
         return any(fnmatch.fnmatchcase(user_id, p) for p in (*self.admins, *self.users))
 
-    def is_approver(self, user_id: str) -> bool:
-        """Whether the user may grant what an agent asks for, as far as this section knows."""
-        return any(fnmatch.fnmatchcase(user_id, p) for p in (*self.admins, *self.approvers))
+    def roles(self, agents: Collection[str]) -> Roles:
+        """The same as a value of the core; `agents` are the accounts of agents."""
+        named = {
+            Role.ADMIN: self.admins,
+            Role.APPROVER: self.approvers,
+            Role.USER: self.users,
+            Role.READER: self.readers,
+        }
+        least = self.power_levels or PowerLevels()
+        levels = {Role.ADMIN: least.admin, Role.APPROVER: least.approver, Role.USER: least.user}
+        return Roles(
+            by_name=named,
+            by_level={role: level for role, level in levels.items() if level is not None},
+            agents=agents,
+        )
 
 
 class GatewayConfig(Section):
@@ -138,6 +152,17 @@ class Config(Section):
     observability: ObservabilityConfig = ObservabilityConfig()
     backups: BackupsConfig | None = BackupsConfig()
 
+    @property
+    def agent_accounts(self) -> frozenset[UserId]:
+        """The accounts of all agents that this file names, this installation's own included."""
+        others = (agent.user_id for agent in self.agents.values())
+        return frozenset({self.matrix.user_id, *(o for o in others if o is not None)})
+
+    @property
+    def roles(self) -> Roles:
+        """Who may do what."""
+        return self.access.roles(self.agent_accounts)
+
     def profile(self, room_id: str, alias: str | None, former: Sequence[str] = ()) -> RoomProfile:
         """The profile of a room, by its id first, then by its canonical alias.
 
@@ -200,12 +225,6 @@ class Secrets(Section):
 # Their names are settled and they are validated, but nothing acts on them yet.
 _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
     DockerConfig: ("prewarm",),
-    BudgetConfig: (
-        "agent_turns_in_a_row",
-        "turns_per_day",
-        "person_usd_per_day",
-        "person_turns_per_day",
-    ),
     RoomProfile: (
         "stream",
         "footer",
@@ -214,14 +233,11 @@ _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
         "max_parallel_turns",
         "effort",
         "questions",
-        "greet",
         "files",
         "snapshots",
         "idle_stop_s",
         "hibernate_s",
     ),
-    AccessConfig: ("readers", "power_levels"),
-    AgentConfig: ("user_id",),
 }
 # What asks for nothing: a file may say that it wants none of it.
 _OFF = (None, 0, (), "final")

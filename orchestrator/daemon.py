@@ -261,11 +261,13 @@ def _assemble(opened: _Opened) -> _System:
         courtesies=courtesies,
         notify_outbox=sender.notify,
         may_show_progress=sender.may_show_progress,
-        deciders=build_deciders(config),
+        deciders=build_deciders(config, store),
         wall_clock=clock,
         version=__version__,
         send_rate_per_s=budget.rate_per_s,
         spent_micro_usd=opened.housing.spent_micro_usd,
+        person_micro_usd=opened.housing.person_micro_usd,
+        invite=matrix.invite,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(

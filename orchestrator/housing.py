@@ -29,7 +29,7 @@ from orchestrator.egress.trust import (
     write_trust,
 )
 from orchestrator.errors import PreconditionError
-from orchestrator.model import InstallationId, RoomSlug
+from orchestrator.model import InstallationId, RoomSlug, UserId
 from orchestrator.private_file import write_private
 from orchestrator.room_profile import RoomProfile
 from orchestrator.room_secret import RoomSecrets
@@ -123,6 +123,10 @@ class HostHousing:
     def spent_micro_usd(self, slug: RoomSlug) -> int:
         """What a room's requests to the API have cost today (UTC)."""
         return self._egress.spent_micro_usd(slug)
+
+    def person_micro_usd(self, person: UserId) -> int:
+        """What was spent for somebody today (UTC), in all rooms."""
+        return self._egress.person_micro_usd(person)
 
     async def _prepare_dirs(
         self, room: RoomRow, profile: RoomProfile, ids: RoomIds, *, is_vacant: bool

@@ -21,6 +21,7 @@ from orchestrator.model import (
     RoomSlug,
     RunnerState,
     TxnId,
+    UserId,
 )
 
 
@@ -70,6 +71,26 @@ class Homeserver(Protocol):
         Raises:
             HomeserverUnreachableError: try again.
             RequestRefusedError: the invitation is void.
+        """
+        ...
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite an account to a room.
+
+        Raises:
+            RateLimitedError: with the wait that the homeserver named.
+            HomeserverUnreachableError: try again.
+            RequestRefusedError: for good; M_FORBIDDEN where it is there already, too.
+        """
+        ...
+
+    async def state_event(self, room_id: RoomId, event_type: str) -> JsonObject | None:
+        """The room's own state event of a type, whole; None where there is none.
+
+        Raises:
+            RateLimitedError: with the wait that the homeserver named.
+            HomeserverUnreachableError: try again.
+            RequestRefusedError: for good.
         """
         ...
 

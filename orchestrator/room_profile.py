@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -16,6 +17,7 @@ from orchestrator.config_types import (
     Size,
     parse_size,
 )
+from orchestrator.core.allowance import LimitName
 from orchestrator.core.api_policy import ApiPolicy, build_policy
 from orchestrator.core.budget import micro_usd
 from orchestrator.core.cli_policy import ProjectPolicy
@@ -187,6 +189,17 @@ class BudgetConfig(Section):
 
     usd_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     agent_turns_in_a_row: Annotated[int, Field(ge=1)] = 10
+
+    def amounts(self) -> Mapping[LimitName, int]:
+        """The limits that are set, as the core counts."""
+        person = self.person_usd_per_day
+        found = {
+            LimitName.USD: self.micro_usd_per_day,
+            LimitName.TURNS: self.turns_per_day,
+            LimitName.PERSON_USD: None if person is None else micro_usd(person),
+            LimitName.PERSON_TURNS: self.person_turns_per_day,
+        }
+        return {name: n for name, n in found.items() if n is not None}
 
     @property
     def micro_usd_per_day(self) -> int | None:

@@ -10,7 +10,7 @@ named as one who may decide, an account of an agent: none of these changes anyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -208,24 +208,27 @@ class Approval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deciders:
-    """Who may decide. `is_approver` is the configuration's word on a user id."""
+    """Who may decide."""
 
     me: UserId
     agents: Collection[UserId]
     """The accounts of all configured agents: they never decide, whatever a pattern covers."""
-    is_approver: Callable[[str], bool]
+    is_approver: Callable[[RoomId, str], Awaitable[bool]]
+    """Whether somebody may decide in a room, by name or by the room's power levels."""
     has_any: bool
     """Whether the configuration names anybody at all."""
 
-    def may_decide(self, sender: str) -> bool:
-        """Whether this account's word counts."""
-        return self.is_person(sender) and self.is_approver(sender)
+    async def may_decide(self, room_id: RoomId, sender: str) -> bool:
+        """Whether this account's word counts in the room."""
+        return self.is_person(sender) and await self.is_approver(room_id, sender)
 
-    def may_answer(self, sender: str, approval: Approval) -> bool:
+    async def may_answer(self, sender: str, approval: Approval) -> bool:
         """Whether it counts for this question: who asked for the turn may be let decide."""
-        return self.is_person(sender) and (
-            self.is_approver(sender) or (approval.asker is not None and approval.asker == sender)
-        )
+        return self.is_asker(sender, approval) or await self.may_decide(approval.room_id, sender)
+
+    def is_asker(self, sender: str, approval: Approval) -> bool:
+        """Whether they asked for the turn, and may decide therefore."""
+        return approval.asker == sender and self.is_person(sender)
 
     def is_person(self, sender: str) -> bool:
         """Whether it is no account of an agent's."""

@@ -7,11 +7,13 @@ last that was let through, ends above the limit: the budget is kept to within on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from orchestrator.core import texts
 from orchestrator.core.egress_http import Denial, DenialReason
+from orchestrator.model import UserId
 
 MICRO_PER_USD = 1_000_000
 
@@ -35,6 +37,14 @@ def decide(*, limit: int | None, spent: int, held_back: int) -> Verdict:
 def micro_usd(usd: float) -> int:
     """An amount of the configuration; at least the smallest there is."""
     return max(1, round(usd * MICRO_PER_USD))
+
+
+def share_out(amount: int, people: Sequence[UserId]) -> list[tuple[UserId, int]]:
+    """In equal parts, to the smallest coin: what does not divide is the first ones'."""
+    if not people:
+        return []
+    part, rest = divmod(amount, len(people))
+    return [(person, part + (i < rest)) for i, person in enumerate(people)]
 
 
 def utc_day(now: float) -> str:
@@ -62,6 +72,16 @@ def over_budget(*, limit: int, spent: int, left_s: float) -> Denial:
         status=429,
         reason=DenialReason.BUDGET,
         message=texts.budget_spent(limit=limit, spent=spent, left_s=left_s),
+        kind="rate_limit_error",
+    )
+
+
+def over_person_budget(*, limit: int, left_s: float) -> Denial:
+    """The refusal of a request for somebody who has spent what one person may."""
+    return Denial(
+        status=429,
+        reason=DenialReason.BUDGET,
+        message=texts.person_budget_spent(limit=limit, left_s=left_s),
         kind="rate_limit_error",
     )
 

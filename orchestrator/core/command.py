@@ -38,6 +38,9 @@ class CommandName(StrEnum):
     APPROVE = "approve"
     DENY = "deny"
     EGRESS = "egress"
+    COST = "cost"
+    BUDGET = "budget"
+    INVITE_AGENT = "invite-agent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,18 +77,19 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
         ),
         CommandName.APPROVE: CommandSpec(
             summary="allow what the agent asks for; with a number where several wait",
-            needs=Permission.DECIDE,
+            needs=Permission.READ,
             usage="[NUMBER]",
             details=(
-                "The same as a ✅ on the question. Where several wait, it lists them by number."
+                "The same as a ✅ on the question. Where several wait, it lists them by number. "
+                "Who may: those who may decide, and whoever asked for the turn where that is set."
             ),
             examples=("!approve", "!approve 2"),
         ),
         CommandName.DENY: CommandSpec(
             summary="refuse what the agent asks for; the reason reaches it",
-            needs=Permission.DECIDE,
+            needs=Permission.READ,
             usage="[NUMBER] [REASON]",
-            details="The same as a ❌ on the question, or a reply to it.",
+            details="The same as a ❌ on the question, or a reply to it; who may, as for `!approve`.",
             examples=("!deny", "!deny use the staging server", "!deny 2 not on a Friday"),
         ),
         CommandName.EGRESS: CommandSpec(
@@ -94,6 +98,30 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
             usage="[allow HOST [1h|always] | deny HOST | revoke HOST]",
             details="Who may change it: those who may decide.",
             examples=("!egress", "!egress allow example.org 1h", "!egress revoke example.org"),
+        ),
+        CommandName.COST: CommandSpec(
+            summary="what this room has cost: in all, by person, by model",
+            needs=Permission.READ,
+            usage="[day|week]",
+            details="Of today, or of the last seven days (UTC). What people cost elsewhere is not "
+            "shown.",
+            examples=("!cost", "!cost week"),
+        ),
+        CommandName.BUDGET: CommandSpec(
+            summary="what may be used here in a day; admins raise it",
+            needs=Permission.READ,
+            usage="[+AMOUNT [LIMIT] | LIMIT AMOUNT|off|default]",
+            details="LIMIT is `usd`, `turns`, `person-usd` or `person-turns`. With a plus it is "
+            "for today, else for good. Days are UTC days. Who may change it: admins.",
+            examples=("!budget", "!budget +5", "!budget +10 turns", "!budget usd 20"),
+        ),
+        CommandName.INVITE_AGENT: CommandSpec(
+            summary="invite another agent's account to this room",
+            needs=Permission.ADMINISTER,
+            usage="NAME|@USER:SERVER",
+            details="NAME is an agent of the configuration with an account of its own "
+            "(`agents.NAME.user_id`). I need the power to invite.",
+            examples=("!invite-agent reviewer", "!invite-agent @reviewer:example.org"),
         ),
     }
 )

@@ -130,6 +130,14 @@ def find_price(model: str) -> Price:
     return HIGHEST
 
 
+def find_listed(model: str) -> str:
+    """The name under which the list has a model; `other` for one that it does not have."""
+    for name in _PRICES:
+        if model.startswith(name) and _ENDING.fullmatch(model, len(name)):
+            return name
+    return "other"
+
+
 def dearest(models: Iterable[str]) -> Price:
     """The price that costs the most for what is written; HIGHEST where there is no model."""
     prices = [find_price(model) for model in models]

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from loguru import logger
 
+from orchestrator.core.allowance import Allowance
 from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.egress.credential import ApiKey, Credential, OAuthToken, room_placeholder
 from orchestrator.egress.door import Door, DoorStats, OnDeniedHost, RoomDoor
@@ -26,7 +27,7 @@ from orchestrator.egress.listener import raise_file_limit
 from orchestrator.egress.proxy import ProxyMeans
 from orchestrator.egress.upstream import Upstream
 from orchestrator.errors import EgressError
-from orchestrator.model import RoomSlug
+from orchestrator.model import RoomSlug, UserId
 
 __all__ = [
     "ApiKey",
@@ -62,6 +63,8 @@ class EgressGateway:
         self._group = group
         self._doors: dict[RoomSlug, Door] = {}
         self._grants: dict[RoomSlug, tuple[HostRule, ...]] = {}
+        self._allowances: dict[RoomSlug, Allowance] = {}
+        self._payers: dict[RoomSlug, tuple[UserId, ...]] = {}
         self._on_denied_host: OnDeniedHost | None = None
         self._is_closed = False
 
@@ -105,6 +108,9 @@ class EgressGateway:
             on_denied_host=self._note_denied_host,
         )
         opened.grants = self._grants.get(door.slug, ())
+        opened.purse.payers = self._payers.get(door.slug, ())
+        if (allowance := self._allowances.get(door.slug)) is not None:
+            opened.purse.allowance = allowance
         self._doors[door.slug] = opened
         self._group.create_task(opened.serve(), name=f"egress:{door.slug}:door")
         _log.info("a door was opened", action="egress_open", room=door.slug)
@@ -119,6 +125,25 @@ class EgressGateway:
         held = self._doors.get(slug)
         if held is not None:
             held.grants = self._grants[slug]
+
+    def set_allowance(self, slug: RoomSlug, allowance: Allowance) -> None:
+        """Replace what a room may spend, for requests from now on; its door may be closed."""
+        self._allowances[slug] = allowance
+        held = self._doors.get(slug)
+        if held is not None:
+            held.purse.allowance = allowance
+            held.purse.look_again()
+
+    def set_payers(self, slug: RoomSlug, people: Sequence[UserId]) -> None:
+        """Say for whom a room's requests are from now on; its door may be closed."""
+        self._payers[slug] = tuple(people)
+        held = self._doors.get(slug)
+        if held is not None:
+            held.purse.payers = self._payers[slug]
+
+    def person_micro_usd(self, person: UserId) -> int:
+        """What was spent for somebody today (UTC), in all rooms."""
+        return self._ledger.person_micro_usd(person)
 
     def _note_denied_host(self, slug: RoomSlug, target: Target) -> None:
         if self._on_denied_host is not None:

@@ -7,10 +7,11 @@ none of the calls waits, so that no answer's end hangs on a disk.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
-from orchestrator.core.budget import seconds_left, utc_day
-from orchestrator.model import RoomSlug
+from orchestrator.core.budget import seconds_left, share_out, utc_day
+from orchestrator.model import RoomSlug, UserId
 
 
 class Ledger(Protocol):
@@ -20,8 +21,18 @@ class Ledger(Protocol):
         """What the room has spent today."""
         ...
 
-    def charge(self, slug: RoomSlug, micro_usd: int) -> None:
-        """Add one request and what it cost to the room's day."""
+    def person_micro_usd(self, person: UserId) -> int:
+        """What was spent for somebody today, in all rooms."""
+        ...
+
+    def charge(
+        self, slug: RoomSlug, micro_usd: int, *, people: Sequence[UserId] = (), model: str = ""
+    ) -> None:
+        """Add one request and what it cost to the room's day, and to those it was for."""
+        ...
+
+    def day(self) -> str:
+        """The UTC day, YYYY-MM-DD."""
         ...
 
     def seconds_left(self) -> float:
@@ -34,15 +45,34 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self._spent: dict[tuple[RoomSlug, str], int] = {}
+        self._by_person: dict[tuple[UserId, str], int] = {}
 
     def spent_micro_usd(self, slug: RoomSlug) -> int:
         """What the room has spent today."""
         return self._spent.get((slug, utc_day(time.time())), 0)
 
-    def charge(self, slug: RoomSlug, micro_usd: int) -> None:
+    def person_micro_usd(self, person: UserId) -> int:
+        """What was spent for somebody today, in all rooms."""
+        return self._by_person.get((person, self.day()), 0)
+
+    def charge(
+        self,
+        slug: RoomSlug,
+        micro_usd: int,
+        *,
+        people: Sequence[UserId] = (),
+        model: str = "",
+    ) -> None:
         """Add one request to the room's day."""
-        key = slug, utc_day(time.time())
+        key = slug, self.day()
         self._spent[key] = self._spent.get(key, 0) + micro_usd
+        for person, share in share_out(micro_usd, people):
+            mine = person, self.day()
+            self._by_person[mine] = self._by_person.get(mine, 0) + share
+
+    def day(self) -> str:
+        """The UTC day."""
+        return utc_day(time.time())
 
     def seconds_left(self) -> float:
         """Until the day ends."""

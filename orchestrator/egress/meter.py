@@ -12,13 +12,15 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
+from orchestrator.core.allowance import Allowance, LimitName
 from orchestrator.core.ask import Ask
-from orchestrator.core.budget import Verdict, decide, not_now, over_budget
+from orchestrator.core.budget import Verdict, decide, not_now, over_budget, over_person_budget
 from orchestrator.core.egress_http import Denial
 from orchestrator.core.egress_policy import Route
 from orchestrator.core.price import (
     cost_micro_usd,
     dearest,
+    find_listed,
     find_price,
     floor_micro_usd,
     most_micro_usd,
@@ -26,7 +28,7 @@ from orchestrator.core.price import (
 from orchestrator.core.usage import UsageReader
 from orchestrator.egress.ledger import Ledger
 from orchestrator.egress.upstream import Answer, UpstreamFailedError, UpstreamSilentError
-from orchestrator.model import RoomSlug
+from orchestrator.model import RoomSlug, UserId
 
 # How long a request waits for others of its room, where the budget may not be enough for all. The
 # CLI waits 600 s for an answer; after the refusal it asks again.
@@ -88,6 +90,12 @@ class Meter:
         reader.end()
         self.is_over = True
 
+    @property
+    def model(self) -> str:
+        """The model that answered, as far as the price list knows it."""
+        said = None if self._reader is None else self._reader.model
+        return find_listed(said or next(iter(self._ask.models), ""))
+
     def cost_micro_usd(self) -> int:
         """What the request has cost by now. An answer that is no success costs nothing."""
         if self._status not in (_OK, None) or not self.is_sent:
@@ -121,18 +129,29 @@ class Meter:
 class Purse:
     """One room's money. Invariant: what is held back is the most that its open requests can cost.
 
-    `limit`: micro-dollars for a UTC day; None: spending is counted, and not limited.
+    A request is for those who `payers` names when it is let through, in equal parts.
     """
 
     def __init__(self, slug: RoomSlug, ledger: Ledger, *, limit: int | None) -> None:
+        """`limit`: micro-dollars for a UTC day; None: spending is counted, and not limited."""
         self._slug = slug
         self._ledger = ledger
-        self._limit = limit
+        self.allowance = Allowance(base={} if limit is None else {LimitName.USD: limit})
+        """What may be spent here, by day; replaced as a whole."""
+        self.payers: tuple[UserId, ...] = ()
+        """Who asked for what runs here, or ran last."""
         self._held_back = 0
         self._settled = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"Purse({self._slug}, limit={self._limit}, held_back={self._held_back})"
+        return f"Purse({self._slug}, limit={self._limit()}, held_back={self._held_back})"
+
+    def look_again(self) -> None:
+        """The allowance is another: who waits may go on."""
+        self._settled.set()
+
+    def _limit(self, name: LimitName = LimitName.USD) -> int | None:
+        return self.allowance.on(self._ledger.day()).get(name)
 
     @contextlib.asynccontextmanager
     async def admitted(self, route: Route, ask: Ask) -> AsyncIterator[Meter]:
@@ -146,6 +165,7 @@ class Purse:
         most = most_micro_usd(ask) if route is Route.MESSAGES else 0
         await self._wait_for_turn()
         self._held_back += most
+        payers = self.payers
         meter = Meter(ask, asyncio.get_running_loop().time)
         try:
             yield meter
@@ -156,7 +176,8 @@ class Purse:
         finally:
             self._held_back -= most
             if route is Route.MESSAGES:
-                self._ledger.charge(self._slug, meter.cost_micro_usd())
+                cost = meter.cost_micro_usd()
+                self._ledger.charge(self._slug, cost, people=payers, model=meter.model)
             self._settled.set()
 
     async def _wait_for_turn(self) -> None:
@@ -167,18 +188,26 @@ class Purse:
                     await self._settled.wait()
         except TimeoutError:
             raise NotAdmittedError(not_now()) from None
-        if self._limit is not None and self._verdict() is Verdict.REFUSE:
-            raise NotAdmittedError(
-                over_budget(
-                    limit=self._limit,
-                    spent=self._ledger.spent_micro_usd(self._slug),
-                    left_s=self._ledger.seconds_left(),
-                )
-            )
+        limit, left_s = self._limit(), self._ledger.seconds_left()
+        spent = self._ledger.spent_micro_usd(self._slug)
+        if limit is not None and spent >= limit:
+            raise NotAdmittedError(over_budget(limit=limit, spent=spent, left_s=left_s))
+        limit = self._limit(LimitName.PERSON_USD)
+        if limit is not None and self._of_people(limit) is Verdict.REFUSE:
+            raise NotAdmittedError(over_person_budget(limit=limit, left_s=left_s))
 
     def _verdict(self) -> Verdict:
-        return decide(
-            limit=self._limit,
-            spent=self._ledger.spent_micro_usd(self._slug),
-            held_back=self._held_back,
-        )
+        """The room's; where it has money, that of those who the request is for."""
+        spent = self._ledger.spent_micro_usd(self._slug)
+        verdict = decide(limit=self._limit(), spent=spent, held_back=self._held_back)
+        limit = self._limit(LimitName.PERSON_USD)
+        if verdict is not Verdict.ADMIT or limit is None:
+            return verdict
+        return self._of_people(limit)
+
+    def _of_people(self, limit: int) -> Verdict:
+        """Of several whose turns run side by side, one with money left is enough."""
+        if not self.payers:
+            return Verdict.ADMIT
+        spent = min(self._ledger.person_micro_usd(person) for person in self.payers)
+        return decide(limit=limit, spent=spent, held_back=self._held_back)

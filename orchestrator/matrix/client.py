@@ -165,6 +165,11 @@ class MatrixClient:
         path = api_path("rooms", room_id, "join")
         await self._http.request("POST", path, what="joining a room", body={})
 
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """Invite an account; see `ports.Homeserver`."""
+        path = api_path("rooms", room_id, "invite")
+        await self._http.request("POST", path, what="inviting", body={"user_id": user_id})
+
     async def leave(self, room_id: RoomId) -> None:
         """Leave, or decline; see `ports.Homeserver`. A room that we are not in counts as left."""
         path = api_path("rooms", room_id, "leave")
@@ -245,6 +250,17 @@ class MatrixClient:
             return None
         room_id = answer.get("room_id")
         return RoomId(room_id) if isinstance(room_id, str) else None
+
+    async def state_event(self, room_id: RoomId, event_type: str) -> JsonObject | None:
+        """A state event of a room as it is now, with its sender; see `ports.Homeserver`."""
+        path = api_path("rooms", room_id, "state", event_type, "")
+        query = {"format": "event"}
+        try:
+            return await self._http.get(path, what="reading a room's state", query=query)
+        except RequestRefusedError as e:
+            if e.errcode in _GONE:
+                return None
+            raise
 
     async def joined_members(self, room_id: RoomId) -> Mapping[UserId, str | None]:
         """The joined members and their names."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from orchestrator.config import Config
 from orchestrator.core.approval import Deciders
+from orchestrator.core.command import Permission
+from orchestrator.rooms.people import People
+from orchestrator.store.store import Store
 
 
-def build_deciders(config: Config) -> Deciders:
+def build_deciders(config: Config, store: Store) -> Deciders:
     """Who may decide, by the configuration; agents never may, whatever it says."""
-    me = config.matrix.user_id
-    agents = frozenset(a.user_id for a in config.agents.values() if a.user_id is not None)
-    named = {*config.access.admins, *config.access.approvers} - {me} - agents
+    people = People.build(config, store)
     return Deciders(
-        me=me, agents=agents, is_approver=config.access.is_approver, has_any=bool(named)
+        me=config.matrix.user_id,
+        agents=config.agent_accounts,
+        is_approver=partial(people.may, Permission.DECIDE),
+        has_any=config.roles.names_any(Permission.DECIDE),
     )

@@ -87,7 +87,7 @@ class EgressOrders:
         return is_worth_asking(target, internal=internal, never=self._never)
 
     async def _may_decide(self, room_id: RoomId, sender: UserId) -> bool:
-        is_named = self._deciders.may_decide(sender)
+        is_named = await self._deciders.may_decide(room_id, sender)
         return is_named and not await self._kit.store.absences.is_absent(room_id, sender)
 
     async def _change(self, asked: _Asked, order: EgressOrder, rule: HostRule) -> None:

@@ -28,12 +28,14 @@ from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.model import RoomId, UserId
 from orchestrator.ports import Encryption, Homeserver
+from orchestrator.rooms.greeter import Greeter
 from orchestrator.rooms.hearing import Heard, Rooms
 from orchestrator.rooms.invitation import Invitations
 from orchestrator.rooms.message_intake import MessageIntake
 from orchestrator.rooms.mishap import build_mishap
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.patience import Patience
+from orchestrator.rooms.people import People
 from orchestrator.rooms.reaction import REACTION_TYPE
 from orchestrator.rooms.room_state import RoomStates
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, RoomRow
@@ -94,6 +96,8 @@ class Intake:
         self._wake.set()
         # Of its own: strangers' invitations keep nothing else waiting.
         self._patience = Patience()
+        self._people = People.build(config, store)
+        self._greeter = Greeter(config, store, clock=clock, notify_outbox=notify_outbox)
         self._invitations = Invitations(
             access=config.access,
             autojoin=config.matrix.autojoin,
@@ -101,6 +105,7 @@ class Intake:
             homeserver=homeserver,
             inbox=store.inbox,
             patience=self._patience,
+            greeter=self._greeter,
         )
         self._states = RoomStates(
             config=config,
@@ -133,6 +138,8 @@ class Intake:
         async with asyncio.TaskGroup() as group:
             self._patience.use_group(group)
             self._states.use_group(group)
+            await self._greeter.load()
+            await self._states.ask_for_levels()
             for row in await self._store.inbox.pending_keys():
                 await self._handle_guarded(row)
             while True:
@@ -176,6 +183,7 @@ class Intake:
         log = logger.bind(room=row.room_id, event=row.event_id, kind=row.kind)
         try:
             await self._handle(row)
+            await self._greeter.look_at(row.room_id)
         except StoreError:
             raise
         except UndecryptableError:
@@ -187,7 +195,8 @@ class Intake:
 
     async def _fail(self, row: InboxRow, error: Exception) -> None:
         """Its room is told, where it was a message of somebody who may speak to the agent."""
-        rows, reason = build_mishap(row, error, config=self._config, me=self._me)
+        roles = await self._people.in_room(row.room_id)
+        rows, reason = build_mishap(row, error, config=self._config, is_heard=roles)
         await self._store.fail(row.seq, rows, reason=reason, now=self._clock())
         self._notify_outbox()
 
@@ -291,7 +300,7 @@ class Intake:
         for row in await self._store.inbox.pending_keys():
             if row.received_at + KEY_PATIENCE_S <= now:
                 room_id = _room_id(row)
-                is_first = room_id not in told and self._may_be_told(row)
+                is_first = room_id not in told and await self._may_be_told(row)
                 if is_first:
                     told.add(room_id)
                 text = texts.UNDECRYPTABLE if is_first else None
@@ -299,12 +308,12 @@ class Intake:
                 tell_in = current.room_id if current else room_id
                 await self._messages.tell(tell_in, row, text, reason=UNDECRYPTABLE)
 
-    def _may_be_told(self, row: InboxRow) -> bool:
+    async def _may_be_told(self, row: InboxRow) -> bool:
         try:
             sender = RoomEvent.model_validate_json(row.raw).sender
         except ValidationError:
             return False
-        return sender != self._me and self._config.access.is_allowed(sender)
+        return sender != self._me and (await self._people.in_room(row.room_id))(sender)
 
 
 def _was_before_move(row: InboxRow, room: RoomRow) -> bool:

@@ -14,6 +14,7 @@ from orchestrator.errors import RequestRefusedError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, UserId
 from orchestrator.ports import Homeserver
+from orchestrator.rooms.greeter import Greeter
 from orchestrator.rooms.patience import Patience
 from orchestrator.store.api import InboxRow, InboxState
 from orchestrator.store.inbox_table import InboxTable
@@ -50,6 +51,7 @@ class Invitations:
         homeserver: Homeserver,
         inbox: InboxTable,
         patience: Patience,
+        greeter: Greeter,
     ) -> None:
         self._access = access
         self._autojoin = autojoin
@@ -57,6 +59,7 @@ class Invitations:
         self._homeserver = homeserver
         self._inbox = inbox
         self._patience = patience
+        self._greeter = greeter
 
     def __repr__(self) -> str:
         return f"<Invitations {self._patience!r}>"
@@ -73,6 +76,9 @@ class Invitations:
         try:
             welcome = self._is_welcome(_Invite.model_validate_json(row.raw))
             answer = self._homeserver.join if welcome else self._homeserver.leave
+            if welcome:
+                # Before: the room's first events may be here before the answer is.
+                await self._greeter.plan(room_id)
             await self._patience.ask(lambda: answer(room_id))
             reach(FaultPoint.INVITE_ANSWERED)
         except (RequestRefusedError, ValidationError) as e:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.config import Config
+from orchestrator.core.allowance import Allowance
 from orchestrator.core.approval import Deciders
 from orchestrator.core.chunking import encrypted_limit
 from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.gateway.courtesy import Courtesies
-from orchestrator.model import RoomId, RoomSlug
+from orchestrator.model import RoomId, RoomSlug, UserId
 from orchestrator.ports import RunnerBackend
 from orchestrator.store.api import RoomRow
 from orchestrator.store.store import Store
@@ -64,6 +65,14 @@ class Doors(Protocol):
         """Replace what was granted in a room, for new connections; its door may be closed."""
         ...
 
+    def set_allowance(self, slug: RoomSlug, allowance: Allowance) -> None:
+        """Replace what a room may spend, for new requests; its door may be closed."""
+        ...
+
+    def set_payers(self, slug: RoomSlug, people: Sequence[UserId]) -> None:
+        """Say for whom a room's requests are from now on."""
+        ...
+
     def listen_for_denied_hosts(self, listener: Callable[[RoomSlug, Target], None]) -> None:
         """Tell this listener of each refused host from now on; it must not block."""
         ...
@@ -91,6 +100,10 @@ class Kit:
     """What the account may send, as far as is known; None: no limit met yet."""
     spent_micro_usd: Callable[[RoomSlug], int] = lambda _: 0
     """What a room's requests to the API have cost today (UTC)."""
+    person_micro_usd: Callable[[UserId], int] = lambda _: 0
+    """What was spent for somebody today (UTC), in all rooms."""
+    invite: Callable[[RoomId, UserId], Awaitable[None]]
+    """Invites to a room; as `ports.Homeserver` says."""
 
     async def event_limit(self, room_id: RoomId) -> int:
         """The most bytes that a message's content may have in this room."""

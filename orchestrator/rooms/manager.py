@@ -32,6 +32,8 @@ from orchestrator.rooms.outgoing import (
     build_rows_instead_of_file,
     build_turn_notice_rows,
 )
+from orchestrator.rooms.patience import Patience
+from orchestrator.rooms.people import People
 from orchestrator.rooms.reaction import Reply
 from orchestrator.rooms.refusal import Refusals
 from orchestrator.rooms.room_command import RoomCommand
@@ -63,6 +65,8 @@ class RoomManager:
         self._retiring: dict[RoomId, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._refusals = Refusals(kit)
+        self._people = People.build(kit.config, kit.store)
+        self._errands = Patience()
         self.asking = EgressAsking(kit, self._find_work, self._tool_decided)
 
     def __repr__(self) -> str:
@@ -78,6 +82,7 @@ class RoomManager:
         """Serve the rooms until cancelled; runners and their turns are left running."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            self._errands.use_group(group)
             group.create_task(self._refusals.run(), name="refusals")
             for turn in await self._kit.store.turns.open_turns():
                 await self._take_up(turn.room_id)
@@ -217,6 +222,8 @@ class RoomManager:
             seq=row.seq,
             event_id=message.event_id,
             sender=message.sender,
+            permissions=await self._people.permissions(room.room_id, message.sender),
+            errands=self._errands,
         )
         reach(FaultPoint.COMMAND_TAKEN)
         await execute(doing, command)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
-from orchestrator.core.command import is_for_approvers, parse_command
+from orchestrator.core.command import Permission, is_for_approvers, parse_command
 from orchestrator.core.policy import (
     Circumstances,
     Message,
@@ -19,6 +19,7 @@ from orchestrator.core.policy import (
     read_tolerantly,
     strip_quote,
 )
+from orchestrator.core.texts import person as person_texts
 from orchestrator.core.turn_mark import parse_reply
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
@@ -27,13 +28,14 @@ from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.rooms.flood import Flood, FloodGauge
 from orchestrator.rooms.hearing import Heard, Rooms
 from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.rooms.people import People
 from orchestrator.rooms.reaction import Reply
 from orchestrator.store.api import InboxRow, InboxState, RoomRow
 from orchestrator.store.store import Once, Store
 
 _REPLACED = "room replaced"
 # What nothing is said about, or only once ever.
-_UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED)
+_UNLIMITED = (Verdict.IGNORE, Verdict.TELL_NOT_ALLOWED, Verdict.TELL_READER)
 
 
 class MessageIntake:
@@ -52,6 +54,8 @@ class MessageIntake:
         notify_outbox: Callable[[], None],
     ) -> None:
         self._config = config
+        self._people = People.build(config, store)
+        self._agents = config.agent_accounts
         self._me = me
         self._store = store
         self._rooms = rooms
@@ -77,11 +81,17 @@ class MessageIntake:
             await self._malformed(room, row, event)
             return
         message = Message(
-            event_id=EventId(event.event_id), sender=UserId(event.sender), text=content.body
+            event_id=EventId(event.event_id),
+            sender=UserId(event.sender),
+            text=content.body,
+            name=await self._people.name(room.room_id, UserId(event.sender)),
         )
         if await self._answers(room, row, message, event):
             return
-        verdict, reason = self._decide(room, event, content)
+        verdict, reason = await self._decide(room, event, content)
+        await self._note_person(room, row, event)
+        if verdict is Verdict.PROMPT and await self._is_paused(room, row, message.sender):
+            return
         if verdict not in _UNLIMITED:
             why = await self._find_flood(row, event, asks_for_words=verdict is not Verdict.PROMPT)
             if why is not None:
@@ -100,9 +110,30 @@ class MessageIntake:
         reply = Reply(to=to, by=message.sender, words=words)
         return await self._rooms.reply(row, room.room_id, reply)
 
+    async def _note_person(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """Whatever a person says lets agents be heard again, if there are any besides this one."""
+        if len(self._agents) < 2 or event.sender in self._agents:
+            return
+        if await self._people.may(Permission.RUN, room.room_id, event.sender):
+            await self._store.people.note_person(room.room_id, row.seq)
+
+    async def _is_paused(self, room: RoomRow, row: InboxRow, sender: UserId) -> bool:
+        """An agent's message after enough turns for agents is not taken; its first one is told."""
+        if sender not in self._agents:
+            return False
+        budget = self._config.profile(room.room_id, room.alias, room.former).budget
+        count, since = await self._store.people.agent_run(room.room_id, self._agents)
+        if count < budget.agent_turns_in_a_row:
+            return False
+        reason = f"agents in a row since {since}"
+        once = Once(room_id=room.room_id, user_id=sender, what=reason)
+        text = person_texts.agents_only(budget.agent_turns_in_a_row)
+        await self.tell(room.room_id, row, text, reason=reason, once=once)
+        return True
+
     async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         """What is readable of it decides whether it was for the agent; then its sender is told."""
-        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
+        verdict, reason = await self._decide(room, event, read_tolerantly(event.content))
         if not event.content or verdict is Verdict.IGNORE:  # empty: it was redacted
             await self._done(row, "malformed message")
         elif verdict is Verdict.TELL_NOT_ALLOWED:
@@ -115,17 +146,15 @@ class MessageIntake:
         else:
             await self.tell(room.room_id, row, texts.MALFORMED, reason="malformed message")
 
-    def _decide(
+    async def _decide(
         self, room: RoomRow, event: RoomEvent, content: MessageContent
     ) -> tuple[Verdict, str]:
-        access = self._config.access
-        is_heard = is_for_approvers(content.body) and access.is_approver(event.sender)
         return decide(
             event,
             content,
             Circumstances(
                 me=self._me,
-                sender_allowed=is_heard or access.is_allowed(event.sender),
+                permissions=await self._people.permissions(room.room_id, event.sender),
                 trigger=self._config.profile(room.room_id, room.alias, room.former).trigger,
                 joined_members=room.joined_members,
                 looks_like_command=parse_command(content.body) is not None,
@@ -164,6 +193,10 @@ class MessageIntake:
                 await self._rooms.execute(room, row, message)
             case Verdict.TELL_NOT_ALLOWED:
                 await self._tell_stranger(room.room_id, row, message.sender, reason)
+            case Verdict.TELL_READER:
+                once = Once(room_id=room.room_id, user_id=message.sender, what=reason)
+                text = person_texts.ONLY_READER
+                await self.tell(room.room_id, row, text, reason=reason, once=once)
             case Verdict.TELL_NO_FILES:
                 await self.tell(room.room_id, row, texts.CANNOT_READ_FILES, reason=reason)
             case Verdict.TELL_EMPTY:
@@ -177,7 +210,7 @@ class MessageIntake:
 
     async def _tell_moved(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         """A message of a room that was replaced before: its sender is told where to write."""
-        verdict, reason = self._decide(room, event, read_tolerantly(event.content))
+        verdict, reason = await self._decide(room, event, read_tolerantly(event.content))
         sender = UserId(event.sender)
         match verdict:
             case Verdict.IGNORE:

@@ -7,7 +7,7 @@ can be read is nobody's message; it is marked as such, logged and counted by the
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from orchestrator.core import texts
 from orchestrator.core.evidence import MESSAGE_TYPES
 from orchestrator.core.policy import RoomEvent
 from orchestrator.core.reason import UNREADABLE
-from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.model import EventId, RoomId
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.store.api import InboxKind, InboxRow, NewOutboxRow
 
@@ -30,14 +30,14 @@ class _Envelope:
 
 
 def build_mishap(
-    row: InboxRow, error: Exception, *, config: Config, me: UserId
+    row: InboxRow, error: Exception, *, config: Config, is_heard: Callable[[str], bool]
 ) -> tuple[Sequence[NewOutboxRow], str]:
     """What the room is told, if anything, and the reason to store with the row."""
     kind = type(error).__name__
     envelope = _read_envelope(row.raw)
     if envelope is None:
         return (), f"{UNREADABLE}: {kind}"
-    if row.kind is not InboxKind.TIMELINE or not _is_owed(envelope, config, me):
+    if row.kind is not InboxKind.TIMELINE or not _is_owed(envelope, config, is_heard):
         return (), kind
     if row.room_id is None or row.event_id is None:
         return (), kind
@@ -57,9 +57,9 @@ def build_mishap_notice(
     )
 
 
-def _is_owed(envelope: _Envelope, config: Config, me: UserId) -> bool:
+def _is_owed(envelope: _Envelope, config: Config, is_heard: Callable[[str], bool]) -> bool:
     is_message = envelope.event_type in MESSAGE_TYPES and not envelope.is_state
-    return is_message and envelope.sender != me and config.access.is_allowed(envelope.sender)
+    return is_message and envelope.sender != config.matrix.user_id and is_heard(envelope.sender)
 
 
 def _read_envelope(raw: str) -> _Envelope | None:

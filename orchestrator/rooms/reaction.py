@@ -115,7 +115,7 @@ class Reactions:
             return False
         if approval.state is not ApprovalState.OPEN:
             return False  # what is said about it later is a message like others
-        if not self._deciders.may_answer(reply.by, approval):
+        if not await self._deciders.may_answer(reply.by, approval):
             return False
         if await self._kit.store.absences.is_absent(room_id, reply.by):
             return False
@@ -183,7 +183,7 @@ class Reactions:
         approval = await approvals.find(answer.room_id, answer.question)
         if approval is not None:
             said = parse_key(answer.key, approval)
-            if said is None or not self._deciders.may_answer(answer.by, approval):
+            if said is None or not await self._deciders.may_answer(answer.by, approval):
                 await self._ignore(answer.seq)
             else:
                 await self._decide(approval, said, answer)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from orchestrator.core.reason import COMMAND
+from orchestrator.core.role import Permissions
 from orchestrator.model import EventId, UserId
 from orchestrator.rooms.egress_asking import EgressAsking
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
+from orchestrator.rooms.patience import Patience
 from orchestrator.rooms.worker import RoomWorker
 from orchestrator.store.api import NewOutboxRow
 
@@ -33,6 +35,10 @@ class RoomCommand:
     seq: int
     event_id: EventId
     sender: UserId
+    permissions: Permissions
+    """The sender's, in this room."""
+    errands: Patience
+    """For what asks the homeserver: other messages don't wait for it."""
 
     @property
     def now(self) -> float:

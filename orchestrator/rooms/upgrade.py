@@ -12,12 +12,13 @@ from typing import Protocol
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.config import AccessConfig
+from orchestrator.core.command import Permission
 from orchestrator.core.policy import RoomEvent
 from orchestrator.errors import RequestRefusedError
 from orchestrator.model import RoomId
 from orchestrator.ports import Homeserver
 from orchestrator.rooms.patience import Patience
+from orchestrator.rooms.people import People
 from orchestrator.store.api import InboxRow, InboxState, Replacement
 from orchestrator.store.store import Store
 
@@ -52,14 +53,14 @@ class Upgrades:
     def __init__(
         self,
         *,
-        access: AccessConfig,
+        people: People,
         autojoin: str,
         homeserver: Homeserver,
         store: Store,
         rooms: Mover,
         patience: Patience,
     ) -> None:
-        self._access = access
+        self._people = people
         self._autojoin = autojoin
         self._homeserver = homeserver
         self._store = store
@@ -77,7 +78,7 @@ class Upgrades:
         if new is None or new == room_id:
             return True
         log = logger.bind(room=room_id, new=new, sender=event.sender)
-        if not self._access.is_allowed(event.sender):
+        if not await self._people.may(Permission.RUN, room_id, event.sender):
             log.bind(action="room.upgrade_ignored").warning(
                 "a room was replaced by somebody who may not use the agent; not followed"
             )

@@ -22,6 +22,7 @@ from orchestrator.errors import RunnerError, WireProtocolError
 from orchestrator.model import RoomId, TurnId, TurnOutcome, TurnState
 from orchestrator.ports import RunnerInfo
 from orchestrator.room_profile import RoomProfile
+from orchestrator.rooms.allowance import Allowances
 from orchestrator.rooms.cli_session import MAIN
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.disk_watch import DiskWatch
@@ -53,6 +54,7 @@ class RoomWorker:
         self._wake = asyncio.Event()
         self._runner: RoomRunner | None = None
         self._disk = DiskWatch(kit)
+        self._allowances = Allowances(kit)
         self._log = logger.bind(room=room.room_id)
 
     def __repr__(self) -> str:
@@ -185,6 +187,7 @@ class RoomWorker:
             runner = self._runner = RoomRunner(self.room, self._kit, group)
             watching = self._disk.run(self.room, self.look_at_disk)
             group.create_task(watching, name=f"disk {self.room.slug}")
+            await self._allowances.of(self.room)
             if self._condemns:
                 runner.condemn()
                 self._condemns = False
@@ -201,6 +204,11 @@ class RoomWorker:
         if turn.state is TurnState.QUEUED and usage is not None and usage.is_hopeless:
             await self._end(turn, TurnOutcome.REFUSED, texts.disk_hopeless(usage))
             return
+        is_new = turn.state is TurnState.QUEUED and turn.cancelled_by is None
+        why = await self._allowances.begin(self.room, turn, is_new=is_new)
+        if why is not None and turn.turn_id not in self._withdrawn:
+            await self._end(turn, TurnOutcome.REFUSED, why)
+            return
         self._driver = TurnDriver(turn, kit=self._kit, profile=self.profile, runner=runner)
         if turn.cancelled_by is not None or turn.turn_id in self._withdrawn:
             self._driver.cancel()
@@ -210,6 +218,7 @@ class RoomWorker:
             await self._driver.drive()
         finally:
             self._driver = None
+        await self._allowances.warn(self.room, turn.sender)
         await self._look_after_turn(runner)
 
     async def _look_after_turn(self, runner: RoomRunner) -> None:

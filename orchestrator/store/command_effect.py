@@ -24,7 +24,7 @@ _RETRYABLE = (
     TurnOutcome.CANCELLED,
 )
 
-_ROOMS_OF_CONVERSATION = (
+ROOMS_OF_CONVERSATION = (
     "WITH RECURSIVE place (room_id) AS (SELECT ? UNION SELECT old.room_id FROM rooms AS old "
     "JOIN place ON old.replaced_by = place.room_id WHERE old.moved_seq IS NOT NULL) "
     "SELECT room_id FROM place"
@@ -112,7 +112,7 @@ def _last_unanswered(db: sqlite3.Connection, room_id: RoomId) -> TurnRow | None:
     """The last one; before it, one that nobody took up again, where the last one was answered."""
     outcomes = ", ".join(f"'{outcome}'" for outcome in _RETRYABLE)
     order = "ORDER BY ended_at DESC, rowid DESC LIMIT 1"
-    where = f"WHERE room_id IN ({_ROOMS_OF_CONVERSATION}) AND outcome IN ({outcomes})"
+    where = f"WHERE room_id IN ({ROOMS_OF_CONVERSATION}) AND outcome IN ({outcomes})"
     last = select_turns(db, f"{where} {order}", room_id)
     if not last or _why_not(db, last[0]) is not RetryVerdict.DONE:
         return last[0] if last else None

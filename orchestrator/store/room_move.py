@@ -84,6 +84,12 @@ def _move_conversation(db: sqlite3.Connection, move: Replacement) -> None:
         "WHERE room_id = ?",
         (move.old, move.new),
     )
+    # What was raised, and whom agents last heard; a setting of the new room's own stays.
+    db.execute(
+        "INSERT OR IGNORE INTO settings SELECT ?, key, value, set_by, set_at FROM settings "
+        "WHERE room_id = ? AND key LIKE 'budget.%'",
+        (move.new, move.old),
+    )
     for table in ("sessions", "runners"):
         db.execute(f"DELETE FROM {table} WHERE room_id = ?", (move.new,))  # noqa: S608 - constants
         db.execute(

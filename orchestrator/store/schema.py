@@ -31,7 +31,56 @@ _APPROVALS = """
 _THREADS = ""
 _FILES = ""
 _SNAPSHOTS = ""
-_PEOPLE = ""
+_PEOPLE = """
+    -- Who has what power in a room: contents of its state events, as far as they were received.
+    CREATE TABLE room_power (
+        room_id  TEXT PRIMARY KEY,
+        creator  TEXT,
+        creation TEXT,
+        levels   TEXT
+    ) STRICT, WITHOUT ROWID;
+
+    -- The names of people who said something; the homeserver tells only of those.
+    CREATE TABLE members (
+        room_id TEXT NOT NULL,
+        user_id TEXT NOT NULL,
+        name    TEXT,
+        joined  INTEGER NOT NULL,
+        PRIMARY KEY (room_id, user_id)
+    ) STRICT, WITHOUT ROWID;
+
+    -- Rooms whose invitation was accepted: greeted once, however often they invite again.
+    CREATE TABLE greetings (
+        room_id TEXT PRIMARY KEY,
+        is_due  INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- The last message of a person in rooms that have other agents: what these asked since counts.
+    CREATE TABLE last_people (
+        room_id TEXT PRIMARY KEY,
+        seq     INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- For whom, and by which model, a room's requests were: parts of its total in `spending`.
+    CREATE TABLE costs (
+        slug      TEXT NOT NULL,
+        day       TEXT NOT NULL,
+        person    TEXT NOT NULL,
+        model     TEXT NOT NULL,
+        requests  INTEGER NOT NULL,
+        micro_usd INTEGER NOT NULL,
+        PRIMARY KEY (day, slug, person, model)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX turns_by_start ON turns (started_at) WHERE started_at IS NOT NULL;
+
+    -- That somebody was warned of a budget on a day.
+    CREATE TABLE budget_warnings (
+        day     TEXT NOT NULL,
+        room_id TEXT NOT NULL,
+        what    TEXT NOT NULL,
+        PRIMARY KEY (day, room_id, what)
+    ) STRICT, WITHOUT ROWID;
+"""
 _SCHEDULES = ""
 
 MIGRATIONS: tuple[str, ...] = (

@@ -18,12 +18,13 @@ class SettingTable:
 
     async def of_room(self, room_id: RoomId) -> Mapping[str, str]:
         """All settings of a room, by key."""
+        return await self.database.run(lambda db: read_settings(db, room_id))
 
-        def work(db: sqlite3.Connection) -> Mapping[str, str]:
-            found = db.execute("SELECT key, value FROM settings WHERE room_id = ?", (room_id,))
-            return {str(key): str(value) for key, value in found}
 
-        return await self.database.run(work)
+def read_settings(db: sqlite3.Connection, room_id: RoomId) -> Mapping[str, str]:
+    """The same, in the caller's transaction."""
+    found = db.execute("SELECT key, value FROM settings WHERE room_id = ?", (room_id,))
+    return {str(key): str(value) for key, value in found}
 
 
 def store_setting(

@@ -9,34 +9,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NoReturn
 
 from loguru import logger
 
-from orchestrator.core.budget import days_around, seconds_left, utc_day
+from orchestrator.core.budget import days_around, seconds_left, share_out, utc_day
 from orchestrator.errors import StoreError
-from orchestrator.model import RoomSlug
+from orchestrator.model import RoomSlug, UserId
 from orchestrator.store.database import Database
-from orchestrator.store.spending_table import RoomDay, SpendingTable, Spent
+from orchestrator.store.spending_table import Part, RoomDay, SpendingTable, Spent
 
 # One small transaction for all rooms together.
 WRITE_EVERY_S = 1.0
 # At the end: one transaction, unless the disk takes nothing.
 _LAST_WRITE_S = 1.0
+# What a room's requests cost that no turn of this process is known for.
+_NOBODY = UserId("")
 
 
 class Spending:
     """A ledger of the egress gateway. Invariant: a total only grows, and is written whole."""
 
     def __init__(
-        self, table: SpendingTable, totals: dict[RoomDay, Spent], *, clock: Callable[[], float]
+        self,
+        table: SpendingTable,
+        totals: dict[RoomDay, Spent],
+        parts: dict[Part, Spent] | None = None,
+        *,
+        clock: Callable[[], float],
     ) -> None:
-        """`totals`: what the table has of the days around now."""
+        """`totals` and `parts`: what the tables have of the days around now."""
         self._table = table
         self._totals = totals
         self._clock = clock
         self._unwritten: set[RoomDay] = set()
+        self._parts = parts or {}
+        self._unwritten_parts: set[Part] = set()
         self._news = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -46,12 +55,28 @@ class Spending:
         """What the room has spent today."""
         return self._total((slug, utc_day(self._clock()))).micro_usd
 
-    def charge(self, slug: RoomSlug, micro_usd: int) -> None:
-        """Add one request and what it cost to the room's day."""
-        key = slug, utc_day(self._clock())
+    def person_micro_usd(self, person: UserId) -> int:
+        """What was spent for somebody today, in all rooms."""
+        day = self.day()
+        mine = (s for part, s in self._parts.items() if (part.person, part.day) == (person, day))
+        return sum(spent.micro_usd for spent in mine)
+
+    def charge(
+        self, slug: RoomSlug, micro_usd: int, *, people: Sequence[UserId] = (), model: str = ""
+    ) -> None:
+        """Add one request and what it cost to the room's day, and to those it was for."""
+        key = slug, self.day()
         self._totals[key] = self._total(key).plus(micro_usd)
         self._unwritten.add(key)
+        for person, share in share_out(micro_usd, people or (_NOBODY,)):
+            part = Part(slug=slug, day=key[1], person=person, model=model)
+            self._parts[part] = self._parts.get(part, Spent()).plus(share)
+            self._unwritten_parts.add(part)
         self._news.set()
+
+    def day(self) -> str:
+        """The UTC day."""
+        return utc_day(self._clock())
 
     def seconds_left(self) -> float:
         """Until the day ends."""
@@ -73,7 +98,11 @@ class Spending:
         """Write what is new. Cancelled or failed, it is new still."""
         keys = set(self._unwritten)
         totals = {key: self._totals[key] for key in keys}
-        await self._table.keep(totals, today=utc_day(self._clock()))
+        parts = {part: self._parts[part] for part in self._unwritten_parts}
+        await self._table.keep(totals, parts, today=self.day())
+        self._unwritten_parts -= {
+            part for part, spent in parts.items() if self._parts[part] == spent
+        }
         self._unwritten -= {key for key in keys if self._totals[key] == totals[key]}
         self._forget_old_days()
 
@@ -82,6 +111,9 @@ class Spending:
         old = [k for k in self._totals if k[1] not in days and k not in self._unwritten]
         for key in old:
             del self._totals[key]
+        for part in [p for p in self._parts if p.day not in days]:
+            if part not in self._unwritten_parts:
+                del self._parts[part]
 
     def _total(self, key: RoomDay) -> Spent:
         return self._totals.get(key, Spent())
@@ -97,7 +129,8 @@ async def open_spending(
         StoreError: the database failed, at the beginning or while this is open.
     """
     table = SpendingTable(database)
-    spending = Spending(table, await table.load(days_around(clock())), clock=clock)
+    days = days_around(clock())
+    spending = Spending(table, await table.load(days), await table.load_parts(days), clock=clock)
     failure: Exception | None = None
     async with asyncio.TaskGroup() as group:
         writing = group.create_task(spending.run(), name="spending")

@@ -13,6 +13,7 @@ from orchestrator.core.going_on import MAX_WAIT_S, WAIT_MARGIN_S
 from orchestrator.core.reason import COMMAND
 from orchestrator.model import EventId, RoomId, TurnId, UserId
 from orchestrator.store.absence_table import AbsenceTable
+from orchestrator.store.allowance_table import AllowanceTable
 from orchestrator.store.api import InboxState, NewOutboxRow, Replacement, TurnRow
 from orchestrator.store.approval_table import ApprovalTable
 from orchestrator.store.command_effect import Retry, cancel_first, drop_session, retry_last
@@ -23,6 +24,7 @@ from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.outbox_table import OutboxTable, insert_outbox
+from orchestrator.store.people_table import PeopleTable
 from orchestrator.store.room_move import find_replacement, move_room
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.setting_table import SettingTable
@@ -54,6 +56,8 @@ class Store:
     grants: GrantTable
     absences: AbsenceTable
     settings: SettingTable
+    people: PeopleTable
+    allowances: AllowanceTable
 
     async def begin_life(self, *, now: float) -> None:
         """What an earlier life put off is due again, whatever the clock was then. Idempotent.
@@ -255,6 +259,8 @@ def build_store(database: Database) -> Store:
         grants=GrantTable(database),
         absences=AbsenceTable(database),
         settings=SettingTable(database),
+        people=PeopleTable(database),
+        allowances=AllowanceTable(database),
     )
 
 

@@ -167,7 +167,13 @@ async def open_orchestrator(
 def write_config(
     path: Path, *, homeserver: str, user_id: str, upstream: str, **sections: Any
 ) -> Path:
-    """A configuration file for an orchestrator; `sections` are added to it."""
+    """A configuration file for an orchestrator; `sections` are added to it.
+
+    Unless a test says so, rooms are not greeted: most count what they are told.
+    """
+    defaults = sections.get("defaults", {})
+    if isinstance(defaults, dict):
+        sections["defaults"] = {"greet": False, **defaults}
     data = {
         "matrix": {"homeserver": homeserver, "user_id": user_id},
         "anthropic": {"upstream": upstream},

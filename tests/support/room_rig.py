@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from orchestrator.config import Config, parse_config
+from orchestrator.core.allowance import Allowance
 from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target, is_covered
 from orchestrator.core.naming import room_slug, room_uid, runner_name
@@ -35,6 +36,7 @@ from orchestrator.model import (
     RoomId,
     RoomSlug,
     TxnId,
+    UserId,
 )
 from orchestrator.ports import RunnerBackend, RunnerInfo
 from orchestrator.rooms.decider import build_deciders
@@ -44,6 +46,7 @@ from orchestrator.rooms.kit import Kit, Quarters
 from orchestrator.rooms.manager import RoomManager
 from orchestrator.runners.memory_backend import MemoryBackend, MemoryEngine, open_memory_backend
 from orchestrator.store.absence_table import AbsenceTable
+from orchestrator.store.allowance_table import AllowanceTable
 from orchestrator.store.api import InboxKind, NewInboxRow, OutboxRow, RoomRow, TurnRow
 from orchestrator.store.approval_table import ApprovalTable
 from orchestrator.store.database import Database
@@ -51,6 +54,7 @@ from orchestrator.store.grant_table import GrantTable
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.outbox_table import OutboxTable
+from orchestrator.store.people_table import PeopleTable
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.setting_table import SettingTable
 from orchestrator.store.store import Store, open_store
@@ -174,6 +178,8 @@ class MemoryCourtesyServer:
     joined: list[RoomId] = field(default_factory=list)
     aliases: dict[str, RoomId] = field(default_factory=dict)
     left: list[RoomId] = field(default_factory=list)
+    invited: list[tuple[RoomId, UserId]] = field(default_factory=list)
+    states: dict[tuple[RoomId, str], JsonObject] = field(default_factory=dict)
     errors: list[BaseException] = field(default_factory=list)
     delays_s: list[float] = field(default_factory=list)
     in_flight: int = 0
@@ -205,9 +211,21 @@ class MemoryCourtesyServer:
             raise self.errors.pop(0)
         self.joined.append(room_id)
 
+    async def state_event(self, room_id: RoomId, event_type: str) -> JsonObject | None:
+        """As the port says."""
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.states.get((room_id, event_type))
+
     async def resolve_alias(self, alias: str) -> RoomId | None:
         """As the port says."""
         return self.aliases.get(alias, ROOM)
+
+    async def invite(self, room_id: RoomId, user_id: UserId) -> None:
+        """As the port says."""
+        if self.errors:
+            raise self.errors.pop(0)
+        self.invited.append((room_id, user_id))
 
     async def leave(self, room_id: RoomId) -> None:
         """As the port says."""
@@ -230,6 +248,18 @@ class MemoryDoors:
 
     granted: dict[RoomSlug, tuple[HostRule, ...]] = field(default_factory=dict)
     listener: Callable[[RoomSlug, Target], None] | None = None
+    allowances: dict[RoomSlug, Allowance] = field(default_factory=dict)
+    payers: dict[RoomSlug, tuple[UserId, ...]] = field(default_factory=dict)
+    spent: dict[RoomSlug, int] = field(default_factory=dict)
+    spent_for: dict[UserId, int] = field(default_factory=dict)
+
+    def set_allowance(self, slug: RoomSlug, allowance: Allowance) -> None:
+        """As the gateway does."""
+        self.allowances[slug] = allowance
+
+    def set_payers(self, slug: RoomSlug, people: Sequence[UserId]) -> None:
+        """As the gateway does."""
+        self.payers[slug] = tuple(people)
 
     def set_grants(self, slug: RoomSlug, rules: Sequence[HostRule]) -> None:
         """As the gateway does."""
@@ -483,6 +513,8 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         grants=GrantTable(own),
         absences=AbsenceTable(own),
         settings=SettingTable(own),
+        people=PeopleTable(own),
+        allowances=AllowanceTable(own),
     )
     backend = CrashingBackend(rig.backend, points)
     courtesies = Courtesies(rig.homeserver, clock=loop_clock)
@@ -508,9 +540,12 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         courtesies=courtesies,
         notify_outbox=lambda: None if sender is None else sender.notify(),
         may_show_progress=may_show if sender is None else sender.may_show_progress,
-        deciders=build_deciders(rig.config),
+        deciders=build_deciders(rig.config, store),
         wall_clock=loop_clock,
         version="test",
+        spent_micro_usd=lambda slug: rig.doors.spent.get(slug, 0),
+        person_micro_usd=lambda person: rig.doors.spent_for.get(person, 0),
+        invite=rig.homeserver.invite,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(

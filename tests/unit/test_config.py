@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.config import load_config, load_secrets, not_built, parse_config
 from orchestrator.config_types import parse_size
+from orchestrator.core.command import Permission
 from orchestrator.errors import ConfigError
 
 MINIMAL = {"matrix": {"homeserver": "https://matrix.example.org", "user_id": "@claude:example.org"}}
@@ -40,11 +41,11 @@ def test_a_key_that_has_no_effect_yet_is_named_once_where_it_is_set() -> None:
         {
             **MINIMAL,
             "defaults": {"idle_stop_s": 60},
-            "rooms": {"#a:b": {"budget": {"agent_turns_in_a_row": 5}, "timeout_s": 9}},
+            "rooms": {"#a:b": {"hibernate_s": 5, "timeout_s": 9}},
         },
         source="c.yaml",
     )
-    assert not_built(config) == ["defaults.idle_stop_s", "rooms.#a:b.budget.agent_turns_in_a_row"]
+    assert not_built(config) == ["defaults.idle_stop_s", "rooms.#a:b.hibernate_s"]
 
 
 def test_nothing_is_named_where_nothing_without_effect_is_asked_for() -> None:
@@ -209,8 +210,8 @@ def test_admins_may_run_turns_and_decide_and_patterns_match_whole_ids() -> None:
         {**MINIMAL, "access": {"admins": ["@root:a.org"], "users": ["@*:b.org"]}}, source="c"
     )
     assert config.access.is_allowed("@root:a.org")
-    assert config.access.is_approver("@root:a.org")
+    assert Permission.DECIDE in config.roles.of("@root:a.org", None)
     assert config.access.is_allowed("@anyone:b.org")
-    assert not config.access.is_approver("@anyone:b.org")
+    assert Permission.DECIDE not in config.roles.of("@anyone:b.org", None)
     assert not config.access.is_allowed("@anyone:b.org.evil.org")
     assert not config.access.is_allowed("@other:a.org")

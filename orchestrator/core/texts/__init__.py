@@ -71,8 +71,14 @@ _BUDGET_SPENT = "This room has spent its budget for today"
 # `budget_spent`, word for word: what else stands there is somebody else's.
 _BUDGET_SENTENCE = re.compile(
     rf"{_BUDGET_SPENT}: \$[0-9.,]{{1,20}} of \$[0-9.,]{{1,20}}\. It gets no more answers of the "
-    r"model until 00:00 UTC, in (?:[0-9]{1,2} h )?[0-9]{1,2} min; the operator can raise "
-    r"budget\.usd_per_day"
+    r"model until 00:00 UTC, in (?:[0-9]{1,2} h )?[0-9]{1,2} min; an admin can raise it for today: "
+    r"`!budget \+1`"
+)
+_PERSON_SPENT = "Whoever asked for this has spent what one person may in a day"
+_PERSON_SENTENCE = re.compile(
+    rf"{_PERSON_SPENT}: \$[0-9.,]{{1,20}}\. Their turns get no more answers of the model until "
+    r"00:00 UTC, in (?:[0-9]{1,2} h )?[0-9]{1,2} min; an admin can raise it for today: "
+    r"`!budget \+1 person-usd`"
 )
 # Names of fields, tools and betas have 64 characters at most (`core.egress_body`, `api_policy`).
 _FEATURE_CHARS = 120
@@ -93,13 +99,27 @@ def spent_today(micro_usd: int, usd_per_day: float | None) -> str:
 
 def budget_spent(*, limit: int, spent: int, left_s: float) -> str:
     """What the CLI is told, and shows, when its room's budget for the day is spent."""
-    minutes = max(1, math.ceil(left_s / 60))
-    hours, rest = divmod(minutes, 60)
-    left = f"{hours} h {rest} min" if hours else f"{rest} min"
     return (
         f"{_BUDGET_SPENT}: {usd(spent)} of {usd(limit)}. It gets no more answers of the model "
-        f"until 00:00 UTC, in {left}; the operator can raise budget.usd_per_day."
+        f"until 00:00 UTC, in {until_midnight(left_s)}; an admin can raise it for today: "
+        "`!budget +1`."
     )
+
+
+def person_budget_spent(*, limit: int, left_s: float) -> str:
+    """The same of a person; not how much it was, for it may have been in other rooms."""
+    return (
+        f"{_PERSON_SPENT}: {usd(limit)}. Their turns get no more answers of the model until "
+        f"00:00 UTC, in {until_midnight(left_s)}; an admin can raise it for today: "
+        "`!budget +1 person-usd`."
+    )
+
+
+def until_midnight(seconds: float) -> str:
+    """How long a UTC day has left, for people."""
+    minutes = max(1, math.ceil(seconds / 60))
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours else f"{rest} min"
 
 
 def find_gateway_refusal(said: str) -> str | None:
@@ -108,8 +128,9 @@ def find_gateway_refusal(said: str) -> str | None:
     Whoever is in the CLI's place may have written all of `said`. So nothing of it is passed on but
     a sentence that can only be ours, and what was refused, quoted.
     """
-    if (spent := _BUDGET_SENTENCE.search(said)) is not None:
-        return _clause(spent[0])
+    for sentence in (_BUDGET_SENTENCE, _PERSON_SENTENCE):
+        if (spent := sentence.search(said)) is not None:
+            return _clause(spent[0])
     _, found, what = said.partition(f"{NOT_LEAVING}: ")
     if not found:
         return None

@@ -31,6 +31,9 @@ async def _decide(doing: RoomCommand, argument: str, event: ApprovalEvent) -> No
     number, words = (found[1], found[2].strip()) if found else (None, "")
     command = "!approve" if event is ApprovalEvent.ALLOWED_ONCE else "!deny"
 
+    deciders = doing.kit.deciders
+    is_decider = await deciders.may_decide(doing.worker.room_id, doing.sender)
+
     def effect(db: sqlite3.Connection) -> str:
         if not is_new(db, doing.seq):
             return approval_texts.NOTHING_OPEN  # it was handled before: nothing is stored of this
@@ -45,7 +48,7 @@ async def _decide(doing: RoomCommand, argument: str, event: ApprovalEvent) -> No
         chosen = _choose(waiting, number)
         if chosen is None:
             return approval_texts.which([_details(one) for one in waiting], command)
-        if not doing.kit.deciders.may_answer(doing.sender, chosen):
+        if not is_decider and not deciders.is_asker(doing.sender, chosen):
             return approval_texts.NOT_DECIDER
         refuses = event is ApprovalEvent.REFUSED
         answer = Answer(event=event, words=(words or None) if refuses else None)

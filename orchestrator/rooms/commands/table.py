@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from orchestrator.core import texts
 from orchestrator.core.command import (
+    COMMANDS,
     PREFIX,
     Command,
     CommandName,
@@ -15,8 +16,12 @@ from orchestrator.core.command import (
     render_command_help,
     render_help,
 )
+from orchestrator.core.role import name_who_may
+from orchestrator.core.texts import person as person_texts
 from orchestrator.rooms.commands.approval import approve, deny
+from orchestrator.rooms.commands.budget import change_budget, cost
 from orchestrator.rooms.commands.conversation import begin_anew, cancel, retry
+from orchestrator.rooms.commands.invite import invite_agent
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.status import render_status
 
@@ -54,13 +59,19 @@ HANDLERS: Mapping[CommandName, Handler] = MappingProxyType(
         CommandName.APPROVE: approve,
         CommandName.DENY: deny,
         CommandName.EGRESS: _egress,
+        CommandName.COST: cost,
+        CommandName.BUDGET: change_budget,
+        CommandName.INVITE_AGENT: invite_agent,
     }
 )
 
 
 async def execute(doing: RoomCommand, command: Command | UnknownCommand | None) -> None:
-    """Do it and answer it. Only the store's errors come out."""
-    if isinstance(command, Command):
+    """Do it and answer it, if the sender may. Only the store's errors come out."""
+    if isinstance(command, Command) and COMMANDS[command.name].needs not in doing.permissions:
+        who = name_who_may(COMMANDS[command.name].needs)
+        await doing.say(person_texts.may_not(command.name, who))
+    elif isinstance(command, Command):
         await HANDLERS[command.name](doing, command.argument)
     else:
         name, nearest = (command.name, command.nearest) if command else ("", None)

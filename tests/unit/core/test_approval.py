@@ -150,20 +150,23 @@ def test_a_reply_in_words_answers_a_question_and_refuses_anything_else(
     assert parse_words(words, question(kind, details=ONE)) == said
 
 
-def test_who_asked_for_the_turn_decides_where_that_is_so_and_an_agent_never() -> None:
+async def test_who_asked_for_the_turn_decides_where_that_is_so_and_an_agent_never() -> None:
+    async def is_approver(_: RoomId, user_id: str) -> bool:
+        return user_id == "@alice:test"
+
     deciders = Deciders(
         me=UserId("@agent:test"),
         agents={UserId("@reviewer:test")},
-        is_approver=lambda user: user == "@alice:test",
+        is_approver=is_approver,
         has_any=True,
     )
     of_bob = question(ApprovalKind.TOOL, asker=UserId("@bob:test"))
-    assert deciders.may_answer("@alice:test", of_bob)
-    assert deciders.may_answer("@bob:test", of_bob)
-    assert not deciders.may_answer("@carol:test", of_bob)
-    assert not deciders.may_answer("@bob:test", question(ApprovalKind.TOOL))
+    assert await deciders.may_answer("@alice:test", of_bob)
+    assert await deciders.may_answer("@bob:test", of_bob)
+    assert not await deciders.may_answer("@carol:test", of_bob)
+    assert not await deciders.may_answer("@bob:test", question(ApprovalKind.TOOL))
     of_agent = question(ApprovalKind.TOOL, asker=UserId("@reviewer:test"))
-    assert not deciders.may_answer("@reviewer:test", of_agent)
+    assert not await deciders.may_answer("@reviewer:test", of_agent)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +180,14 @@ def test_who_asked_for_the_turn_decides_where_that_is_so_and_an_agent_never() ->
         ("@Alice:test", True),
     ],
 )
-def test_no_agent_decides_whatever_a_pattern_covers(sender: str, *, may: bool) -> None:
+async def test_no_agent_decides_whatever_a_pattern_covers(sender: str, *, may: bool) -> None:
+    async def is_approver(_: RoomId, user_id: str) -> bool:
+        return user_id.endswith(":test")
+
     deciders = Deciders(
         me=UserId("@agent:test"),
         agents={UserId("@reviewer:test")},
-        is_approver=lambda user_id: user_id.endswith(":test"),
+        is_approver=is_approver,
         has_any=True,
     )
-    assert deciders.may_decide(sender) is may
+    assert await deciders.may_decide(RoomId("!r:test"), sender) is may

@@ -73,7 +73,7 @@ def test_the_refusal_names_the_amounts_and_when_it_ends() -> None:
     denial = over_budget(limit=5_000_000, spent=5_031_234, left_s=3 * 3600 + 61)
     assert denial.message == (
         "This room has spent its budget for today: $5.03 of $5.00. It gets no more answers of the "
-        "model until 00:00 UTC, in 3 h 2 min; the operator can raise budget.usd_per_day."
+        "model until 00:00 UTC, in 3 h 2 min; an admin can raise it for today: `!budget +1`."
     )
     assert (denial.status, denial.may_retry) == (429, False)
     assert not_now().may_retry

@@ -39,7 +39,7 @@ def _explain(text: str, status: int | None) -> str:
 def test_a_spent_budget_is_told_with_its_amounts(shown: str) -> None:
     told = _explain(shown, 429)
     assert told.startswith("this room has spent its budget for today: $5.03 of $5.00. It gets")
-    assert told.endswith("the operator can raise budget.usd_per_day")
+    assert told.endswith("an admin can raise it for today: `!budget +1`")
 
 
 def test_what_may_not_leave_a_room_is_told_as_that() -> None:

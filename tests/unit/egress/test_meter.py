@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.core.allowance import Allowance, LimitName
 from orchestrator.core.ask import Ask
 from orchestrator.core.egress_policy import Route
 from orchestrator.core.price import floor_micro_usd, most_micro_usd
+from orchestrator.core.texts import find_gateway_refusal
 from orchestrator.egress import meter as meter_module
 from orchestrator.egress.ledger import MemoryLedger
 from orchestrator.egress.meter import Meter, NotAdmittedError, Purse
@@ -21,7 +23,7 @@ from orchestrator.egress.upstream import (
     UpstreamFailedError,
     UpstreamSilentError,
 )
-from orchestrator.model import RoomSlug
+from orchestrator.model import RoomSlug, UserId
 from tests.support.virtual_time import run_virtual
 
 ROOM = RoomSlug("a")
@@ -251,3 +253,65 @@ async def test_who_waits_too_long_for_others_may_ask_again(
                 pytest.fail("let through")
     assert refused.value.denial.may_retry
     assert refused.value.denial.status == 429
+
+
+ALICE, BOB = UserId("@alice:test"), UserId("@bob:test")
+
+
+async def _ask(purse: Purse) -> None:
+    async with purse.admitted(Route.MESSAGES, ASK) as meter:
+        await _drain(meter, _answer(_whole()))
+
+
+async def test_a_request_is_for_those_whose_turns_ran_as_it_was_let_through() -> None:
+    purse, ledger = _purse()
+    purse.payers = (ALICE,)
+    async with purse.admitted(Route.MESSAGES, ASK) as meter:
+        purse.payers = (BOB,)
+        await _drain(meter, _answer(_whole()))
+    assert (ledger.person_micro_usd(ALICE), ledger.person_micro_usd(BOB)) == (COST, 0)
+    purse.payers = (ALICE, BOB)
+    await _ask(purse)
+    assert ledger.person_micro_usd(BOB) == COST // 2
+    assert ledger.spent_micro_usd(ROOM) == 2 * COST
+
+
+async def test_who_has_spent_what_one_person_may_is_refused_and_others_are_not() -> None:
+    purse, ledger = _purse()
+    purse.allowance = Allowance(base={LimitName.PERSON_USD: COST})
+    purse.payers = (ALICE,)
+    await _ask(purse)
+    with pytest.raises(NotAdmittedError) as refused:
+        await _ask(purse)
+    assert "Whoever asked for this has spent" in refused.value.denial.message
+    assert find_gateway_refusal(refused.value.denial.message) is not None
+    purse.payers = (BOB,)
+    await _ask(purse)
+    assert ledger.person_micro_usd(BOB) == COST
+
+
+async def test_a_raise_counts_for_the_next_request_and_for_those_that_wait() -> None:
+    purse, _ = _purse(limit=MOST)
+    async with asyncio.TaskGroup() as group, purse.admitted(Route.MESSAGES, ASK) as meter:
+        waiting = group.create_task(_ask(purse))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        purse.allowance = Allowance(base={LimitName.USD: 3 * MOST})
+        purse.look_again()
+        await waiting
+        await _drain(meter, _answer(_whole()))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("claude-opus-5-5-20261001", "claude-opus-5-5"),
+        ("made-up", "other"),
+        ("claude-opus-5-5`\n# x", "other"),
+    ],
+)
+async def test_a_model_goes_by_its_name_in_the_price_list(model: str, name: str) -> None:
+    purse, _ = _purse()
+    async with purse.admitted(Route.MESSAGES, ASK) as meter:
+        await _drain(meter, _answer(_whole(model)))
+    assert meter.model == name

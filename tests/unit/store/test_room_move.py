@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from orchestrator.model import EventId, Priority, RoomId, TxnId
+from orchestrator.model import EventId, Priority, RoomId, TxnId, UserId
 from orchestrator.store.api import NewOutboxRow, OutboxRow, Replacement
+from orchestrator.store.setting_table import store_setting
 from orchestrator.store.store import Store, open_store
 
 OLD, NEW = RoomId("!old:x"), RoomId("!new:x")
@@ -123,3 +125,14 @@ async def test_a_room_that_the_agent_is_not_in_takes_over_nothing(store: Store) 
     assert await store.find_replacement(NEW) is None
     await store.rooms.ensure(NEW, joined=True)
     assert await store.find_replacement(NEW) == MOVE
+
+
+async def test_what_a_budget_was_raised_to_goes_along(store: Store) -> None:
+    def set_both(db: sqlite3.Connection) -> None:
+        for room, value in ((OLD, "20"), (NEW, "5")):
+            store_setting(db, room, "budget.turns", value, by=UserId("@a:x"), now=1.0)
+        store_setting(db, OLD, "budget.usd", "9", by=UserId("@a:x"), now=1.0)
+
+    await store.database.run(set_both)
+    assert await store.move_room(MOVE, [], now=1000.0)
+    assert await store.settings.of_room(NEW) == {"budget.turns": "5", "budget.usd": "9"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StoreError
-from orchestrator.model import RoomId, RoomSlug
+from orchestrator.model import RoomId, RoomSlug, UserId
 from orchestrator.store import spending as spending_module
 from orchestrator.store.api import Replacement
 from orchestrator.store.database import Database, open_database
@@ -208,3 +208,36 @@ class ChargingTable(SpendingTable):
         if self._charge is not None:
             self._charge()
         self._charge = None
+
+
+async def test_what_a_person_cost_is_summed_over_rooms_and_is_there_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    path, clock = tmp_path / "db", Clock()
+    alice, bob = UserId("@alice:x"), UserId("@bob:x")
+    for life in range(1, 3):
+        async with open_database(path) as db, open_spending(db, clock=clock) as spending:
+            spending.charge(A, 7, people=(alice, bob), model="m")
+            spending.charge(B, 5, people=(alice,), model="n")
+            spending.charge(B, 3)
+            assert spending.person_micro_usd(alice) == 9 * life
+            assert spending.person_micro_usd(bob) == 3 * life
+            assert spending.spent_micro_usd(A) == 7 * life
+    async with open_database(path) as db:
+        table = SpendingTable(db)
+        parts = await table.parts_of(B, since=TODAY)
+        found = {(p.person, p.model): s.micro_usd for p, s in parts.items()}
+        assert found == {(alice, "n"): 10, ("", ""): 6}
+        assert (await table.total_of(B, since=TODAY)).micro_usd == 16
+        assert await table.parts_of(B, since="2026-11-27") == {}
+
+
+async def test_a_persons_next_day_begins_with_nothing(tmp_path: Path) -> None:
+    clock, alice = Clock(), UserId("@alice:x")
+    async with (
+        open_database(tmp_path / "db") as db,
+        open_spending(db, clock=clock) as spending,
+    ):
+        spending.charge(A, 7, people=(alice,))
+        clock.now += 60
+        assert spending.person_micro_usd(alice) == 0
