@@ -5,10 +5,10 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up test unit check lock image bench chaos fuzz clean
+.PHONY: help up test unit check lock image bench chaos fuzz pictures clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: ## set everything up and run it; with no configuration, with a homeserver of its own
 	@exec scripts/setup.sh up $(ARGS)
@@ -38,5 +38,8 @@ chaos: ## kill, cut and flood for long; ARGS="--kills 1000" for more kills than 
 fuzz: ## fuzz what reads a room, a minute each; ARGS="wire -max_total_time=3600" for one target
 	@exec scripts/setup.sh fuzz $(ARGS)
 
+pictures: ## take the pictures of docs/pictures anew, from a real room
+	@exec scripts/setup.sh pictures $(ARGS)
+
 clean: ## remove what make made here; a state directory and the engine's images stay
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .venv .cache tests/web/node_modules .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -8,6 +8,7 @@
 #   setup.sh fuzz [ARGUMENTS…]   environment, atheris; then fuzzing, guided by coverage
 #   setup.sh check               environment; then format, lint, types, imports, shell
 #   setup.sh image [ARGUMENTS…]  environment, engine; then `orchestrator image build ARGUMENTS`
+#   setup.sh pictures            the same as for test; then the pictures of docs/pictures anew
 #   setup.sh run|dev|engine      only that part of the set-up
 #
 # Every part is done once and found done later. Only as root are Debian packages installed, and on
@@ -256,6 +257,26 @@ ensure_fault_tools() {
   apt_install libfiu0 fiu-utils faketime runsc || say "  some tests will be skipped for it"
 }
 
+# ── another client, and a browser ──────────────────────────────────────────────────────────────
+
+# matrix-js-sdk as a second client, and Chromium to see a room as a person does. Node.js comes with the
+# locked packages. Without Chromium the tests that take pictures are skipped, and say so.
+ensure_web() {
+  web=tests/web
+  want=$(cat "$web/package-lock.json" "$VENV/.aiagentchat-dev" | sha256sum | cut -d' ' -f1)
+  if [ "$(cat "$web/node_modules/.aiagentchat" 2> /dev/null)" != "$want" ]; then
+    step npm "installing the packages of $web/package-lock.json" \
+      env PATH="$PWD/$VENV/bin:$PATH" "$VENV/bin/npm" ci --prefix "$web" \
+      --ignore-scripts --no-audit --no-fund --no-progress \
+      || fail "Check that an npm registry can be reached, then try again. npm has its own settings for
+another registry or a proxy: $VENV/bin/npm help config"
+    printf '%s\n' "$want" > "$web/node_modules/.aiagentchat"
+  fi
+  if has chromium || has chromium-browser || ! is_root || ! has apt-get; then return 0; fi
+  apt_install chromium fonts-dejavu-core fonts-noto-color-emoji \
+    || say "  some tests will be skipped for it"
+}
+
 # ── what is run ────────────────────────────────────────────────────────────────────────────────
 
 up() {
@@ -325,6 +346,7 @@ ensure_real_parts() {
   ensure_engine
   ensure_image
   ensure_fault_tools
+  ensure_web
   step synapse "making the image of the tests' Synapse, unless it is there (about a minute)" \
     "$VENV/bin/python" -m tests.support.synapse_image \
     || fail "The image could not be built; the lines above say why."
@@ -384,7 +406,7 @@ run_pytest() {
 closing_line() { tail -n 1 "$1" | tr -d '=' | sed 's/^ *//; s/ *$//'; }
 
 command=${1:-}
-[ -n "$command" ] || fail "usage: setup.sh up|test|unit|chaos|fuzz|check|image|run|dev|engine"
+[ -n "$command" ] || fail "usage: setup.sh up|test|unit|chaos|fuzz|check|image|pictures|run|dev|engine"
 shift
 case $command in
   up) up "$@" ;;
@@ -397,6 +419,13 @@ case $command in
     ensure_venv run
     ensure_engine
     ensure_image "$@"
+    ;;
+  pictures)
+    require_root pictures
+    ensure_venv dev
+    ensure_real_parts
+    export AIAGENTCHAT_PICTURES="$PWD/docs/pictures"
+    "$VENV/bin/python" -m pytest tests/e2e/test_room_pictures.py "$@"
     ;;
   run | dev) ensure_venv "$command" ;;
   engine)

@@ -1,0 +1,30 @@
+"""A person at another client, matrix-js-sdk with its Rust crypto, in an encrypted room."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from tests.e2e.conftest import Installation
+from tests.support.web_client import open_web_client
+
+pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
+
+
+async def test_an_encrypted_room_of_another_client_is_answered(installation: Installation) -> None:
+    installation.api.when("colour of the sky", "The sky is **blue** today.")
+    orchestrator = await installation.configure()
+    await orchestrator.start()
+    account = installation.server.register(f"bob-{secrets.token_hex(4)}")
+    async with open_web_client(
+        installation.server.base_url, account.user_id, account.password
+    ) as bob:
+        room = await bob.create_room(installation.agent.user_id, encrypted=True)
+        await bob.send(room, "What is the colour of the sky?")
+        answer = await bob.wait_for(
+            room,
+            lambda e: e["sender"] != bob.user_id and "blue" in e["content"].get("body", ""),
+        )
+        assert answer["is_encrypted"]
+        assert "<strong>blue</strong>" in answer["content"]["formatted_body"]
