@@ -260,6 +260,7 @@ def _assemble(opened: _Opened) -> _System:
         courtesies=courtesies,
         notify_outbox=sender.notify,
         may_show_progress=sender.may_show_progress,
+        send_aside=sender.send_aside,
         wall_clock=clock,
         version=__version__,
         send_rate_per_s=budget.rate_per_s,
