@@ -262,6 +262,7 @@ def _assemble(opened: _Opened) -> _System:
         notify_outbox=sender.notify,
         may_show_progress=sender.may_show_progress,
         deciders=build_deciders(config, store),
+        send_aside=sender.send_aside,
         wall_clock=clock,
         version=__version__,
         send_rate_per_s=budget.rate_per_s,

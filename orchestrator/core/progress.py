@@ -22,6 +22,8 @@ RESERVE = 5
 PATIENCE_S = 5.0
 # While no limit is known. When one is met, these are refused, and wait before their rooms' answers.
 AT_ONCE = 2
+# Of what could be spared for progress, courtesies leave this much.
+KEPT_FROM_ASIDES = 1
 # A room with something to show asks every 2 s (outbound_window_s); one that is silent has ended.
 _ASKS_AGAIN_S = 15.0
 # From the permission to the departure: cutting a long text and one commit. Nothing waits before it.

@@ -26,10 +26,11 @@ from loguru import logger
 
 from orchestrator.core.outage import Outage, backoff_s
 from orchestrator.core.pacing import SendBudget
-from orchestrator.core.progress import ProgressShare, count_spare
+from orchestrator.core.progress import KEPT_FROM_ASIDES, ProgressShare, count_spare
 from orchestrator.errors import (
     AiAgentChatError,
     HomeserverUnreachableError,
+    LoginRefusedError,
     RateLimitedError,
     RequestRefusedError,
     StoreError,
@@ -38,7 +39,7 @@ from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.clock import Clock, SteadyClock, wait_for_event
 from orchestrator.gateway.outbox_port import EventSender, OutboxStore
 from orchestrator.gateway.upload import upload_file, upload_verdict
-from orchestrator.model import EventId, RoomId
+from orchestrator.model import EventId, JsonObject, RoomId, TxnId
 from orchestrator.store.api import OutboxRow
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 MAX_IN_FLIGHT = 8
 # Above the Matrix client's own bound for one attempt; only a hang of its own reaches this.
 SEND_TIMEOUT_S = 60.0
+# What is worth no more than this is not waited for.
+ASIDE_TIMEOUT_S = 10.0
 # Synapse forgets transaction ids that are older than 24 h; an hour less, for its clock and ours.
 TXN_REMEMBERED_S = 23 * 3600.0
 # Looks at the outbox at least this often, whatever was or wasn't announced.
@@ -139,6 +142,38 @@ class OutboxSender:
         if self._outage.is_on:
             spare = 0
         return self._progress.ask(room_id, spare=spare, now=now)
+
+    async def send_aside(
+        self, room_id: RoomId, event_type: str, content: JsonObject, txn_id: TxnId
+    ) -> bool:
+        """Send what is no row of the outbox, if the account can spare it now, after all that waits.
+
+        True: there is nothing more to be done; it was sent, or will not be: this is tried once.
+
+        Raises:
+            LoginRefusedError: the account was logged out.
+        """
+        now = self._clock()
+        spare = 0 if self._outage.is_on else count_spare(self.budget.tokens(now), self.budget.state)
+        is_known = self.budget.state.interval_s is not None
+        spare -= KEPT_FROM_ASIDES if is_known else 0
+        # The table is looked at only where that can change anything.
+        if spare <= 0 or spare <= await self._store.waiting_now(room_id, now=now):
+            return False
+        left = self._clock()
+        self.budget.sent(left)
+        log = self._log.bind(room=room_id, txn=txn_id)
+        try:
+            async with asyncio.timeout(ASIDE_TIMEOUT_S):
+                await self._homeserver.send_event(room_id, event_type, content, txn_id)
+        except RateLimitedError as error:
+            self.limited += 1
+            self.budget.limited(self._clock(), error.retry_after_s, sent_at=left)
+        except (AiAgentChatError, TimeoutError) as error:
+            if isinstance(error, LoginRefusedError):
+                raise
+            log.bind(action="outbox.aside", error=type(error).__name__).debug("a courtesy failed")
+        return True
 
     async def run(self) -> NoReturn:
         """Send until cancelled. A cancelled request's row is sent again, with the same id.

@@ -42,6 +42,8 @@ _ROOM_LOOK_S = 2.0
 _REPLAY_ENTRIES = 100_000
 _MAX_ROTATION_MESSAGES = 10_000
 _MIN_ROTATION_MS = 3_600_000
+# Homeservers count reactions for their clients, so all clients send them in clear.
+_NEVER_SEALED = frozenset({"m.reaction"})
 _IN_ROOM = frozenset({"join", "invite"})
 
 
@@ -233,7 +235,7 @@ class Encryption:
     async def seal(
         self, room_id: RoomId, event_type: str, content: Mapping[str, JsonValue]
     ) -> tuple[str, Mapping[str, JsonValue]]:
-        """The type and the content to send: encrypted where the room is.
+        """The type and the content to send: encrypted where the room is, but for reactions.
 
         Raises:
             RequestRefusedError: as `seals`, or from the homeserver.
@@ -241,7 +243,7 @@ class Encryption:
             StoreFullError: keys could not be stored.
         """
         sealer = await self._sealer(room_id)
-        if sealer is None:
+        if sealer is None or event_type in _NEVER_SEALED:
             return event_type, content
         machine, keys = sealer
         rotation = await self._rotation_of(room_id)

@@ -15,7 +15,7 @@ from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.gateway.courtesy import Courtesies
-from orchestrator.model import RoomId, RoomSlug, UserId
+from orchestrator.model import JsonObject, RoomId, RoomSlug, TxnId, UserId
 from orchestrator.ports import RunnerBackend
 from orchestrator.store.api import RoomRow
 from orchestrator.store.store import Store
@@ -102,6 +102,8 @@ class Kit:
     """What a room's requests to the API have cost today (UTC)."""
     person_micro_usd: Callable[[UserId], int] = lambda _: 0
     """What was spent for somebody today (UTC), in all rooms."""
+    send_aside: Callable[[RoomId, str, JsonObject, TxnId], Awaitable[bool]]
+    """Sends a courtesy past the outbox; as `OutboxSender.send_aside` says."""
     invite: Callable[[RoomId, UserId], Awaitable[None]]
     """Invites to a room; as `ports.Homeserver` says."""
 

@@ -24,6 +24,7 @@ from orchestrator.rooms.egress_asking import EgressAsking
 from orchestrator.rooms.flood import Flood
 from orchestrator.rooms.hearing import Heard
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.mark import Marks
 from orchestrator.rooms.mishap import build_mishap_notice
 from orchestrator.rooms.outgoing import (
     MESSAGE,
@@ -67,6 +68,8 @@ class RoomManager:
         self._refusals = Refusals(kit)
         self._people = People.build(kit.config, kit.store)
         self._errands = Patience()
+        self._marks = Marks(kit)
+        kit.store.turns.on_ended = self._marks.note_ended
         self.asking = EgressAsking(kit, self._find_work, self._tool_decided)
 
     def __repr__(self) -> str:
@@ -84,7 +87,9 @@ class RoomManager:
             self._group = group
             self._errands.use_group(group)
             group.create_task(self._refusals.run(), name="refusals")
+            group.create_task(self._marks.run(), name="marks")
             for turn in await self._kit.store.turns.open_turns():
+                self._marks.note_accepted(turn)
                 await self._take_up(turn.room_id)
             await self._adopt_runners()
             await asyncio.Event().wait()
@@ -182,6 +187,7 @@ class RoomManager:
         logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
             "messages became a turn"
         )
+        self._marks.note_accepted(row)
         worker = await self._ensure_worker(row.room_id)
         if worker is not None:
             worker.wake()

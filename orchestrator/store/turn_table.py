@@ -27,6 +27,8 @@ from orchestrator.model import (
     TurnState,
     UserId,
 )
+from orchestrator.store.acked import Acked as Acked
+from orchestrator.store.acked import store_acked
 from orchestrator.store.api import NewOutboxRow, RunnerRow, SessionRow, TurnRow
 from orchestrator.store.approval_table import withdraw_of_turn
 from orchestrator.store.database import Database
@@ -65,15 +67,6 @@ class Refusal:
     """A collecting turn takes no more once the events that it names (as JSON) are longer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acked:
-    """Frames up to `seq` of this epoch need not be replayed once the transaction is on disk."""
-
-    room_id: RoomId
-    epoch: Epoch
-    seq: Seq
-
-
 class TurnTable:
     """Turns, the sessions they run in, and how far each runner's output has been taken in."""
 
@@ -81,6 +74,8 @@ class TurnTable:
         self._database = database
         self.ended: Counter[TurnOutcome] = Counter()
         """Turns that ended since this was made, by outcome; a cancelled caller's may be missing."""
+        self.on_ended: Callable[[TurnRow], None] = lambda _: None
+        """Called after the end of a turn that was taken, where no other takes its message up."""
 
     async def admit(
         self,
@@ -215,7 +210,7 @@ class TurnTable:
                     "UPDATE turns SET parts = parts + ? WHERE turn_id = ?", (len(rows), turn_id)
                 )
             if acked is not None:
-                _store_acked(db, acked)
+                store_acked(db, acked)
             if seen_by is not None:
                 db.execute(
                     "UPDATE sessions SET resumable = 1 WHERE room_id = ? AND session_id = ?",
@@ -223,7 +218,10 @@ class TurnTable:
                 )
             return select_turns(db, "WHERE turn_id = ?", turn_id)[0], event is TurnEvent.ENDED
 
-        return self._counted(await self._database.run(work))
+        row = self._counted(await self._database.run(work))
+        if event is TurnEvent.ENDED and go_on is None:
+            self.on_ended(row)
+        return row
 
     async def open_turns(self, room_id: RoomId | None = None) -> Sequence[TurnRow]:
         """Turns that have not ended, of one room or of all, in the order of their first message.
@@ -311,7 +309,7 @@ class TurnTable:
 
     async def store_acked(self, acked: Acked) -> None:
         """Remember how far a runner's output needs no replay, outside any turn."""
-        await self._database.run(lambda db: _store_acked(db, acked))
+        await self._database.run(lambda db: store_acked(db, acked))
 
 
 def _find(db: sqlite3.Connection, turn: NewTurn) -> TurnRow | None:
@@ -473,14 +471,6 @@ def _move(
             now if state is TurnState.ENDED else None,
             turn.turn_id,
         ),
-    )
-
-
-def _store_acked(db: sqlite3.Connection, acked: Acked) -> None:
-    db.execute(
-        "UPDATE runners SET acked = CASE WHEN epoch = ? THEN max(acked, ?) ELSE ? END, epoch = ? "
-        "WHERE room_id = ?",
-        (acked.epoch, acked.seq, acked.seq, acked.epoch, acked.room_id),
     )
 
 

@@ -328,6 +328,8 @@ class Rig:
     events: int = 0
     may_show: Callable[[RoomId], bool] = lambda _: True
     """Whether the account can spare a message, where no `account` says it."""
+    marks: list[tuple[EventId, str]] = field(default_factory=list)
+    """Signs that were sent, by the message that they are on, where there is no `account`."""
     account: MemoryHomeserver | None = None
     """Where a life sends its outbox; None: it stays where it is."""
 
@@ -531,6 +533,15 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
     async def may_show(room_id: RoomId) -> bool:
         return rig.may_show(room_id)
 
+    async def send_aside(
+        room_id: RoomId, event_type: str, content: JsonObject, txn_id: TxnId
+    ) -> bool:
+        if not rig.may_show(room_id):
+            return False
+        relation = cast("Any", content["m.relates_to"])
+        rig.marks.append((EventId(relation["event_id"]), relation["key"]))
+        return True
+
     kit = Kit(
         config=rig.config,
         store=store,
@@ -541,6 +552,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         notify_outbox=lambda: None if sender is None else sender.notify(),
         may_show_progress=may_show if sender is None else sender.may_show_progress,
         deciders=build_deciders(rig.config, store),
+        send_aside=send_aside if sender is None else sender.send_aside,
         wall_clock=loop_clock,
         version="test",
         spent_micro_usd=lambda slug: rig.doors.spent.get(slug, 0),
