@@ -14,7 +14,7 @@ from orchestrator.errors import RunnerGoneError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import RoomId, SessionId
 from orchestrator.room_profile import RoomProfile
-from orchestrator.rooms.connection import LinkLost
+from orchestrator.rooms.connection import SIDE_SESSIONS, LinkLost
 from orchestrator.rooms.idle import IdleEar
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.room_runner import TROUBLE, RoomRunner
@@ -73,8 +73,9 @@ class CliSessions:
     async def of_turn(self, turn: TurnRow, link: RunnerLink) -> SessionRow | None:
         """The session that a running turn is in, also when `!new` has dropped it meanwhile."""
         row = await self._kit.store.turns.session(self._room_id, turn.session)
-        if row is None and link.welcome.sessions:
-            newest = list(link.welcome.sessions)[-1]
+        known = [name for name in link.welcome.sessions if name not in SIDE_SESSIONS]
+        if row is None and known:
+            newest = known[-1]
             row = SessionRow(
                 room_id=self._room_id,
                 session=turn.session,
@@ -102,7 +103,8 @@ class CliSessions:
         if connection is None:
             raise RunnerGoneError
         link, killed = await connection.ready(), set(connection.live_sessions)
-        for session in sorted(connection.known_sessions):
+        # Programs of ours go, too: by the mark of a session that stays others could stay.
+        for session in sorted(connection.known_sessions | connection.side_sessions):
             await link.signal_session(f"clear:{uuid.uuid4()}", session, "kill")
         ear = IdleEar(self._room_id, self._kit)
         while killed:

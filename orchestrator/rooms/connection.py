@@ -7,14 +7,20 @@ deadline can be given up without losing a frame.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from orchestrator.errors import AiAgentChatError, WireClosedError, first_error
+from orchestrator.errors import AiAgentChatError, RunnerError, WireClosedError, first_error
 from orchestrator.model import Epoch, Seq
 from orchestrator.ports import RunnerBackend
-from orchestrator.runners.event import SessionExited, SessionStarted, UpEvent
+from orchestrator.runners import file_client
+from orchestrator.runners.event import CliLine, SessionExited, SessionStarted, UpEvent
+from orchestrator.runners.file_client import FileClient
 from orchestrator.runners.link import RunnerLink, open_link
 
+CLONE = "clone"
+SIDE_SESSIONS = frozenset({file_client.SESSION, CLONE})
+"""Programs of ours in the runner that are no conversation's."""
 # Frames that the worker has not looked at; behind it, reading from the runner stops.
 _MAILBOX_FRAMES = 256
 
@@ -47,6 +53,12 @@ class Connection:
         self.live_sessions: set[str] = set()
         self.known_sessions: set[str] = set()
         """The live ones, and those that have ended: what they left behind can still be killed."""
+        self.side_sessions: set[str] = set()
+        """Those of SIDE_SESSIONS that were started; the sets above are of conversations alone."""
+        self.files: FileClient | None = None
+        """The room's files, once the runner has answered."""
+        self.listeners: set[Callable[[Item], None]] = set()
+        """Told of each item before it goes into the mailbox; they must not block."""
 
     def __repr__(self) -> str:
         state = "lost" if self.lost else "open" if self._ready.done() else "opening"
@@ -60,10 +72,11 @@ class Connection:
                 open_link(stream, epoch=self._epoch, acked=self._acked) as link,
                 asyncio.TaskGroup() as group,
             ):
-                self.known_sessions = set(link.welcome.sessions)
-                self.live_sessions = {
-                    s for s, at in link.welcome.sessions.items() if at.state == "running"
-                }
+                running = {s for s, at in link.welcome.sessions.items() if at.state == "running"}
+                self.known_sessions = set(link.welcome.sessions) - SIDE_SESSIONS
+                self.side_sessions = set(link.welcome.sessions) & SIDE_SESSIONS
+                self.live_sessions = running - SIDE_SESSIONS
+                self.files = FileClient(link, is_live=file_client.SESSION in running)
                 pump = group.create_task(self._pump(link), name=f"pump {self._name}")
                 self._ready.set_result(link)
                 await self._closing.wait()
@@ -76,20 +89,36 @@ class Connection:
     async def _pump(self, link: RunnerLink) -> None:
         try:
             async for event in link.events():
-                match event:
-                    case SessionStarted():
-                        self.live_sessions.add(event.session)
-                        self.known_sessions.add(event.session)
-                    case SessionExited():
-                        self.live_sessions.discard(event.session)
-                await self._mailbox.put(event)
+                self._note(event)
+                await self._mailbox.put(self._heard(event))
         except AiAgentChatError as e:
-            self.lost = True
+            self._fail(e)
             await self._mailbox.put(LinkLost(e))
             self._closing.set()
 
+    def _note(self, event: UpEvent) -> None:
+        match event:
+            case SessionStarted() if event.session in SIDE_SESSIONS:
+                self.side_sessions.add(event.session)
+            case SessionStarted():
+                self.live_sessions.add(event.session)
+                self.known_sessions.add(event.session)
+            case SessionExited():
+                self.live_sessions.discard(event.session)
+        for listener in tuple(self.listeners):
+            listener(event)
+
+    def _heard(self, event: UpEvent) -> UpEvent:
+        """What the worker need only acknowledge is not kept for it."""
+        is_of_files = self.files is not None and self.files.hear(event)
+        return replace(event, line="") if is_of_files and isinstance(event, CliLine) else event
+
     def _fail(self, error: AiAgentChatError) -> None:
         self.lost = True
+        if self.files is not None:
+            self.files.lose(error if isinstance(error, RunnerError) else WireClosedError())
+        for listener in tuple(self.listeners):
+            listener(LinkLost(error))
         if not self._ready.done():
             self._ready.set_exception(error)
             self._ready.exception()

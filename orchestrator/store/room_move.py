@@ -56,6 +56,7 @@ def move_room(
     end_room(db, move.old, now=now)
     _swap_places(db, move)
     _move_conversation(db, move)
+    db.execute("UPDATE errands SET room_id = ? WHERE room_id = ?", (move.new, move.old))
     _move_outbox(db, move, refused_since=refused_since, now=now)
     insert_outbox(db, notices, now=now)
     return True

@@ -30,7 +30,37 @@ _APPROVALS = """
 """
 _THREADS = ""
 _FILES = ""
-_SNAPSHOTS = ""
+_SNAPSHOTS = """
+    -- Copies of a workspace from before each turn; the files are below STATE_DIR/snapshots.
+    CREATE TABLE snapshots (
+        number     INTEGER PRIMARY KEY AUTOINCREMENT,
+        slug       TEXT NOT NULL,
+        turn_id    TEXT NOT NULL,
+        session    TEXT NOT NULL,
+        session_id TEXT,
+        manifest   TEXT,
+        missing    TEXT,
+        after      TEXT,
+        taken_at   REAL NOT NULL,
+        UNIQUE (slug, turn_id)
+    ) STRICT;
+    -- What a workspace was before the last turn was undone.
+    CREATE TABLE undone (
+        slug     TEXT PRIMARY KEY,
+        manifest TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    -- Commands that take their time, until they are answered.
+    CREATE TABLE errands (
+        event_id TEXT PRIMARY KEY,
+        room_id  TEXT NOT NULL,
+        seq      INTEGER NOT NULL,
+        kind     TEXT NOT NULL,
+        argument TEXT NOT NULL,
+        sender   TEXT NOT NULL,
+        progress TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE INDEX errands_of_room ON errands (room_id, seq);
+"""
 _PEOPLE = """
     -- Who has what power in a room: contents of its state events, as far as they were received.
     CREATE TABLE room_power (

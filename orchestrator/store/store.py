@@ -17,8 +17,10 @@ from orchestrator.store.allowance_table import AllowanceTable
 from orchestrator.store.api import InboxState, NewOutboxRow, Replacement, TurnRow
 from orchestrator.store.approval_table import ApprovalTable
 from orchestrator.store.command_effect import Retry, cancel_first, drop_session, retry_last
+from orchestrator.store.copy_table import CopyTable
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.egress_effect import EgressChange
+from orchestrator.store.errand_table import ErrandTable
 from orchestrator.store.grant_table import GrantTable
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
@@ -58,6 +60,8 @@ class Store:
     settings: SettingTable
     people: PeopleTable
     allowances: AllowanceTable
+    copies: CopyTable
+    errands: ErrandTable
 
     async def begin_life(self, *, now: float) -> None:
         """What an earlier life put off is due again, whatever the clock was then. Idempotent.
@@ -261,6 +265,8 @@ def build_store(database: Database) -> Store:
         settings=SettingTable(database),
         people=PeopleTable(database),
         allowances=AllowanceTable(database),
+        copies=CopyTable(database),
+        errands=ErrandTable(database),
     )
 
 

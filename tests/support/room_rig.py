@@ -49,7 +49,9 @@ from orchestrator.store.absence_table import AbsenceTable
 from orchestrator.store.allowance_table import AllowanceTable
 from orchestrator.store.api import InboxKind, NewInboxRow, OutboxRow, RoomRow, TurnRow
 from orchestrator.store.approval_table import ApprovalTable
+from orchestrator.store.copy_table import CopyTable
 from orchestrator.store.database import Database
+from orchestrator.store.errand_table import ErrandTable
 from orchestrator.store.grant_table import GrantTable
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
@@ -517,6 +519,8 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         settings=SettingTable(own),
         people=PeopleTable(own),
         allowances=AllowanceTable(own),
+        copies=CopyTable(own),
+        errands=ErrandTable(own),
     )
     backend = CrashingBackend(rig.backend, points)
     courtesies = Courtesies(rig.homeserver, clock=loop_clock)
