@@ -89,7 +89,7 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
             summary="refuse what the agent asks for; the reason reaches it",
             needs=Permission.READ,
             usage="[NUMBER] [REASON]",
-            details="The same as a ❌ on the question, or a reply to it. Who may: as for `!approve`.",
+            details="The same as a ❌ on the question, or a reply. Who may: see `!approve`.",
             examples=("!deny", "!deny use the staging server", "!deny 2 not on a Friday"),
         ),
         CommandName.EGRESS: CommandSpec(
