@@ -226,9 +226,6 @@ class Secrets(Section):
 _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
     DockerConfig: ("prewarm",),
     RoomProfile: (
-        "stream",
-        "footer",
-        "show_thinking",
         "while_running",
         "max_parallel_turns",
         "effort",

@@ -214,7 +214,8 @@ class RoomProfile(Section):
     model: str | None = None
     system_prompt: str | None = None
     trigger: Literal["auto", "all", "mention"] = "auto"
-    stream: Literal["edit", "final"] = "edit"
+    stream: Literal["edit", "messages", "final"] = "edit"
+    """How an answer comes: as one message that grows, in parts that are complete, or at once."""
     footer: tuple[Literal["duration", "tokens", "cost"], ...] = ()
     """What stands below an answer."""
     show_thinking: bool = False

@@ -1,7 +1,8 @@
 """Which of a room's messages are the answer to ours, and when it is complete. Pure.
 
 The agent's messages arrive in the order of their parts: its outbox keeps the order within a room,
-and so does the homeserver. They carry `org.aiagentchat.turn`, which names the events that asked.
+and so does the homeserver. They carry `org.aiagentchat.turn`, which names the events that asked;
+an answer that takes the place of what showed the turn's progress is one like others.
 Others in the room can write that key, too: where the agent is known only its word counts, and where
 it is not, the first one that answers is the one that is listened to.
 """

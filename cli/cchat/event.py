@@ -28,6 +28,8 @@ class TurnMark(_Lenient):
     part: int = Field(default=0, ge=0)
     final: bool = False
     outcome: Annotated[str, Field(max_length=50)] | None = None
+    live: bool = False
+    """It shows how the turn goes on, and is no answer yet."""
 
 
 class _InReplyTo(_Lenient):
@@ -43,6 +45,7 @@ class _Content(_Lenient):
     msgtype: _Id = ""
     body: str = ""
     relates_to: _RelatesTo | None = Field(default=None, alias="m.relates_to")
+    new_content: dict[str, object] | None = Field(default=None, alias="m.new_content")
 
 
 class _Event(_Lenient):
@@ -94,11 +97,16 @@ def parse_event(raw: object) -> Said | None:
     try:
         event = _Event.model_validate(raw)
         mark = _parse_mark(event.content.get(TURN_KEY))
+        if mark is not None and mark.live:
+            return None
         if event.type == TURN_KEY and mark is not None:
             return _said(event, Kind.MARK, _Content(), mark)
         if event.type != MESSAGE_TYPE:
             return None
         content = _Content.model_validate(event.content)
+        if content.new_content is not None:
+            new = _Content.model_validate(content.new_content)
+            content = new.model_copy(update={"relates_to": content.relates_to})
     except (ValidationError, RecursionError):
         return None
     kind = _KINDS.get(content.msgtype)
@@ -116,7 +124,8 @@ def _said(event: _Event, kind: Kind, content: _Content, mark: TurnMark | None) -
         body=content.body,
         mark=mark,
         reply_to=related.in_reply_to.event_id if related.in_reply_to else None,
-        is_edit=related.rel_type == "m.replace",
+        # An answer takes the place of what showed the turn's progress: nobody has read it before.
+        is_edit=related.rel_type == "m.replace" and mark is None,
     )
 
 

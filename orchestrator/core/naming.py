@@ -63,6 +63,11 @@ def txn_id(source: str, part: int) -> TxnId:
     return TxnId(f"aac-{_digest(source)[:24]}-{part}")
 
 
+def live_txn_id(turn_id: TurnId) -> TxnId:
+    """The transaction id of the message that shows how a turn goes on."""
+    return txn_id(f"{turn_id}:live", 0)
+
+
 def approval_id(room_id: RoomId, kind: str, subject: str, number: int) -> str:
     """The `number`-th question of a room about the same subject."""
     return f"a{_digest(f'{room_id}|{kind}|{subject}|{number}')[:24]}"

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.model import EventId, JsonValue, TurnId
+from orchestrator.model import EventId, JsonObject, JsonValue, TurnId
 
 TURN_KEY = "org.aiagentchat.turn"
+
+
+# In the mark of a message that shows how a turn goes on, and is no answer yet.
+_LIVE = "live"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +24,13 @@ class TurnMark:
     turn_id: TurnId
     asked: frozenset[EventId]
     is_final: bool
+    is_live: bool = False
+    """The message shows how the turn goes on; the answer will take its place."""
+
+
+def build_live_mark(turn_id: TurnId, asked: Sequence[EventId]) -> JsonObject:
+    """The mark of what is shown of a running turn."""
+    return {"turn": turn_id, "asked": list(asked), "part": 0, "final": False, _LIVE: True}
 
 
 def parse_mark(content: Mapping[str, JsonValue]) -> TurnMark | None:
@@ -34,6 +45,7 @@ def parse_mark(content: Mapping[str, JsonValue]) -> TurnMark | None:
         turn_id=TurnId(turn_id),
         asked=frozenset(EventId(e) for e in asked if isinstance(e, str)),
         is_final=value.get("final") is True,
+        is_live=value.get(_LIVE) is True,
     )
 
 

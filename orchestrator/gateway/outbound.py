@@ -74,7 +74,7 @@ class _MovedError(Exception):
 class OutboxSender:
     """Sends one account's outbox.
 
-    Invariant: at most one row of a room is in flight, and it is the room's first unsent one.
+    Invariant: at most one event of a room is in flight; a row is the room's first unsent one.
     """
 
     def __init__(
@@ -144,10 +144,19 @@ class OutboxSender:
         return self._progress.ask(room_id, spare=spare, now=now)
 
     async def send_aside(
-        self, room_id: RoomId, event_type: str, content: JsonObject, txn_id: TxnId
+        self,
+        room_id: RoomId,
+        event_type: str,
+        content: JsonObject,
+        txn_id: TxnId,
+        *,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> bool:
         """Send what is no row of the outbox, if the account can spare it now, after all that waits.
 
+        `is_wanted` is asked at the last moment. While it is on its way none of the room's rows
+        leaves, so that whatever was stored after that moment arrives after it; past
+        ASIDE_TIMEOUT_S that can't be known.
         True: there is nothing more to be done; it was sent, or will not be: this is tried once.
 
         Raises:
@@ -160,6 +169,21 @@ class OutboxSender:
         # The table is looked at only where that can change anything.
         if spare <= 0 or spare <= await self._store.waiting_now(room_id, now=now):
             return False
+        if not is_wanted():
+            return True
+        if room_id in self._in_flight:
+            return False
+        self._in_flight.add(room_id)
+        try:
+            await self._send_aside(room_id, event_type, content, txn_id)
+        finally:
+            self._in_flight.discard(room_id)
+            self._wake.set()
+        return True
+
+    async def _send_aside(
+        self, room_id: RoomId, event_type: str, content: JsonObject, txn_id: TxnId
+    ) -> None:
         left = self._clock()
         self.budget.sent(left)
         log = self._log.bind(room=room_id, txn=txn_id)
@@ -173,7 +197,6 @@ class OutboxSender:
             if isinstance(error, LoginRefusedError):
                 raise
             log.bind(action="outbox.aside", error=type(error).__name__).debug("a courtesy failed")
-        return True
 
     async def run(self) -> NoReturn:
         """Send until cancelled. A cancelled request's row is sent again, with the same id.
@@ -240,7 +263,7 @@ class OutboxSender:
             if look_at <= now:
                 look_at = now + _MASKED_LOOK_S
             for row in heads:
-                if row.room_id in busy:
+                if row.room_id in busy or row.room_id in self._in_flight:
                     continue
                 account_at = self._account_may_send_at(now, row)
                 if account_at > now:

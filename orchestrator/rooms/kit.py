@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.model import JsonObject, RoomId, RoomSlug, TxnId, UserId
 from orchestrator.ports import RunnerBackend
+from orchestrator.rooms.live_answer import Lives
 from orchestrator.store.api import RoomRow
 from orchestrator.store.store import Store
 
@@ -78,6 +79,22 @@ class Doors(Protocol):
         ...
 
 
+class SendAside(Protocol):
+    """Sends a courtesy past the outbox."""
+
+    def __call__(
+        self,
+        room_id: RoomId,
+        event_type: str,
+        content: JsonObject,
+        txn_id: TxnId,
+        *,
+        is_wanted: Callable[[], bool] = ...,
+    ) -> Awaitable[bool]:
+        """As `OutboxSender.send_aside` says."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kit:
     """Shared by all workers; nothing in it belongs to one room."""
@@ -102,8 +119,10 @@ class Kit:
     """What a room's requests to the API have cost today (UTC)."""
     person_micro_usd: Callable[[UserId], int] = lambda _: 0
     """What was spent for somebody today (UTC), in all rooms."""
-    send_aside: Callable[[RoomId, str, JsonObject, TxnId], Awaitable[bool]]
+    send_aside: SendAside
     """Sends a courtesy past the outbox; as `OutboxSender.send_aside` says."""
+    lives: Lives = field(default_factory=Lives)
+    """What running turns show of themselves."""
     invite: Callable[[RoomId, UserId], Awaitable[None]]
     """Invites to a room; as `ports.Homeserver` says."""
 

@@ -88,6 +88,7 @@ class RoomManager:
             self._errands.use_group(group)
             group.create_task(self._refusals.run(), name="refusals")
             group.create_task(self._marks.run(), name="marks")
+            group.create_task(self._kit.lives.run(self._kit), name="live answers")
             for turn in await self._kit.store.turns.open_turns():
                 self._marks.note_accepted(turn)
                 await self._take_up(turn.room_id)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from orchestrator.config import Config
 from orchestrator.core import texts
 from orchestrator.core.command import Permission, is_for_approvers, parse_command
+from orchestrator.core.edit import read_said
 from orchestrator.core.policy import (
     Circumstances,
     Message,
@@ -75,6 +76,11 @@ class MessageIntake:
             if was_late:
                 await self._tell_moved(room, row, event)
                 return
+        said = read_said(event.content)
+        if said is None:
+            await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason="live")
+            return
+        event = event.model_copy(update={"content": said})
         try:
             content = MessageContent.model_validate(event.content)
         except ValidationError:

@@ -24,12 +24,15 @@ from orchestrator.core.chunking import (
 from orchestrator.core.naming import refused_txn_id, txn_id
 from orchestrator.core.render import build_text_content
 from orchestrator.core.sanitise import sanitise
+from orchestrator.core.texts import live as live_texts
 from orchestrator.core.turn_mark import TURN_KEY as TURN_KEY
-from orchestrator.core.turn_mark import parse_reply
-from orchestrator.model import EventId, JsonObject, Priority, RoomId, TurnId, TurnOutcome
+from orchestrator.core.turn_mark import build_live_mark, parse_reply
+from orchestrator.model import EventId, JsonObject, Priority, RoomId, TurnId, TurnOutcome, TxnId
 from orchestrator.store.api import NewOutboxRow, OutboxRow, TurnRow
 
 MESSAGE = "m.room.message"
+# What is not the new content, in a content that takes a message's place (core.edit).
+_EDIT_BYTES = 2560
 # Enough to see what the answer is about: a screen or two.
 _PREVIEW_BYTES = 6144
 # The sentence behind a preview, as Markdown and as HTML.
@@ -172,6 +175,20 @@ def build_refusal_mark_row(turn: TurnRow, final: Final) -> NewOutboxRow:
     return replace(build_end_mark_row(turn, final), priority=Priority.TEXT)
 
 
+def build_pointer_row(turn: TurnRow, live: TxnId) -> NewOutboxRow:
+    """What takes the place of a turn's live message where the answer stands further below."""
+    content = build_text_content(live_texts.BELOW, notice=True)
+    content[TURN_KEY] = build_live_mark(turn.turn_id, turn.asked)
+    return NewOutboxRow(
+        room_id=turn.room_id,
+        txn_id=txn_id(f"{turn.turn_id}:below", 0),
+        event_type=MESSAGE,
+        content=content,
+        priority=Priority.TEXT,
+        edits=live,
+    )
+
+
 def _preview(text: str, size_bytes: int, *, max_bytes: int, is_rest: bool) -> JsonObject:
     """The beginning, up to a paragraph's end where there is one, and where the rest is."""
     room_bytes = max(LEAST_BYTES, min(_PREVIEW_BYTES, max_bytes - _SENTENCE_BYTES))
@@ -207,9 +224,9 @@ def _turn_mark(
 
 
 def _reserve_bytes(turn: TurnRow) -> int:
-    """What the mark takes in a content, beside what is always left free."""
+    """What the marks and an edit take in a content, beside what is always left free."""
     longest = _turn_mark(turn.turn_id, turn.asked, 10**6, Final(outcome=TurnOutcome.OUT_OF_MEMORY))
-    return RESERVE_BYTES + len(json.dumps({TURN_KEY: longest}).encode())
+    return RESERVE_BYTES + _EDIT_BYTES + 2 * len(json.dumps({TURN_KEY: longest}).encode())
 
 
 def _mark(

@@ -6,6 +6,7 @@ Also the whole end of a turn that no runner takes part in: refused, withdrawn, o
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from loguru import logger
@@ -13,10 +14,13 @@ from loguru import logger
 from orchestrator.core import texts
 from orchestrator.core.going_on import GoOn, decide_going_on
 from orchestrator.core.quoting import quote
+from orchestrator.core.texts import live as live_texts
+from orchestrator.core.turn_view import Ended
 from orchestrator.model import Epoch, Seq, TurnOutcome
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.turn_output import TurnOutput
+from orchestrator.runners.event import SessionExited
 from orchestrator.store.api import TurnRow
 
 # Enough of a crashing program's last words to see what it was.
@@ -45,6 +49,24 @@ class LastWords:
         """Behind a sentence: a colon and the words, quoted; or nothing."""
         words = "\n".join(self._texts)[-_STDERR_CHARS:].strip()
         return f": {quote(words, max_chars=_STDERR_CHARS)}" if words else ""
+
+
+def how_ended(event: SessionExited) -> str:
+    """How a process ended, as a clause."""
+    return f"signal {event.signal}" if event.signal else f"code {event.code}"
+
+
+def render_footer(wishes: Collection[str], ended: Ended) -> str:
+    """What stands below an answer, of what the room wishes and the CLI said; or nothing."""
+    parts: list[str] = []
+    if "duration" in wishes and ended.duration_s is not None:
+        parts.append(texts.duration(round(ended.duration_s, 1)))
+    if "tokens" in wishes and (usage := ended.usage) is not None:
+        read = usage.input_tokens + usage.cache_read_tokens + usage.cache_creation_tokens
+        parts.append(live_texts.tokens(read + usage.output_tokens))
+    if "cost" in wishes and ended.cost_usd is not None:
+        parts.append(texts.usd(round(ended.cost_usd * 1e6)))
+    return f"*{' · '.join(parts)}*" if parts else ""
 
 
 async def end_turn(

@@ -3,32 +3,39 @@
 Rules:
 - a frame is acknowledged only when nothing that it brought lives in this memory alone. After a
   crash the runner replays the rest, and the same rows with the same transaction ids come of it;
-- text waits for the window in memory (`pending`); when the account can't spare a message then, it
-  is kept with the turn (its draft), and leaves with the next message that the account can spare, or
-  with the turn's last one. What is kept is never in `pending`.
+- text waits for the window in memory (`pending`), is kept with the turn then (its draft), and
+  leaves with the turn's last message; where the room wants parts, it leaves as soon as the account
+  can spare a message. What is kept is never in `pending`;
+- the answer takes the place of the message that showed how the turn went on, unless something was
+  said in the room since: then it stands below, where people look for it.
 """
 
 from __future__ import annotations
 
 from asyncio import to_thread
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent
+from orchestrator.core.naming import live_txn_id
 from orchestrator.core.sanitise import sanitise
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import (
+    MESSAGE,
     Final,
     build_end_mark_row,
+    build_pointer_row,
     build_turn_notice_rows,
     build_turn_text_rows,
 )
 from orchestrator.runners.link import RunnerLink
 from orchestrator.runners.wire import SPOOL_BYTES
 from orchestrator.store.api import NewOutboxRow, TurnRow
+from orchestrator.store.message_place import Place
 from orchestrator.store.turn_table import Acked
 
 # An acknowledgement costs a commit. Partial text comes at up to a hundred frames a second, so they
@@ -49,13 +56,16 @@ _LONG_TEXT_CHARS = 16_384
 class TurnOutput:
     """Invariant: text in `pending` came from frames at or after `held_from`."""
 
-    def __init__(self, turn: TurnRow, *, kit: Kit, epoch: Epoch, acked: Seq) -> None:
+    def __init__(
+        self, turn: TurnRow, *, kit: Kit, epoch: Epoch, acked: Seq, shows_parts: bool = False
+    ) -> None:
         self.turn = turn
         self._kit = kit
         self._epoch = epoch
         self._pending: list[str] = []
+        self._shows_parts = shows_parts
         self._keep_at: float | None = None
-        self._show_at: float | None = 0.0 if turn.draft_chars else None
+        self._show_at: float | None = 0.0 if turn.draft_chars and shows_parts else None
         self._held_from: Seq | None = None
         self._pending_chars = 0
         self._seen = acked
@@ -95,7 +105,8 @@ class TurnOutput:
             self._held_from = seq
         window_ends = now + self._kit.config.gateway.outbound_window_s
         self._keep_at = self._keep_at or window_ends
-        self._show_at = self._show_at or window_ends
+        if self._shows_parts:
+            self._show_at = self._show_at or window_ends
         if self._pending_chars > _MAX_PENDING_CHARS:
             self._keep_at = now
 
@@ -106,16 +117,14 @@ class TurnOutput:
 
     async def flush(self, link: RunnerLink, now: float, *, needed_from: Seq | None) -> None:
         """Store the text, as messages or as it is; then acknowledge the frames it came from."""
-        room_id, window_s = self.turn.room_id, self._kit.config.gateway.outbound_window_s
+        is_show_due = self._show_at is not None and self._show_at <= now
         if self.turn.draft_chars + self._pending_chars > MAX_DRAFT_CHARS or (
-            self._show_at is not None
-            and self._show_at <= now
-            and await self._kit.may_show_progress(room_id)
+            is_show_due and await self._kit.may_show_progress(self.turn.room_id)
         ):
             await self._show(link, now, needed_from)
             return
-        if self._show_at is not None and self._show_at <= now:
-            self._show_at = now + window_s
+        if is_show_due:
+            self._show_at = now + self._kit.config.gateway.outbound_window_s
         if self._pending:
             await self._keep(link, now, needed_from)
 
@@ -201,13 +210,19 @@ class TurnOutput:
         sentence: str | None,
         store_acked: bool,
         go_on: GoOn | None = None,
+        footer: str = "",
     ) -> TurnRow:
         """End the turn: last text or `sentence`, outcome and acknowledgement at once.
 
         Without `store_acked` the frames are another reader's: their runner is gone. With `go_on`
         another turn takes the message up: it bears the final mark, and `sentence` is just told.
+        `footer` stands below the text, where there is any.
         """
+        self._kit.lives.close(self.turn.turn_id)
+        if footer and self.has_shown_text:
+            self._pending.append(footer)
         rows = await self._last_rows(None if go_on else Final(outcome=outcome), sentence)
+        rows = await self._put_in_place(rows, is_answer=sentence is None)
         reach(FaultPoint.END_STORING)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
@@ -243,6 +258,22 @@ class TurnOutput:
                 final=final,
             )
         return rows or ([build_end_mark_row(self.turn, final)] if final else [])
+
+    async def _put_in_place(
+        self, rows: Sequence[NewOutboxRow], *, is_answer: bool
+    ) -> list[NewOutboxRow]:
+        """The first row as what takes the place of the turn's live message, or a pointer to it."""
+        live = live_txn_id(self.turn.turn_id)
+        place = await self._kit.store.outbox.place_of(live)
+        is_shown = bool(rows) and rows[0].event_type == MESSAGE
+        # What it said before it failed stays where it was read; that it failed stands below.
+        is_old = not is_answer and len(rows) > 1
+        if is_shown and (place is not Place.ABOVE or is_old):
+            # Whether there is such a message is looked up when the row is sent.
+            return [replace(rows[0], edits=live), *rows[1:]]
+        if place is None:
+            return list(rows)
+        return [*rows, build_pointer_row(self.turn, live)]
 
     async def _text_rows(self, *, final: Final | None) -> list[NewOutboxRow]:
         """What is kept and pending as messages; cutting a long text takes its time in a thread."""

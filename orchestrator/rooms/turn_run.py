@@ -1,7 +1,7 @@
 """One turn on the runner: offered, followed to its end, stopped when asked or when its time is up.
 
-A turn survives the loss of its connection: `follow` raises, the driver attaches again, and calls
-`follow` anew; frames that were taken in are skipped, the others are replayed by the runner.
+A turn survives the loss of its connection: `follow` raises, the driver attaches again and calls it
+anew; frames that were taken in are skipped, the others are replayed by the runner.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.cut_line import CutKind, parse_cut
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.tool_asking import Reply, ToolAsking
-from orchestrator.rooms.turn_end import LastWords, LimitMet, plan_end
+from orchestrator.rooms.turn_end import LastWords, LimitMet, how_ended, plan_end, render_footer
 from orchestrator.rooms.turn_error import NotTakenError, ResumeFailedError, StuckError
 from orchestrator.rooms.turn_output import TurnOutput
 from orchestrator.rooms.turn_reply import TurnReplies
@@ -90,9 +90,9 @@ class TurnRun:
         self._profile = profile
         self._session = session
         self._link = link
-        self._output = TurnOutput(
-            turn, kit=kit, epoch=link.welcome.epoch, acked=Seq(link.welcome.first - 1)
-        )
+        epoch, acked = link.welcome.epoch, Seq(link.welcome.first - 1)
+        shows_parts = profile.stream == "messages"
+        self._output = TurnOutput(turn, kit=kit, epoch=epoch, acked=acked, shows_parts=shows_parts)
         self._loop = asyncio.get_running_loop()
         now, wall = self._loop.time(), kit.wall_clock()
         self._view = self._new_view(text_shown=self._output.has_shown_text)
@@ -120,6 +120,8 @@ class TurnRun:
         self._replies = TurnReplies(turn.turn_id)
         self.asking = ToolAsking(kit, profile, lambda: self._output.turn)
         self.tools = RunningTools()
+        self._live = kit.lives.open(turn, profile, now=now)
+        self._footer = ""
         self._result: tuple[TurnOutcome, str | None] | None = None
         self._limit: LimitMet | None = None
         self._exited_early: str | None = None
@@ -326,7 +328,7 @@ class TurnRun:
             case SessionExited() if event.session == own and self._is_applied:
                 await self._exited(event)
             case SessionExited() if event.session == own:
-                self._exited_early = _how(event)
+                self._exited_early = how_ended(event)
             case Applied() | Refused():
                 await self._command_came(event)
             case _:
@@ -366,6 +368,7 @@ class TurnRun:
         if cli.is_progress:
             self._clock.progress(now)
         self.tools.feed(cli)
+        self._live.feed(cli, now)
         for show in self._view.feed(cli, seq=event.q, now=now):
             await self._show(show, event, now)
 
@@ -393,13 +396,13 @@ class TurnRun:
                 self._limit = (
                     LimitMet(resets_at=show.limit_resets_at) if show.is_usage_limit else None
                 )
+                self._footer = render_footer(self._profile.footer, show)
                 await self._result_came(show.outcome, show.reason, event.q)
             case _:
-                self._log.bind(action="turn.event", event=type(show).__name__).debug("noted")
+                pass  # how much is left of a limit
 
     async def _ask(self, asked: PermissionAsked, seq: Seq) -> None:
-        reply = await self.asking.begin(asked, seq)
-        if reply is not None:
+        if (reply := await self.asking.begin(asked, seq)) is not None:
             await self._answer(reply)
         self._pace_clock()
 
@@ -414,6 +417,7 @@ class TurnRun:
             await self._output.notice(topic, text)
 
     def _pace_clock(self) -> None:
+        self._live.waits(is_waiting=self.asking.is_waiting)
         if self.asking.pace(self._clock, self._loop.time()):
             typing = not self.asking.is_waiting
             self._kit.courtesies.typing(self._output.turn.room_id, typing=typing)
@@ -448,7 +452,7 @@ class TurnRun:
             self._killed_at = self._loop.time()
             self._hold(event.q)
             return
-        await self._end(*self._how_it_exited(_how(event)))
+        await self._end(*self._how_it_exited(how_ended(event)))
 
     def _hold(self, seq: Seq) -> None:
         """This frame ends the turn, but not yet: it must not be forgotten before."""
@@ -483,6 +487,7 @@ class TurnRun:
             sentence=None if is_answered else end.sentence,
             store_acked=not lost,
             go_on=end.go_on,
+            footer=self._footer if is_answered else "",
         )
         self._log.bind(action="turn.end", outcome=outcome, reason=reason).info("turn ended")
         if not lost:
@@ -493,7 +498,3 @@ class TurnRun:
                 # Stored already; the next hello says it.
                 self._log.bind(action="turn.ack", error=type(e).__name__).debug("not told")
         return self.ended
-
-
-def _how(event: SessionExited) -> str:
-    return f"signal {event.signal}" if event.signal else f"code {event.code}"

@@ -187,6 +187,9 @@ class NewOutboxRow:
     priority: Priority
     file: bytes | None = None
     """To be uploaded before the event is sent; what names it is added to the content then."""
+    edits: TxnId | None = None
+    """The row before it in its room whose message it takes the place of, if that was sent; that one
+    is not sent any more where it has not left. Not for a row with a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

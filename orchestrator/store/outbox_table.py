@@ -1,5 +1,8 @@
 """The table `outbox`: events to be sent, each with a payload frozen at its making.
 
+A row that takes the place of an earlier one's message is sent as an edit of it. That is decided
+when it is read to be sent: within a room the earlier one has left or was refused by then.
+
 A row with a file is frozen in two steps: its content names the file from the transaction on that
 forgets the file's bytes, which is before its event is sent.
 """
@@ -10,13 +13,17 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from orchestrator.model import EventId, JsonObject, Priority, RoomId, TxnId
+from orchestrator.core.edit import build_edit
+from orchestrator.model import EventId, JsonObject, Priority, RoomId, TurnId, TxnId
 from orchestrator.store.api import NewOutboxRow, OutboxRow
 from orchestrator.store.database import Database
+from orchestrator.store.message_place import Place, find_place
 
 _COLUMNS = (
     "seq, room_id, txn_id, event_type, content, priority, attempts, not_before, created_at, "
-    "file IS NOT NULL"
+    "file IS NOT NULL, "
+    "(SELECT event_id FROM outbox AS shown WHERE shown.txn_id = outbox.edits "
+    "AND shown.room_id = outbox.room_id AND shown.state = 'sent')"
 )
 # After a minute a message counts as an answer, whatever it is, and is older than most of them:
 # nothing waits for ever behind rooms that never stop answering.
@@ -53,10 +60,11 @@ _WAITING_NOW = (
 def insert_outbox(db: sqlite3.Connection, rows: Sequence[NewOutboxRow], *, now: float) -> None:
     """Add rows within the caller's transaction; a transaction id that is known adds nothing."""
     for row in rows:
+        if row.edits is not None:
+            take_back_outbox(db, row.edits)
         db.execute(
-            "INSERT OR IGNORE INTO outbox "
-            "(room_id, txn_id, event_type, content, priority, state, not_before, created_at, file) "
-            "VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?)",
+            "INSERT OR IGNORE INTO outbox (room_id, txn_id, event_type, content, priority, state, "
+            "not_before, created_at, file, edits) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)",
             (
                 row.room_id,
                 row.txn_id,
@@ -66,6 +74,7 @@ def insert_outbox(db: sqlite3.Connection, rows: Sequence[NewOutboxRow], *, now: 
                 now,
                 now,
                 row.file,
+                row.edits,
             ),
         )
 
@@ -88,6 +97,18 @@ class OutboxTable:
     async def add(self, rows: Sequence[NewOutboxRow], *, now: float) -> None:
         """Add rows in a transaction of their own. Idempotent by transaction id."""
         await self._database.run(lambda db: insert_outbox(db, rows, now=now))
+
+    async def add_for_open(self, turn_id: TurnId, row: NewOutboxRow, *, now: float) -> None:
+        """Add a row of a turn, unless it has ended. Idempotent by transaction id."""
+
+        def work(db: sqlite3.Connection) -> None:
+            found = db.execute(
+                "SELECT 1 FROM turns WHERE turn_id = ? AND state <> 'ended'", (turn_id,)
+            ).fetchone()
+            if found:
+                insert_outbox(db, [row], now=now)
+
+        await self._database.run(work)
 
     async def outbox_heads(self, *, now: float, limit: int) -> Sequence[OutboxRow]:
         """For each room its first unsent row, if it is due; the most urgent room first."""
@@ -183,6 +204,21 @@ class OutboxTable:
 
         await self._database.run(work)
 
+    async def event_of(self, txn_id: TxnId) -> EventId | None:
+        """The event of a row, once the homeserver has it."""
+
+        def work(db: sqlite3.Connection) -> EventId | None:
+            row: tuple[str] | None = db.execute(
+                "SELECT event_id FROM outbox WHERE txn_id = ? AND state = 'sent'", (txn_id,)
+            ).fetchone()
+            return EventId(row[0]) if row else None
+
+        return await self._database.run(work)
+
+    async def place_of(self, txn_id: TxnId) -> Place | None:
+        """Whether a row's message is the last that its room reads; None: there is no such row."""
+        return await self._database.run(lambda db: find_place(db, txn_id))
+
     async def waiting(self) -> int:
         """How many rows are still to be sent."""
 
@@ -241,13 +277,14 @@ class OutboxTable:
 
 def _row(values: tuple[object, ...]) -> OutboxRow:
     (seq, room_id, txn_id, event_type, content, priority) = values[:6]
-    attempts, not_before, created_at, has_file = values[6:]
+    attempts, not_before, created_at, has_file, edited = values[6:]
+    payload: JsonObject = json.loads(str(content))
     return OutboxRow(
         seq=int(str(seq)),
         room_id=RoomId(str(room_id)),
         txn_id=TxnId(str(txn_id)),
         event_type=str(event_type),
-        content=json.loads(str(content)),
+        content=payload if edited is None else build_edit(payload, EventId(str(edited))),
         priority=Priority(str(priority)),
         attempts=int(str(attempts)),
         not_before=float(str(not_before)),

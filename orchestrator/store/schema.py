@@ -17,7 +17,13 @@ _SETTINGS = """
         PRIMARY KEY (room_id, key)
     ) STRICT, WITHOUT ROWID;
 """
-_LIVE = ""
+_LIVE = """
+    -- The transaction id of the row whose message this one takes the place of, if it was sent.
+    ALTER TABLE outbox ADD COLUMN edits TEXT;
+    -- A file's bytes are in their rows: what looks for a room's latest ones must not read them.
+    CREATE INDEX outbox_of_room ON outbox (room_id, seq);
+    CREATE INDEX inbox_of_room ON inbox (room_id, received_at);
+"""
 _MARKS = ""
 _APPROVALS = """
     -- Who asked for the turn (where that person may decide), what a decision is told with (JSON),

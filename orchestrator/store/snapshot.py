@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.edit import build_edit
 from orchestrator.core.evidence import (
     Delivery,
     Evidence,
@@ -169,11 +170,16 @@ def _turns(db: sqlite3.Connection) -> Iterator[TurnEntry]:
 
 def _outbox(db: sqlite3.Connection) -> Iterator[OutboxEntry]:
     query = (
-        "SELECT room_id, txn_id, event_type, content, state, event_id, reason, created_at "
+        "SELECT room_id, txn_id, event_type, content, state, event_id, reason, created_at, "
+        "(SELECT event_id FROM outbox AS shown WHERE shown.txn_id = outbox.edits "
+        "AND shown.room_id = outbox.room_id AND shown.state = 'sent') "
         "FROM outbox ORDER BY seq"
     )
-    for room_id, txn_id, kind, content, state, event_id, reason, created_at in db.execute(query):
+    for room_id, txn_id, kind, content, state, event_id, *more in db.execute(query):
+        reason, created_at, edited = more
         value = _object(content)
+        if edited is not None:
+            value = build_edit(value, EventId(edited))
         yield OutboxEntry(
             room_id=RoomId(room_id),
             txn_id=TxnId(txn_id),

@@ -163,12 +163,13 @@ def room_spec(slug: RoomSlug, index: int, generation: int, memory: int = 1 << 30
 
 
 def config(**sections: Any) -> Config:
-    """A small configuration, with what the test says of it."""
+    """A small configuration, with what the test says of it; answers come in parts."""
     usual: dict[str, Any] = {
         "matrix": {"homeserver": "http://test", "user_id": ME},
         "access": {"users": [ALICE, "@bob:test"]},
     }
-    return parse_config({**usual, **sections}, source="test")
+    defaults = {"stream": "messages", **sections.pop("defaults", {})}
+    return parse_config({**usual, "defaults": defaults, **sections}, source="test")
 
 
 @dataclass(slots=True)
@@ -332,6 +333,8 @@ class Rig:
     """Whether the account can spare a message, where no `account` says it."""
     marks: list[tuple[EventId, str]] = field(default_factory=list)
     """Signs that were sent, by the message that they are on, where there is no `account`."""
+    edits: list[JsonObject] = field(default_factory=list)
+    """Forms of live messages that were sent, where there is no `account`."""
     account: MemoryHomeserver | None = None
     """Where a life sends its outbox; None: it stays where it is."""
 
@@ -538,12 +541,20 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         return rig.may_show(room_id)
 
     async def send_aside(
-        room_id: RoomId, event_type: str, content: JsonObject, txn_id: TxnId
+        room_id: RoomId,
+        event_type: str,
+        content: JsonObject,
+        txn_id: TxnId,
+        *,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> bool:
         if not rig.may_show(room_id):
             return False
         relation = cast("Any", content["m.relates_to"])
-        rig.marks.append((EventId(relation["event_id"]), relation["key"]))
+        if "key" in relation:
+            rig.marks.append((EventId(relation["event_id"]), relation["key"]))
+        elif is_wanted():
+            rig.edits.append(content)
         return True
 
     kit = Kit(

@@ -121,3 +121,36 @@ def test_an_account_that_was_logged_out_is_not_kept_quiet() -> None:
             await aside(sender_of(_Answering(lambda: LoginRefusedError("out")), MemoryOutbox()))
 
     run_virtual(test())
+
+
+def test_what_is_stored_while_a_courtesy_is_on_its_way_arrives_after_it() -> None:
+    async def test() -> None:
+        server, outbox = MemoryHomeserver(latency_s=3.0), MemoryOutbox()
+        sender = sender_of(server, outbox)
+        running = asyncio.create_task(sender.run())
+        going = asyncio.create_task(aside(sender))
+        await asyncio.sleep(1)
+        outbox.add(ROOM, "the answer")
+        outbox.add("!other:x", "another room's")
+        sender.notify()
+        await asyncio.sleep(1)
+        assert [room for _, room, _ in server.requests] == [ROOM, "!other:x"]
+        await going
+        await asyncio.sleep(5)
+        running.cancel()
+        assert server.bodies(ROOM) == [None, "the answer"]
+        assert server.most_open == 2
+
+    run_virtual(test())
+
+
+def test_what_is_no_longer_wanted_at_the_last_moment_is_not_sent() -> None:
+    async def test() -> None:
+        server = MemoryHomeserver()
+        sender = sender_of(server, MemoryOutbox())
+        assert await sender.send_aside(
+            ROOM, "m.room.message", {"body": "late"}, TxnId("t"), is_wanted=lambda: False
+        )
+        assert server.requests == []
+
+    run_virtual(test())
