@@ -169,11 +169,11 @@ def write_config(
 ) -> Path:
     """A configuration file for an orchestrator; `sections` are added to it.
 
-    Unless a test says so, rooms are not greeted: most count what they are told.
+    Unless a test says so, rooms are not greeted and nothing is edited: most count messages.
     """
     defaults = sections.get("defaults", {})
     if isinstance(defaults, dict):
-        sections["defaults"] = {"greet": False, **defaults}
+        sections["defaults"] = {"greet": False, "stream": "messages", **defaults}
     data = {
         "matrix": {"homeserver": homeserver, "user_id": user_id},
         "anthropic": {"upstream": upstream},
