@@ -228,7 +228,6 @@ _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
     RoomProfile: (
         "while_running",
         "max_parallel_turns",
-        "effort",
         "questions",
         "files",
         "snapshots",

@@ -166,6 +166,7 @@ class HistoryReader:
             digest=build_digest(content) if is_own else "",
             mark=parse_mark(content) if is_own else None,
             txn_id=TxnId(txn) if is_own and isinstance(txn, str) else None,
+            is_aside=is_own and _is_aside(content),
         )
 
     async def _get(self, path: str, query: dict[str, str]) -> JsonObject:
@@ -179,6 +180,11 @@ class HistoryReader:
                 named = e.retry_after_s if isinstance(e, RateLimitedError) else None
                 await asyncio.sleep(min(named or float(attempt), _MAX_WAIT_S))
         raise AssertionError
+
+
+def _is_aside(content: JsonObject) -> bool:
+    relation = content.get("m.relates_to")
+    return isinstance(relation, dict) and relation.get("rel_type") in {"m.annotation", "m.replace"}
 
 
 def _sent_at(event: JsonObject) -> float:

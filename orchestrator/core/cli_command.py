@@ -51,6 +51,7 @@ def build_cli_argv(
     permissions: Permissions,
     model: str | None = None,
     system_prompt: str | None = None,
+    effort: str | None = None,
     project: ProjectPolicy = NOTHING_MORE,
     web_fetch: bool = False,
     web_search: bool = False,
@@ -81,6 +82,8 @@ def build_cli_argv(
     argv += ["--resume" if resume else "--session-id", session_id]
     if model is not None:
         argv.append(f"--model={model}")
+    if effort is not None:
+        argv.append(f"--effort={effort}")
     if system_prompt:
         # With "=": a prompt that starts with a dash is no flag.
         argv.append(f"--append-system-prompt={system_prompt}")

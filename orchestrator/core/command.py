@@ -40,6 +40,12 @@ class CommandName(StrEnum):
     EGRESS = "egress"
     COST = "cost"
     BUDGET = "budget"
+    MODEL = "model"
+    MODE = "mode"
+    EFFORT = "effort"
+    TIMEOUT = "timeout"
+    QUEUE = "queue"
+    RESTART = "restart"
     INVITE_AGENT = "invite-agent"
 
 
@@ -114,6 +120,47 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
             details="LIMIT is `usd`, `turns`, `person-usd` or `person-turns`. With a plus it is "
             "for today, else for good. Days are UTC days. Who may change it: admins.",
             examples=("!budget", "!budget +5", "!budget +10 turns", "!budget usd 20"),
+        ),
+        CommandName.MODEL: CommandSpec(
+            summary="the model that answers here",
+            usage="[NAME|default]",
+            details="From the next turn on; the conversation goes on. A name is as the CLI takes "
+            "it: `sonnet`, `opus`, or a model's full name.",
+            examples=("!model", "!model sonnet", "!model default"),
+        ),
+        CommandName.MODE: CommandSpec(
+            summary="what the agent may do without asking",
+            usage="[ask|accept_edits|plan|bypass|default]",
+            details="`ask`: each tool is asked for. `accept_edits`: changes of files in the "
+            "workspace are not. `plan`: it plans, and asks before it does anything. `bypass`: "
+            "nothing is asked for. From the next turn on; more freedom than is configured only by "
+            "an admin.",
+            examples=("!mode", "!mode plan", "!mode default"),
+        ),
+        CommandName.EFFORT: CommandSpec(
+            summary="how much the model thinks about an answer",
+            usage="[low|medium|high|max|default]",
+            details="From the next turn on; not every model knows it.",
+            examples=("!effort", "!effort high"),
+        ),
+        CommandName.TIMEOUT: CommandSpec(
+            summary="how long a turn may bring nothing before it is stopped",
+            usage="[DURATION|default]",
+            details="From 10 s to 24 h: `90s`, `10m`, `2h`. More than is configured only by an "
+            "admin.",
+            examples=("!timeout", "!timeout 10m", "!timeout default"),
+        ),
+        CommandName.QUEUE: CommandSpec(
+            summary="what waits here, and who asked",
+            needs=Permission.RUN,
+            usage="[drop NUMBER]",
+            details="With `drop` a message is taken back: one's own, or by an admin any.",
+            examples=("!queue", "!queue drop 2"),
+        ),
+        CommandName.RESTART: CommandSpec(
+            summary="start this room's container anew",
+            details="After the turn that runs, if one does. The conversation and the files stay; "
+            "programs that still run, and what was installed outside of the files, don't.",
         ),
         CommandName.INVITE_AGENT: CommandSpec(
             summary="invite another agent's account to this room",

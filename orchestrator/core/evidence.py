@@ -51,6 +51,8 @@ class SeenEvent:
     mark: TurnMark | None = None
     txn_id: TxnId | None = None
     """Set where this device sent it."""
+    is_aside: bool = False
+    """A sign on a message, or an edit: what shows how a turn goes on is no row of the outbox."""
 
     @property
     def is_message(self) -> bool:

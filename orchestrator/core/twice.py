@@ -35,7 +35,7 @@ def find_twice(evidence: Evidence) -> tuple[list[Finding], list[Note]]:
         first = lookup.first_of(event)
         if first is not None:
             doubled.append(_doubled(event.room_id, event.event_id, f"first: {first}"))
-        elif not event.is_new and not lookup.is_expected(event):
+        elif not event.is_new and not event.is_aside and not lookup.is_expected(event):
             unknown.append(
                 Note(remark=Remark.UNKNOWN_EVENT, room_id=event.room_id, event_id=event.event_id)
             )

@@ -136,6 +136,7 @@ class CliSessions:
             resume=resume,
             model=self._profile.model or (agent.model if agent else None),
             system_prompt=self._profile.system_prompt or (agent.system_prompt if agent else None),
+            effort=self._profile.effort,
             permissions=self._profile.permissions,
             project=self._profile.project.policy(),
             web_fetch=bool(self._profile.egress.allow) or self._profile.egress.ask,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator.core import texts
+from orchestrator.core.quoting import quote
 from orchestrator.errors import AiAgentChatError
 from orchestrator.model import TurnState
 from orchestrator.room_profile import RoomProfile
@@ -34,6 +35,8 @@ async def render_status(worker: RoomWorker, kit: Kit) -> str:
         f"{profile.timeout_s:g} s without progress, {profile.ceiling_s:g} s in all",
         f"- Disk: {await _disk_line(worker, kit)}",
         f"- Permissions: {profile.permissions}; network: {_network(profile)}",
+        f"- Model: {quote(profile.model or 'the default')}"
+        + (f", effort {profile.effort}" if profile.effort else ""),
         f"- Spending: {_spending(worker, kit)}",
         f"- Account: {texts.account_limit(kit.send_rate_per_s(), unsent)}",
         f"- Version: {kit.version}",

@@ -8,7 +8,7 @@ store, attaches to the runner that still works on them, and goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -29,6 +29,7 @@ from orchestrator.rooms.disk_watch import DiskWatch
 from orchestrator.rooms.idle import IdleEar
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.room_runner import STOP_GRACE_S, TROUBLE, RoomRunner
+from orchestrator.rooms.room_settings import apply_settings
 from orchestrator.rooms.turn_driver import TurnDriver
 from orchestrator.rooms.turn_end import end_turn
 from orchestrator.store.api import RoomRow, TurnRow
@@ -50,6 +51,8 @@ class RoomWorker:
         self.waits_until: float | None = None
         """Until when (Unix time) the turn waits that would run next, if it does."""
         self._withdrawn: set[TurnId] = set()
+        self._settings: Mapping[str, str] = {}
+        self._restarts = False
         self._condemns = False
         self._wake = asyncio.Event()
         self._runner: RoomRunner | None = None
@@ -71,7 +74,16 @@ class RoomWorker:
     @property
     def profile(self) -> RoomProfile:
         """How the room works now; what names it (its alias) may change."""
+        return apply_settings(self.configured, self._settings)
+
+    @property
+    def configured(self) -> RoomProfile:
+        """The same without what the room's people set."""
         return self._kit.config.profile(self.room_id, self.room.alias, self.room.former)
+
+    async def read_settings(self) -> None:
+        """The room's people have set something, or may have."""
+        self._settings = await self._kit.store.settings.of_room(self.room_id)
 
     @property
     def current(self) -> TurnRow | None:
@@ -104,6 +116,11 @@ class RoomWorker:
             self._withdrawn.add(turn_id)
         elif self._driver.turn.turn_id == turn_id:
             self._driver.cancel()
+        self.wake()
+
+    def restart(self) -> None:
+        """Replace the room's container after the turn that runs; a crash before that forgets it."""
+        self._restarts = True
         self.wake()
 
     async def inspect(self) -> RunnerInfo | None:
@@ -188,6 +205,7 @@ class RoomWorker:
             watching = self._disk.run(self.room, self.look_at_disk)
             group.create_task(watching, name=f"disk {self.room.slug}")
             await self._allowances.of(self.room)
+            await self.read_settings()
             if self._condemns:
                 runner.condemn()
                 self._condemns = False
@@ -231,6 +249,9 @@ class RoomWorker:
     async def _next_turn(self, runner: RoomRunner) -> TurnRow:
         while True:
             self._wake.clear()
+            if self._restarts:
+                self._restarts = False
+                runner.condemn()
             turns = await self._kit.store.turns.open_turns(self.room_id)
             self.waits_until = _waits_until(turns, self._kit.wall_clock())
             if turns and self.waits_until is None:

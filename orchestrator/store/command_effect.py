@@ -76,6 +76,20 @@ def cancel_first(
     return select_turns(db, "WHERE turn_id = ?", found[0].turn_id)[0]
 
 
+def waiting_turns(db: sqlite3.Connection, room_id: RoomId) -> list[TurnRow]:
+    """The room's turns that have not begun, in their order."""
+    return select_turns(db, f"WHERE state = 'queued' AND room_id = ? {OPEN_ORDER}", room_id)
+
+
+def withdraw_turn(db: sqlite3.Connection, turn_id: TurnId, *, command: EventId) -> None:
+    """Mark one turn as cancelled, wherever it is; the first who did so is named."""
+    db.execute(
+        "UPDATE turns SET cancelled_by = coalesce(cancelled_by, ?) "
+        "WHERE turn_id = ? AND state <> 'ended'",
+        (command, turn_id),
+    )
+
+
 def drop_session(db: sqlite3.Connection, room_id: RoomId, session: str) -> None:
     """Forget a conversation's session: the next turn starts a new one."""
     db.execute("DELETE FROM sessions WHERE room_id = ? AND session = ?", (room_id, session))

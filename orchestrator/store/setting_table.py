@@ -20,6 +20,15 @@ class SettingTable:
         """All settings of a room, by key."""
         return await self.database.run(lambda db: read_settings(db, room_id))
 
+    async def setters(self, room_id: RoomId) -> Mapping[str, UserId]:
+        """Who set what is set, by key."""
+
+        def work(db: sqlite3.Connection) -> dict[str, UserId]:
+            found = db.execute("SELECT key, set_by FROM settings WHERE room_id = ?", (room_id,))
+            return {str(key): UserId(str(by)) for key, by in found}
+
+        return await self.database.run(work)
+
 
 def read_settings(db: sqlite3.Connection, room_id: RoomId) -> Mapping[str, str]:
     """The same, in the caller's transaction."""

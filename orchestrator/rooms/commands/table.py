@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from orchestrator.core import texts
@@ -17,11 +18,14 @@ from orchestrator.core.command import (
     render_help,
 )
 from orchestrator.core.role import name_who_may
+from orchestrator.core.room_setting import Setting
 from orchestrator.core.texts import person as person_texts
 from orchestrator.rooms.commands.approval import approve, deny
 from orchestrator.rooms.commands.budget import change_budget, cost
 from orchestrator.rooms.commands.conversation import begin_anew, cancel, retry
 from orchestrator.rooms.commands.invite import invite_agent
+from orchestrator.rooms.commands.queue import queue, restart
+from orchestrator.rooms.commands.setting import change_setting
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.status import render_status
 
@@ -61,6 +65,12 @@ HANDLERS: Mapping[CommandName, Handler] = MappingProxyType(
         CommandName.EGRESS: _egress,
         CommandName.COST: cost,
         CommandName.BUDGET: change_budget,
+        CommandName.MODEL: partial(change_setting, Setting.MODEL),
+        CommandName.MODE: partial(change_setting, Setting.MODE),
+        CommandName.EFFORT: partial(change_setting, Setting.EFFORT),
+        CommandName.TIMEOUT: partial(change_setting, Setting.TIMEOUT),
+        CommandName.QUEUE: queue,
+        CommandName.RESTART: restart,
         CommandName.INVITE_AGENT: invite_agent,
     }
 )

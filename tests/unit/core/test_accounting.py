@@ -319,6 +319,8 @@ def test_what_the_account_said_by_itself_is_remarked_on_unless_it_is_new() -> No
     assert report.is_clean(settled=True)
     newer = (*evidence().events, seen("$hand", ME, digest="typed", is_new=True))
     assert remarks(judge(evidence(events=newer))) == []
+    sign = (*evidence().events, seen("$sign", ME, digest="an edit", is_aside=True))
+    assert remarks(judge(evidence(events=sign))) == []
 
 
 def test_a_notice_that_was_refused_is_remarked_on() -> None:

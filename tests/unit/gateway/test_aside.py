@@ -127,17 +127,17 @@ def test_what_is_stored_while_a_courtesy_is_on_its_way_arrives_after_it() -> Non
     async def test() -> None:
         server, outbox = MemoryHomeserver(latency_s=3.0), MemoryOutbox()
         sender = sender_of(server, outbox)
-        running = asyncio.create_task(sender.run())
-        going = asyncio.create_task(aside(sender))
-        await asyncio.sleep(1)
-        outbox.add(ROOM, "the answer")
-        outbox.add("!other:x", "another room's")
-        sender.notify()
-        await asyncio.sleep(1)
-        assert [room for _, room, _ in server.requests] == [ROOM, "!other:x"]
-        await going
-        await asyncio.sleep(5)
-        running.cancel()
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(sender.run())
+            group.create_task(aside(sender))
+            await asyncio.sleep(1)
+            outbox.add(ROOM, "the answer")
+            outbox.add("!other:x", "another room's")
+            sender.notify()
+            await asyncio.sleep(1)
+            assert [room for _, room, _ in server.requests] == [ROOM, "!other:x"]
+            await asyncio.sleep(8)
+            running.cancel()
         assert server.bodies(ROOM) == [None, "the answer"]
         assert server.most_open == 2
 

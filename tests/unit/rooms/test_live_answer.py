@@ -75,9 +75,7 @@ def test_what_a_stopped_turn_said_stays_where_it_was(tmp_path: Path) -> None:
     run(tmp_path, test, defaults=LIVE)
 
 
-async def settled(
-    rig: Rig, server: MemoryHomeserver, body: str, *, timeout_s: float = 100
-) -> None:
+async def settled(rig: Rig, server: MemoryHomeserver, body: str, *, timeout_s: float = 100) -> None:
     async def check() -> bool:
         return body in shown(server)
 
