@@ -36,7 +36,7 @@ Handler = Callable[[RoomCommand, str], Awaitable[None]]
 async def _help(doing: RoomCommand, argument: str) -> None:
     name = argument.removeprefix(PREFIX).lower()
     if not name:
-        await doing.say(render_help())
+        await doing.say(render_help(doing.permissions))
     elif name in CommandName.__members__.values():
         await doing.say(render_command_help(CommandName(name)))
     else:

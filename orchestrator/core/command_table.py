@@ -1,0 +1,200 @@
+"""The one table of room commands: it makes the parser, the hints, the help, who may, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Permission(StrEnum):
+    """What somebody may do in a room; a role is a set of these (core.role)."""
+
+    READ = "read"
+    """Ask how things stand: what changes nothing and shows no file."""
+    RUN = "run"
+    """Run turns, and change what the room's conversation does."""
+    DECIDE = "decide"
+    """Grant what an agent asks for."""
+    ADMINISTER = "administer"
+    """Change what the operator's configuration limits."""
+
+
+class CommandName(StrEnum):
+    """The commands that exist, in the order of the help."""
+
+    HELP = "help"
+    STATUS = "status"
+    CANCEL = "cancel"
+    NEW = "new"
+    RETRY = "retry"
+    APPROVE = "approve"
+    DENY = "deny"
+    EGRESS = "egress"
+    COST = "cost"
+    BUDGET = "budget"
+    MODEL = "model"
+    MODE = "mode"
+    EFFORT = "effort"
+    TIMEOUT = "timeout"
+    QUEUE = "queue"
+    RESTART = "restart"
+    INVITE_AGENT = "invite-agent"
+
+
+class Group(StrEnum):
+    """Headings of the help and of the page, in their order."""
+
+    CONVERSATION = "Conversation"
+    DECISIONS = "Decisions"
+    FILES = "Files"
+    ROOM = "This room"
+    PEOPLE = "People and costs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandSpec:
+    """What is said of one command, and who may give it."""
+
+    summary: str
+    """A clause, for the list."""
+    group: Group
+    needs: Permission = Permission.RUN
+    usage: str = ""
+    """What may follow the name: `[HOST]`, `on|off`."""
+    details: str = ""
+    """Sentences for `!help NAME` and the page; limits and defaults stand here."""
+    examples: tuple[str, ...] = ()
+    """Whole commands that work as they stand."""
+
+
+COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
+    {
+        CommandName.HELP: CommandSpec(
+            summary="this list; with a name, what that command does",
+            group=Group.ROOM,
+            needs=Permission.READ,
+            usage="[COMMAND]",
+            examples=("!help", "!help egress"),
+        ),
+        CommandName.STATUS: CommandSpec(
+            summary="runner, session, queue, limits and version of this room",
+            group=Group.ROOM,
+            needs=Permission.READ,
+        ),
+        CommandName.CANCEL: CommandSpec(
+            summary="stop what is running",
+            group=Group.CONVERSATION,
+        ),
+        CommandName.NEW: CommandSpec(
+            summary="start a new conversation; the files stay",
+            group=Group.CONVERSATION,
+        ),
+        CommandName.RETRY: CommandSpec(
+            summary="another go at the last message that ended without an answer",
+            group=Group.CONVERSATION,
+        ),
+        CommandName.APPROVE: CommandSpec(
+            summary="allow what the agent asks for; with a number where several wait",
+            group=Group.DECISIONS,
+            needs=Permission.READ,
+            usage="[NUMBER]",
+            details=(
+                "The same as a ✅ on the question. Where several wait, it lists them by number. "
+                "Who may: those who may decide, and whoever asked for the turn where that is set."
+            ),
+            examples=("!approve", "!approve 2"),
+        ),
+        CommandName.DENY: CommandSpec(
+            summary="refuse what the agent asks for; the reason reaches it",
+            group=Group.DECISIONS,
+            needs=Permission.READ,
+            usage="[NUMBER] [REASON]",
+            details="The same as a ❌ on the question, or a reply. Who may: see `!approve`.",
+            examples=("!deny", "!deny use the staging server", "!deny 2 not on a Friday"),
+        ),
+        CommandName.EGRESS: CommandSpec(
+            summary="hosts that can be reached from here; `allow`, `deny` or `revoke` HOST",
+            group=Group.DECISIONS,
+            needs=Permission.READ,
+            usage="[allow HOST [1h|always] | deny HOST | revoke HOST]",
+            details="Who may change it: those who may decide.",
+            examples=("!egress", "!egress allow example.org 1h", "!egress revoke example.org"),
+        ),
+        CommandName.COST: CommandSpec(
+            summary="what this room has cost: in all, by person, by model",
+            group=Group.PEOPLE,
+            needs=Permission.READ,
+            usage="[day|week]",
+            details="Of today, or of the last seven days (UTC). What people cost elsewhere is not "
+            "shown.",
+            examples=("!cost", "!cost week"),
+        ),
+        CommandName.BUDGET: CommandSpec(
+            summary="what may be used here in a day; admins raise it",
+            group=Group.PEOPLE,
+            needs=Permission.READ,
+            usage="[+AMOUNT [LIMIT] | LIMIT AMOUNT|off|default]",
+            details="LIMIT is `usd`, `turns`, `person-usd` or `person-turns`. With a plus it is "
+            "for today, else for good. Days are UTC days. Who may change it: admins.",
+            examples=("!budget", "!budget +5", "!budget +10 turns", "!budget usd 20"),
+        ),
+        CommandName.MODEL: CommandSpec(
+            summary="the model that answers here",
+            group=Group.ROOM,
+            usage="[NAME|default]",
+            details="From the next turn on; the conversation goes on. A name is as the CLI takes "
+            "it: `sonnet`, `opus`, or a model's full name.",
+            examples=("!model", "!model sonnet", "!model default"),
+        ),
+        CommandName.MODE: CommandSpec(
+            summary="what the agent may do without asking",
+            group=Group.ROOM,
+            usage="[ask|accept_edits|plan|bypass|default]",
+            details="`ask`: each tool is asked for. `accept_edits`: changes of files in the "
+            "workspace are not. `plan`: it plans, and asks before it does anything. `bypass`: "
+            "nothing is asked for. From the next turn on; more freedom than is configured only by "
+            "an admin.",
+            examples=("!mode", "!mode plan", "!mode default"),
+        ),
+        CommandName.EFFORT: CommandSpec(
+            summary="how much the model thinks about an answer",
+            group=Group.ROOM,
+            usage="[low|medium|high|max|default]",
+            details="From the next turn on; not every model knows it.",
+            examples=("!effort", "!effort high"),
+        ),
+        CommandName.TIMEOUT: CommandSpec(
+            summary="how long a turn may bring nothing before it is stopped",
+            group=Group.ROOM,
+            usage="[DURATION|default]",
+            details="From 10 s to 24 h: `90s`, `10m`, `2h`. More than is configured only by an "
+            "admin.",
+            examples=("!timeout", "!timeout 10m", "!timeout default"),
+        ),
+        CommandName.QUEUE: CommandSpec(
+            summary="what waits here, and who asked",
+            group=Group.CONVERSATION,
+            needs=Permission.RUN,
+            usage="[drop NUMBER]",
+            details="With `drop` a message is taken back: one's own, or by an admin any.",
+            examples=("!queue", "!queue drop 2"),
+        ),
+        CommandName.RESTART: CommandSpec(
+            summary="start this room's container anew",
+            group=Group.ROOM,
+            details="After the turn that runs, if one does. The conversation and the files stay; "
+            "programs that still run, and what was installed outside of the files, don't.",
+        ),
+        CommandName.INVITE_AGENT: CommandSpec(
+            summary="invite another agent's account to this room",
+            group=Group.PEOPLE,
+            needs=Permission.ADMINISTER,
+            usage="NAME|@USER:SERVER",
+            details="NAME is an agent of the configuration with an account of its own "
+            "(`agents.NAME.user_id`). I need the power to invite.",
+            examples=("!invite-agent reviewer", "!invite-agent @reviewer:example.org"),
+        ),
+    }
+)
