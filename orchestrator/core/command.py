@@ -1,4 +1,4 @@
-"""Room commands in a message: what one says, and what is said of them (`core.command_table`). Pure."""
+"""Room commands in messages: what one says, and what is said of it (`core.command_table`). Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one table of room commands: it makes the parser, the hints, the help, who may, and the page."""
+"""The one table of room commands: it makes the parser, the hints, the help and the page."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class CommandName(StrEnum):
     EFFORT = "effort"
     TIMEOUT = "timeout"
     QUEUE = "queue"
+    SCHEDULE = "schedule"
     RESTART = "restart"
     INVITE_AGENT = "invite-agent"
 
@@ -180,6 +181,21 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
             usage="[drop NUMBER]",
             details="With `drop` a message is taken back: one's own, or by an admin any.",
             examples=("!queue", "!queue drop 2"),
+        ),
+        CommandName.SCHEDULE: CommandSpec(
+            summary="turns at a time, once or again and again",
+            group=Group.CONVERSATION,
+            usage='["CRON" TEXT|in DURATION TEXT|at TIME TEXT|remove NUMBER]',
+            details="Times are UTC. A pattern has cron's five fields (minute, hour, day, month, "
+            "weekday), every 5 minutes at most. It runs in your name and on your budget; what was "
+            "missed by more than 10 minutes is told and not made up for. 20 in a room at most.",
+            examples=(
+                "!schedule",
+                '!schedule "0 9 * * 1-5" Look at the open issues',
+                "!schedule in 2h Is the build green?",
+                "!schedule at 2026-12-24T18:00 Wish everybody a good evening",
+                "!schedule remove 1",
+            ),
         ),
         CommandName.RESTART: CommandSpec(
             summary="start this room's container anew",

@@ -39,6 +39,7 @@ from orchestrator.rooms.reaction import Reply
 from orchestrator.rooms.refusal import Refusals
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.room_runner import TROUBLE
+from orchestrator.rooms.schedules import Schedules
 from orchestrator.rooms.stray_runner import remove_strays
 from orchestrator.rooms.worker import MAIN, RoomWorker
 from orchestrator.store.api import (
@@ -89,6 +90,8 @@ class RoomManager:
             group.create_task(self._refusals.run(), name="refusals")
             group.create_task(self._marks.run(), name="marks")
             group.create_task(self._kit.lives.run(self._kit), name="live answers")
+            schedules = Schedules(self._kit, self._scheduled)
+            group.create_task(schedules.run(), name="schedules")
             for turn in await self._kit.store.turns.open_turns():
                 self._marks.note_accepted(turn)
                 await self._take_up(turn.room_id)
@@ -190,6 +193,11 @@ class RoomManager:
         )
         self._marks.note_accepted(row)
         worker = await self._ensure_worker(row.room_id)
+        if worker is not None:
+            worker.wake()
+
+    async def _scheduled(self, turn: TurnRow) -> None:
+        worker = await self._ensure_worker(turn.room_id)
         if worker is not None:
             worker.wake()
 

@@ -85,7 +85,7 @@ def build_turn_notice_rows(
         text, max_event_bytes=max_event_bytes, notice=True, reserve_bytes=_reserve_bytes(turn)
     )
     _mark(contents, turn, first_part=turn.parts, final=final)
-    for content in contents if replies else ():
+    for content in contents if replies and turn.asked else ():
         content["m.relates_to"] = {"m.in_reply_to": {"event_id": turn.asked[0]}}
     priority = Priority.FINAL if final else Priority.NOTICE
     return _rows(turn.room_id, f"{turn.turn_id}:{topic}", contents, first_part=0, priority=priority)

@@ -88,9 +88,10 @@ def _move_conversation(db: sqlite3.Connection, move: Replacement) -> None:
     # What was raised, and whom agents last heard; a setting of the new room's own stays.
     db.execute(
         "INSERT OR IGNORE INTO settings SELECT ?, key, value, set_by, set_at FROM settings "
-        "WHERE room_id = ? AND key LIKE 'budget.%'",
+        "WHERE room_id = ?",
         (move.new, move.old),
     )
+    db.execute("UPDATE schedules SET room_id = ? WHERE room_id = ?", (move.new, move.old))
     for table in ("sessions", "runners"):
         db.execute(f"DELETE FROM {table} WHERE room_id = ?", (move.new,))  # noqa: S608 - constants
         db.execute(

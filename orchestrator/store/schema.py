@@ -117,7 +117,19 @@ _PEOPLE = """
         PRIMARY KEY (day, room_id, what)
     ) STRICT, WITHOUT ROWID;
 """
-_SCHEDULES = ""
+_SCHEDULES = """
+    -- Turns at a time; one with a pattern is put off when its time has come, another removed.
+    CREATE TABLE schedules (
+        schedule_id INTEGER PRIMARY KEY AUTOINCREMENT,
+        room_id     TEXT NOT NULL,
+        text        TEXT NOT NULL,
+        due_at      REAL NOT NULL,
+        cron        TEXT,
+        made_by     TEXT NOT NULL,
+        made_at     REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX schedules_by_time ON schedules (due_at);
+"""
 
 MIGRATIONS: tuple[str, ...] = (
     # 1: the first form.

@@ -29,6 +29,7 @@ from orchestrator.store.outbox_table import OutboxTable, insert_outbox
 from orchestrator.store.people_table import PeopleTable
 from orchestrator.store.room_move import find_replacement, move_room
 from orchestrator.store.room_table import RoomTable
+from orchestrator.store.schedule_table import ScheduleTable
 from orchestrator.store.setting_table import SettingTable
 from orchestrator.store.turn_table import NewTurn, Refusal, TurnTable
 
@@ -58,6 +59,7 @@ class Store:
     grants: GrantTable
     absences: AbsenceTable
     settings: SettingTable
+    schedules: ScheduleTable
     people: PeopleTable
     allowances: AllowanceTable
     copies: CopyTable
@@ -263,6 +265,7 @@ def build_store(database: Database) -> Store:
         grants=GrantTable(database),
         absences=AbsenceTable(database),
         settings=SettingTable(database),
+        schedules=ScheduleTable(database),
         people=PeopleTable(database),
         allowances=AllowanceTable(database),
         copies=CopyTable(database),

@@ -103,7 +103,7 @@ class TurnTable:
                     reason="the queue is full", notices=lambda row: notices(row, ahead)
                 )
                 return _refuse(db, turn, refusal or default, now=now)
-            _insert_turn(db, turn, refused_for=None, now=now)
+            insert_turn(db, turn, refused_for=None, now=now)
             row = select_turns(db, "WHERE turn_id = ?", turn.turn_id)[0]
             insert_outbox(db, notices(row, ahead), now=now)
             return row, False
@@ -332,7 +332,7 @@ def _refuse(
 ) -> tuple[TurnRow, bool]:
     """The row that stands for the refusal, and whether it is a new one."""
     if refusal.notices is not None:
-        _insert_turn(db, turn, refused_for=refusal.reason, now=now)
+        insert_turn(db, turn, refused_for=refusal.reason, now=now)
         row = select_turns(db, "WHERE turn_id = ?", turn.turn_id)[0]
         rows = refusal.notices(row)
         insert_outbox(db, rows, now=now)
@@ -349,7 +349,7 @@ def _refuse(
         db.execute("UPDATE turns SET asked = ? WHERE turn_id = ?", (json.dumps(asked), turn_id))
         _use_inbox(db, turn, turn_id, reason=refusal.reason)
     else:
-        _insert_turn(db, replace(turn, prompt=""), refused_for=refusal.reason, now=now)
+        insert_turn(db, replace(turn, prompt=""), refused_for=refusal.reason, now=now)
     return select_turns(db, "WHERE turn_id = ?", turn_id)[0], collecting is None
 
 
@@ -407,9 +407,12 @@ def _insert_continuation(db: sqlite3.Connection, ended: TurnId, go_on: GoOn, *, 
     )
 
 
-def _insert_turn(
+def insert_turn(
     db: sqlite3.Connection, turn: NewTurn, *, refused_for: str | None, now: float
 ) -> None:
+    """Within the caller's transaction; one that no message asked for comes after all that did."""
+    last = "SELECT coalesce(max(seq), 0) FROM inbox"
+    position = min(turn.inbox) if turn.inbox else db.execute(last).fetchone()[0]
     refused = refused_for is not None
     db.execute(
         "INSERT INTO turns (turn_id, room_id, session, position, state, prompt, sender, asked, "
@@ -418,7 +421,7 @@ def _insert_turn(
             turn.turn_id,
             turn.room_id,
             turn.session,
-            min(turn.inbox),
+            position,
             TurnState.ENDED if refused else TurnState.QUEUED,
             turn.prompt,
             turn.sender,

@@ -58,6 +58,7 @@ from orchestrator.store.meta_table import MetaTable
 from orchestrator.store.outbox_table import OutboxTable
 from orchestrator.store.people_table import PeopleTable
 from orchestrator.store.room_table import RoomTable
+from orchestrator.store.schedule_table import ScheduleTable
 from orchestrator.store.setting_table import SettingTable
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.turn_table import TurnTable
@@ -520,6 +521,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         grants=GrantTable(own),
         absences=AbsenceTable(own),
         settings=SettingTable(own),
+        schedules=ScheduleTable(own),
         people=PeopleTable(own),
         allowances=AllowanceTable(own),
         copies=CopyTable(own),

@@ -25,6 +25,7 @@ from orchestrator.rooms.commands.budget import change_budget, cost
 from orchestrator.rooms.commands.conversation import begin_anew, cancel, retry
 from orchestrator.rooms.commands.invite import invite_agent
 from orchestrator.rooms.commands.queue import queue, restart
+from orchestrator.rooms.commands.schedule import schedule
 from orchestrator.rooms.commands.setting import change_setting
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.status import render_status
@@ -70,6 +71,7 @@ HANDLERS: Mapping[CommandName, Handler] = MappingProxyType(
         CommandName.EFFORT: partial(change_setting, Setting.EFFORT),
         CommandName.TIMEOUT: partial(change_setting, Setting.TIMEOUT),
         CommandName.QUEUE: queue,
+        CommandName.SCHEDULE: schedule,
         CommandName.RESTART: restart,
         CommandName.INVITE_AGENT: invite_agent,
     }

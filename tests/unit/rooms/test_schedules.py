@@ -1,0 +1,180 @@
+"""Turns at a time: each once, in somebody's name, told when missed, and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.core.schedule import (
+    GRACE_S,
+    LEAST_EVERY_S,
+    MAX_PER_ROOM,
+    Fault,
+    Removal,
+    Wish,
+    next_due,
+    parse_wish,
+)
+from orchestrator.core.texts import schedule as texts
+from tests.support.outbox import MemoryHomeserver
+from tests.support.room_rig import ALICE, Rig, open_rig, run_rooms
+from tests.unit.rooms.scenario import audit, run
+from tests.unit.rooms.test_room_settings import ACCESS, CAROL, say
+
+NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC).timestamp()
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("argument", "wish"),
+    [
+        ("in 2h go on", Wish(text="go on", due_at=NOW + 7200, cron=None)),
+        ("IN 90 min  look\nthere", Wish(text="look\nthere", due_at=NOW + 5400, cron=None)),
+        ("at 2026-12-24T18:00 x", Wish(text="x", due_at=at("2026-12-24T18:00"), cron=None)),
+        ("at 2026-12-24 18:00Z x", Wish(text="x", due_at=at("2026-12-24T18:00"), cron=None)),
+        ('"0 9 * * 1-5" x', Wish(text="x", due_at=at("2026-11-27T09:00"), cron="0 9 * * 1-5")),
+        ("“0  9 * * *” x", Wish(text="x", due_at=at("2026-11-27T09:00"), cron="0 9 * * *")),
+        ("remove 3", Removal(number=3)),
+        ("", Fault.FORM),
+        ("soon x", Fault.FORM),
+        ("in 2h", Fault.FORM),
+        ("in 2 fortnights x", Fault.FORM),
+        ("at 2026-13-01T00:00 x", Fault.FORM),
+        ("at 2026-11-26T11:59 x", Fault.PAST),
+        ("in 0s x", Fault.PAST),
+        ("in 400d x", Fault.TOO_FAR),
+        ('"0 9 * *" x', Fault.CRON),
+        ('"* * * * * *" x', Fault.CRON),
+        ('"0 9 31 2 *" x', Fault.CRON),
+        ('"a b c d e" x', Fault.CRON),
+        ('"* * * * *" x', Fault.TOO_OFTEN),
+        ('"0,1 9 * * *" x', Fault.TOO_OFTEN),
+        ("in 1h " + "x" * 4001, Fault.TOO_LONG),
+    ],
+)
+def test_what_is_wished_for(argument: str, wish: Wish | Removal | Fault) -> None:
+    assert parse_wish(argument, now=NOW) == wish
+
+
+@given(st.text(max_size=60) | st.from_regex(r'"[-0-9*/, ]{1,20}" x', fullmatch=True))
+def test_any_text_is_a_wish_for_later_or_a_fault(text: str) -> None:
+    wish = parse_wish(text, now=NOW)
+    if isinstance(wish, Wish):
+        assert wish.due_at > NOW
+        if wish.cron is not None:
+            after = next_due(wish.cron, after=wish.due_at)
+            assert after is None or after >= wish.due_at + LEAST_EVERY_S
+    elif isinstance(wish, Fault):
+        assert texts.FAULTS[wish].count("\n") == 0
+
+
+def test_one_for_once_and_one_for_ever_run_at_their_times(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            assert "Scheduled for" in await say(rig, life, "!schedule in 10m once")
+            assert "and again" in await say(rig, life, '!schedule "*/30 * * * *" ever')
+            assert "`ever`" in await say(rig, life, "!schedule")
+            await asyncio.sleep(2.2 * 3600)
+            listed = await say(rig, life, "!schedule")
+            assert "`once`" not in listed
+            assert "`ever`" in listed
+        assert sorted(rig.claude.asked) == ["ever"] * 4 + ["once"]
+        assert texts.begins("once", ALICE) in await rig.bodies()
+
+    run(tmp_path, test)
+
+
+def test_what_was_missed_by_long_is_told_once_and_what_by_little_is_made_up_for(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await say(rig, life, "!schedule in 10m long")
+            await say(rig, life, '!schedule "0 * * * *" hourly')
+        await asyncio.sleep(5 * 3600)
+        async with rig.life() as life:
+            await asyncio.sleep(60)
+            missed = [body for body in await rig.bodies() if "Missed" in body]
+            assert len(missed) == 2, "of five hours one word"
+            assert rig.claude.asked == []
+            await say(rig, life, "!schedule in 10m short")
+        await asyncio.sleep(600 + GRACE_S / 2)
+        async with rig.life():
+            await rig.wait_ended(1)
+        assert rig.claude.asked == ["short"]
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("step", range(10))
+def test_a_crash_at_any_step_runs_it_once(tmp_path: Path, step: int) -> None:
+    async def main() -> None:
+        async with open_rig(tmp_path) as rig:
+            async with rig.life() as life:
+                await say(rig, life, "!schedule in 10m go")
+            await asyncio.sleep(600)
+            async with rig.life(crash_at=step) as life:
+
+                async def is_over() -> bool:
+                    return life.points.crashed.is_set() or len(await rig.outcomes()) > 0
+
+                await rig.wait(is_over)
+            async with rig.life():
+                await rig.wait_ended(1)
+                await asyncio.sleep(60)
+            assert rig.claude.asked == ["go"]
+            assert sum("Scheduled by" in body for body in await rig.bodies()) == 1
+
+    run_rooms(main())
+    assert audit(tmp_path) == ()
+
+
+def test_nothing_is_run_for_whoever_may_not_run_turns_any_more(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await say(rig, life, "!schedule in 10m mine")
+        rig.config = rig.config.model_copy(
+            update={"access": rig.config.access.model_copy(update={"users": ("@bob:test",)})}
+        )
+        async with rig.life():
+            await asyncio.sleep(700)
+        assert rig.claude.asked == []
+        assert (await rig.bodies())[-1] == texts.not_run("mine", ALICE)
+
+    run(tmp_path, test)
+
+
+def test_a_schedule_is_removed_by_whoever_made_it_or_an_admin(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await say(rig, life, "!schedule in 10m one")
+            await say(rig, life, "!schedule in 20m two")
+            bob = await say(rig, life, "!schedule remove 1", by="@bob:test")
+            assert bob == texts.NOT_YOURS
+            assert await say(rig, life, "!schedule remove 3") == texts.no_such(3, 2)
+            assert await say(rig, life, "!schedule remove 1") == texts.removed("one")
+            assert await say(rig, life, "!schedule remove 1", by=CAROL) == texts.removed("two")
+            await asyncio.sleep(1500)
+        assert rig.claude.asked == []
+
+    run(tmp_path, test, access=ACCESS)
+
+
+def test_a_room_has_so_many_at_most(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.account = MemoryHomeserver()
+        async with rig.life() as life:
+            for _ in range(MAX_PER_ROOM):
+                await say(rig, life, "!schedule in 3h x")
+                await asyncio.sleep(10)
+            assert await say(rig, life, "!schedule in 3h x") == texts.TOO_MANY
+
+    run(tmp_path, test)
