@@ -230,7 +230,6 @@ _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
         "max_parallel_turns",
         "questions",
         "files",
-        "snapshots",
         "idle_stop_s",
         "hibernate_s",
     ),

@@ -73,6 +73,7 @@ from orchestrator.runners.docker_backend import DockerBackend, open_docker_backe
 from orchestrator.runners.image import Base
 from orchestrator.signals import Stopped, raise_at_signal, until_signal, watch_signals
 from orchestrator.store.api import OutboxRow
+from orchestrator.store.copy_files import CopyFiles
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.egress_day_table import EgressDayTable
 from orchestrator.store.spending import open_spending
@@ -259,6 +260,7 @@ def _assemble(opened: _Opened) -> _System:
         housing=opened.housing,
         doors=opened.egress,
         courtesies=courtesies,
+        copies=CopyFiles(opened.state_dir / "snapshots"),
         notify_outbox=sender.notify,
         may_show_progress=sender.may_show_progress,
         deciders=build_deciders(config, store),

@@ -59,6 +59,8 @@ class FaultPoint(StrEnum):
     RUNNER_ATTACHED = "runner:attached", "the runner has answered the greeting"
     SESSION_STORED = "session:stored", "a session's id is stored, its process is not started"
     SESSION_OPENED = "session:opened", "the runner was told to start a session's process"
+    COPY_TAKEN = "copy:taken", "the workspace was copied before a turn, which is not stored"
+    COPY_STORED = "copy:stored", "a turn has its copy, and was not offered"
     OFFER_STORING = "offer:storing", "a turn is about to be marked as offered"
     OFFER_STORED = "offer:stored", "a turn is marked as offered, and was not written to the runner"
     OFFER_WRITTEN = "offer:written", "a turn was written to the runner, which has not answered"

@@ -40,6 +40,10 @@ class CommandName(StrEnum):
     TIMEOUT = "timeout"
     QUEUE = "queue"
     SCHEDULE = "schedule"
+    DIFF = "diff"
+    UNDO = "undo"
+    EXPORT = "export"
+    CLONE = "clone"
     RESTART = "restart"
     INVITE_AGENT = "invite-agent"
 
@@ -196,6 +200,39 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
                 "!schedule at 2026-12-24T18:00 Wish everybody a good evening",
                 "!schedule remove 1",
             ),
+        ),
+        CommandName.DIFF: CommandSpec(
+            summary="what the last turn changed in the workspace",
+            group=Group.FILES,
+            usage="[TURNS]",
+            details="Since before the last turn, the running one included; with a number, since "
+            "before the last so many. A long one comes as a file.",
+            examples=("!diff", "!diff 3"),
+        ),
+        CommandName.UNDO: CommandSpec(
+            summary="files and conversation as they were before the last turn",
+            group=Group.FILES,
+            usage="[files|back]",
+            details="Given again it goes one turn further back. `files` leaves the conversation as "
+            "it is; `back` brings the files back that the last `!undo` took away. What programs "
+            "did outside of the workspace is not undone. Copies are kept of the last "
+            "`snapshots.keep` turns, where the room can't reach them.",
+            examples=("!undo", "!undo files", "!undo back"),
+        ),
+        CommandName.EXPORT: CommandSpec(
+            summary="the conversation and the workspace as an archive",
+            group=Group.FILES,
+            usage="[chat]",
+            details="A zip file, sent into the room; with `chat` the conversation alone.",
+            examples=("!export", "!export chat"),
+        ),
+        CommandName.CLONE: CommandSpec(
+            summary="fetch a repository into the workspace",
+            group=Group.FILES,
+            usage="URL",
+            details="By https, without a password in the address, over this room's way out: where "
+            "its host may not be reached, the room is asked.",
+            examples=("!clone https://example.org/team/project.git",),
         ),
         CommandName.RESTART: CommandSpec(
             summary="start this room's container anew",

@@ -117,9 +117,10 @@ def _parse(line: str) -> _Entry | None:
 def _chain(entries: Sequence[_Entry]) -> list[_Entry]:
     """From the last leaf back to the first entry; each is taken once, whatever they name."""
     by_uuid = {e.uuid: e for e in entries if e.uuid and not e.isSidechain}
-    last = next((e.leafUuid for e in reversed(entries) if e.type == "last-prompt"), None)
-    newest = next((e.uuid for e in reversed(entries) if e.uuid in by_uuid), None)
-    uuid = last if last in by_uuid else newest
+    # A message that was taken back leaves its entries, and a mark behind them that names the leaf
+    # of before; what was said since comes behind that mark.
+    leaves = (e.leafUuid if e.type == "last-prompt" else e.uuid for e in reversed(entries))
+    uuid = next((leaf for leaf in leaves if leaf in by_uuid), None)
     chain: list[_Entry] = []
     while uuid is not None and (entry := by_uuid.pop(uuid, None)) is not None:
         chain.append(entry)

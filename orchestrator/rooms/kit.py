@@ -19,6 +19,7 @@ from orchestrator.model import JsonObject, RoomId, RoomSlug, TxnId, UserId
 from orchestrator.ports import RunnerBackend
 from orchestrator.rooms.live_answer import Lives
 from orchestrator.store.api import RoomRow
+from orchestrator.store.copy_files import CopyFiles
 from orchestrator.store.store import Store
 
 
@@ -121,6 +122,8 @@ class Kit:
     """What was spent for somebody today (UTC), in all rooms."""
     send_aside: SendAside
     """Sends a courtesy past the outbox; as `OutboxSender.send_aside` says."""
+    copies: CopyFiles
+    """The rooms' workspaces as they were before their turns."""
     lives: Lives = field(default_factory=Lives)
     """What running turns show of themselves."""
     invite: Callable[[RoomId, UserId], Awaitable[None]]

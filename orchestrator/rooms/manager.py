@@ -95,6 +95,8 @@ class RoomManager:
             for turn in await self._kit.store.turns.open_turns():
                 self._marks.note_accepted(turn)
                 await self._take_up(turn.room_id)
+            for room_id in await self._kit.store.errands.rooms():
+                await self._take_up(room_id)
             await self._adopt_runners()
             await asyncio.Event().wait()
         raise AssertionError
@@ -273,6 +275,7 @@ class RoomManager:
         if room is None:
             return
         await self.asking.end_room(room)
+        await self._kit.store.errands.drop(room_id)
         if self._group is None:
             return
         worker = worker or RoomWorker(room, self._kit)

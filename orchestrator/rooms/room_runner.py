@@ -57,6 +57,8 @@ class RoomRunner:
         self._is_current = False
         self._generation = 0
         self._is_condemned = False
+        # The worker and an errand may both want it.
+        self._connecting = asyncio.Lock()
         self._log = logger.bind(room=room.room_id)
 
     def __repr__(self) -> str:
@@ -76,6 +78,10 @@ class RoomRunner:
             WireProtocolError, WireVersionError: `busy`, and it can't be talked to.
             RunnerError, PreconditionError, EgressError: it can't be brought up now.
         """
+        async with self._connecting:
+            return await self._connect(busy=busy)
+
+    async def _connect(self, *, busy: bool) -> RunnerLink:
         connection = self.connection
         if connection is not None and not connection.lost and (busy or self._is_current):
             link = await connection.ready()
@@ -116,6 +122,10 @@ class RoomRunner:
 
         One of another specification is left alone: the next turn replaces it.
         """
+        async with self._connecting:
+            await self._adopt()
+
+    async def _adopt(self) -> None:
         if self.connection is not None or self._is_condemned:
             return
         try:

@@ -26,6 +26,7 @@ from orchestrator.model import TurnOutcome, TurnState
 from orchestrator.ports import RunnerInfo
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.cli_session import CliSessions
+from orchestrator.rooms.copies import RoomCopies
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.leftover import end_leftovers
 from orchestrator.rooms.outgoing import build_notice_rows, build_turn_notice_rows
@@ -66,9 +67,16 @@ class TurnDriver:
     """Invariant: after `drive` the turn has ended, unless it was cancelled or the store failed."""
 
     def __init__(
-        self, turn: TurnRow, *, kit: Kit, profile: RoomProfile, runner: RoomRunner
+        self,
+        turn: TurnRow,
+        *,
+        kit: Kit,
+        profile: RoomProfile,
+        runner: RoomRunner,
+        copies: RoomCopies,
     ) -> None:
         self.turn = turn
+        self._copies = copies
         self._kit = kit
         self._profile = profile
         self._runner = runner
@@ -92,6 +100,7 @@ class TurnDriver:
         self._is_cancelled = True
         if self._run is not None:
             self._run.stop(TurnOutcome.CANCELLED)
+        self._copies.hurry()
         self._hurry.set()
         self._nudge()
 
@@ -145,6 +154,12 @@ class TurnDriver:
                     await self._end(TurnOutcome.FAILED, str(e))
                     return None
                 continue
+            await self._copies.take_before(
+                self.turn,
+                self._profile.snapshots,
+                session=session,
+                connection=self._runner.connection,
+            )
             if not self._is_cancelled:
                 return self._begin(session, link)
 

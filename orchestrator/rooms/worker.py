@@ -25,7 +25,10 @@ from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.allowance import Allowances
 from orchestrator.rooms.cli_session import MAIN
 from orchestrator.rooms.connection import Connection, LinkLost
+from orchestrator.rooms.copies import RoomCopies
 from orchestrator.rooms.disk_watch import DiskWatch
+from orchestrator.rooms.errand import RoomErrands
+from orchestrator.rooms.errands import WORKS
 from orchestrator.rooms.idle import IdleEar
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.room_runner import STOP_GRACE_S, TROUBLE, RoomRunner
@@ -57,6 +60,8 @@ class RoomWorker:
         self._wake = asyncio.Event()
         self._runner: RoomRunner | None = None
         self._disk = DiskWatch(kit)
+        self._copies = RoomCopies(room, kit)
+        self.errands = RoomErrands(self, kit, self._copies, WORKS)
         self._allowances = Allowances(kit)
         self._log = logger.bind(room=room.room_id)
 
@@ -204,6 +209,8 @@ class RoomWorker:
             runner = self._runner = RoomRunner(self.room, self._kit, group)
             watching = self._disk.run(self.room, self.look_at_disk)
             group.create_task(watching, name=f"disk {self.room.slug}")
+            group.create_task(self._copies.run(), name=f"copies {self.room.slug}")
+            group.create_task(self.errands.run(runner), name=f"errands {self.room.slug}")
             await self._allowances.of(self.room)
             await self.read_settings()
             if self._condemns:
@@ -211,7 +218,10 @@ class RoomWorker:
                 self._condemns = False
             try:
                 while True:
-                    await self._drive(await self._next_turn(runner), runner)
+                    turn = await self._next_turn(runner)
+                    await self.errands.settle(turn, runner)
+                    async with self.errands.idle:
+                        await self._drive(turn, runner)
             finally:
                 runner.disconnect()
 
@@ -227,7 +237,10 @@ class RoomWorker:
         if why is not None and turn.turn_id not in self._withdrawn:
             await self._end(turn, TurnOutcome.REFUSED, why)
             return
-        self._driver = TurnDriver(turn, kit=self._kit, profile=self.profile, runner=runner)
+        profile = self.profile
+        self._driver = TurnDriver(
+            turn, kit=self._kit, profile=profile, runner=runner, copies=self._copies
+        )
         if turn.cancelled_by is not None or turn.turn_id in self._withdrawn:
             self._driver.cancel()
         self._withdrawn.clear()
@@ -236,6 +249,7 @@ class RoomWorker:
             await self._driver.drive()
         finally:
             self._driver = None
+        self._copies.note_ended(turn, profile.snapshots, runner.connection)
         await self._allowances.warn(self.room, turn.sender)
         await self._look_after_turn(runner)
 

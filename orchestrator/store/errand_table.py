@@ -8,11 +8,11 @@ bear that, and never its answer.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.model import EventId, RoomId, TurnId, UserId
 from orchestrator.store.api import NewOutboxRow
 from orchestrator.store.database import Database
 from orchestrator.store.outbox_table import insert_outbox
@@ -69,6 +69,32 @@ class ErrandTable:
         def work(db: sqlite3.Connection) -> list[RoomId]:
             found = db.execute("SELECT DISTINCT room_id FROM errands").fetchall()
             return [RoomId(row[0]) for row in found]
+
+        return await self._database.run(work)
+
+    async def is_preceded(self, errand: Errand) -> bool:
+        """Whether a turn that was asked for before it has not ended."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            found = db.execute(
+                "SELECT 1 FROM turns WHERE room_id = ? AND state <> 'ended' AND position < ?",
+                (errand.room_id, errand.seq),
+            )
+            return found.fetchone() is not None
+
+        return await self._database.run(work)
+
+    async def is_before(self, turn_id: TurnId, kinds: Collection[ErrandKind]) -> bool:
+        """Whether one of these kinds, that was asked for before a turn, is open in its room."""
+        marks = ", ".join("?" * len(kinds))
+
+        def work(db: sqlite3.Connection) -> bool:
+            found = db.execute(
+                "SELECT 1 FROM errands JOIN turns ON turns.room_id = errands.room_id "  # noqa: S608 - constants
+                f"WHERE turn_id = ? AND seq < position AND kind IN ({marks}) LIMIT 1",
+                (turn_id, *kinds),
+            )
+            return found.fetchone() is not None
 
         return await self._database.run(work)
 

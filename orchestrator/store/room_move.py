@@ -91,6 +91,7 @@ def _move_conversation(db: sqlite3.Connection, move: Replacement) -> None:
         "WHERE room_id = ?",
         (move.new, move.old),
     )
+    db.execute("DELETE FROM errands WHERE room_id = ?", (move.old,))
     db.execute("UPDATE schedules SET room_id = ? WHERE room_id = ?", (move.new, move.old))
     for table in ("sessions", "runners"):
         db.execute(f"DELETE FROM {table} WHERE room_id = ?", (move.new,))  # noqa: S608 - constants

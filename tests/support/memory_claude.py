@@ -9,8 +9,10 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from files.__main__ import Files
 from tests.support.memory_shim import CliProcess
 
 Script = Callable[["Turn"], Coroutine[Any, Any, None]]
@@ -39,7 +41,16 @@ class MemoryClaude:
     on_start: Callable[[CliProcess], int | None] = lambda _: None
     """Gives an exit code to end at once with."""
 
+    files: Path = Path("/nonexistent")
+    """Below it the workspace and the home of the one room whose files are looked at."""
+    clones: dict[str, int] = field(default_factory=dict)
+    """Addresses that git knows, with its exit code."""
+
     async def __call__(self, process: CliProcess) -> int:
+        if process.argv[-1] == "/opt/aiagentchat/files":
+            return await self._serve_files(process)
+        if process.argv[0] == "/usr/bin/git":
+            return self._clone(process)
         self.started.append(process.argv)
         if (code := self.on_start(process)) is not None:
             return code
@@ -58,6 +69,42 @@ class MemoryClaude:
                 return 1
         return await self._serve(process, session)
 
+    @property
+    def workspace(self) -> Path:
+        """The room's workspace."""
+        return self.files / "workspace"
+
+    async def _serve_files(self, process: CliProcess) -> int:
+        """The real program, on the test's own directories."""
+        roots = {"workspace": str(self.workspace), "home": str(self.files / "home")}
+        for root in roots.values():
+            Path(root).mkdir(parents=True, exist_ok=True)
+        files = Files(roots, lambda line: process.write(json.dumps(line)))
+        while (line := await process.read()) is not None:
+            files.answer(json.loads(line))
+        files.forget_parts()
+        return 0
+
+    def _clone(self, process: CliProcess) -> int:
+        url, folder = process.argv[-2:]
+        code = self.clones.get(url, 128)
+        if code == 0:
+            (self.workspace / folder).mkdir(parents=True)
+            (self.workspace / folder / "README").write_text("cloned")
+        else:
+            process.complain(f"fatal: unable to access '{url}'")
+        return code
+
+    def _rewind(self, process: CliProcess, session: str, message: dict[str, Any]) -> None:
+        target = message["request"]["target_message_uuid"]
+        seen = self.conversations.get(session, [])
+        is_known = target in seen
+        if is_known:
+            del seen[seen.index(target) :]
+        answer = {"rewound": is_known, **({} if is_known else {"reason": "target_not_found"})}
+        response = {"subtype": "success", "request_id": message["request_id"], "response": answer}
+        process.write(json.dumps({"type": "control_response", "response": response}))
+
     async def _serve(self, process: CliProcess, session: str) -> int:
         while True:
             line = await process.read()
@@ -66,6 +113,8 @@ class MemoryClaude:
                     await asyncio.Event().wait()
                 return 0
             message = json.loads(line)
+            if message.get("request", {}).get("subtype") == "rewind_conversation":
+                self._rewind(process, session, message)
             if message["type"] == "user":
                 try:
                     await self._turn(process, session, message)

@@ -49,6 +49,7 @@ from orchestrator.store.absence_table import AbsenceTable
 from orchestrator.store.allowance_table import AllowanceTable
 from orchestrator.store.api import InboxKind, NewInboxRow, OutboxRow, RoomRow, TurnRow
 from orchestrator.store.approval_table import ApprovalTable
+from orchestrator.store.copy_files import CopyFiles
 from orchestrator.store.copy_table import CopyTable
 from orchestrator.store.database import Database
 from orchestrator.store.errand_table import ErrandTable
@@ -164,12 +165,13 @@ def room_spec(slug: RoomSlug, index: int, generation: int, memory: int = 1 << 30
 
 
 def config(**sections: Any) -> Config:
-    """A small configuration, with what the test says of it; answers come in parts."""
+    """A small configuration, with what the test says of it; answers come in parts, uncopied."""
     usual: dict[str, Any] = {
         "matrix": {"homeserver": "http://test", "user_id": ME},
         "access": {"users": [ALICE, "@bob:test"]},
     }
-    defaults = {"stream": "messages", **sections.pop("defaults", {})}
+    usual_profile: dict[str, Any] = {"stream": "messages", "snapshots": {"keep": 0}}
+    defaults = {**usual_profile, **sections.pop("defaults", {})}
     return parse_config({**usual, "defaults": defaults, **sections}, source="test")
 
 
@@ -320,6 +322,7 @@ class MemoryEncryption:
 class Rig:
     """What outlives lives of the orchestrator."""
 
+    folder: Path
     store: Store
     backend: MemoryBackend
     claude: MemoryClaude
@@ -566,6 +569,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         housing=rig.housing,
         doors=rig.doors,
         courtesies=courtesies,
+        copies=CopyFiles(rig.folder / "snapshots"),
         notify_outbox=lambda: None if sender is None else sender.notify(),
         may_show_progress=may_show if sender is None else sender.may_show_progress,
         deciders=build_deciders(rig.config, store),
@@ -605,7 +609,9 @@ async def open_rig(folder: Path, **sections: Any) -> AsyncIterator[Rig]:
         # A test's machine does not lose power; syncing would take most of its time.
         await store.database.run(lambda db: None)
         store.database._connection.execute("PRAGMA synchronous = OFF")
+        claude.files = folder / "runner"
         yield Rig(
+            folder=folder,
             store=store,
             backend=backend,
             claude=claude,

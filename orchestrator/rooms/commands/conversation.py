@@ -13,7 +13,12 @@ from orchestrator.store.command_effect import Retry, RetryVerdict
 
 
 async def cancel(doing: RoomCommand, _: str) -> None:
-    """Cancel the first turn from before the command."""
+    """Cancel the first turn from before the command; where none runs, a command that takes time."""
+    errands = doing.worker.errands
+    if doing.worker.current is None and errands.can_cancel:
+        await doing.say(texts.CANCEL_ASKED)
+        errands.cancel()
+        return
 
     def rows(turn: TurnRow | None) -> Sequence[NewOutboxRow]:
         return doing.rows(texts.CANCEL_ASKED if turn else texts.CANCEL_NOTHING)

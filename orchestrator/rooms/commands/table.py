@@ -23,12 +23,14 @@ from orchestrator.core.texts import person as person_texts
 from orchestrator.rooms.commands.approval import approve, deny
 from orchestrator.rooms.commands.budget import change_budget, cost
 from orchestrator.rooms.commands.conversation import begin_anew, cancel, retry
+from orchestrator.rooms.commands.errand import begin_errand
 from orchestrator.rooms.commands.invite import invite_agent
 from orchestrator.rooms.commands.queue import queue, restart
 from orchestrator.rooms.commands.schedule import schedule
 from orchestrator.rooms.commands.setting import change_setting
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.status import render_status
+from orchestrator.store.errand_table import ErrandKind
 
 Handler = Callable[[RoomCommand, str], Awaitable[None]]
 """Carries out one command with what stood behind its name, and answers it."""
@@ -72,6 +74,10 @@ HANDLERS: Mapping[CommandName, Handler] = MappingProxyType(
         CommandName.TIMEOUT: partial(change_setting, Setting.TIMEOUT),
         CommandName.QUEUE: queue,
         CommandName.SCHEDULE: schedule,
+        CommandName.DIFF: partial(begin_errand, ErrandKind.DIFF),
+        CommandName.UNDO: partial(begin_errand, ErrandKind.UNDO),
+        CommandName.EXPORT: partial(begin_errand, ErrandKind.EXPORT),
+        CommandName.CLONE: partial(begin_errand, ErrandKind.CLONE),
         CommandName.RESTART: restart,
         CommandName.INVITE_AGENT: invite_agent,
     }

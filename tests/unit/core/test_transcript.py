@@ -57,6 +57,8 @@ def test_what_was_undone_is_not_in_it() -> None:
         ]
     )
     assert [s.text for s in read_transcript(text)] == ["kept"]
+    later = "\n".join([text, line("user", "3", "1", "said since")])
+    assert [s.text for s in read_transcript(later)] == ["kept", "said since"]
 
 
 def test_entries_that_name_each_other_come_to_an_end() -> None:

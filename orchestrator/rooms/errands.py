@@ -1,0 +1,22 @@
+"""Which function does which errand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from orchestrator.rooms.clone import clone
+from orchestrator.rooms.diff import diff
+from orchestrator.rooms.errand import Work
+from orchestrator.rooms.export import export
+from orchestrator.rooms.undo import undo
+from orchestrator.store.errand_table import ErrandKind
+
+WORKS: Mapping[ErrandKind, Work] = MappingProxyType(
+    {
+        ErrandKind.DIFF: diff,
+        ErrandKind.UNDO: undo,
+        ErrandKind.EXPORT: export,
+        ErrandKind.CLONE: clone,
+    }
+)
