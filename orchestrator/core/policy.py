@@ -65,6 +65,8 @@ class RoomEvent(_Outside):
     content: dict[str, Any]
     state_key: str | None = None
     origin_server_ts: object = None
+    redacts: object = None
+    """Of a redaction, in rooms of version 10 and before; later it stands in the content."""
 
     @property
     def sent_at(self) -> float | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.core.policy import Message, RoomEvent
-from orchestrator.model import RoomId
+from orchestrator.model import EventId, RoomId, UserId
 from orchestrator.rooms.flood import Flood
 from orchestrator.rooms.reaction import Reply
 from orchestrator.store.api import InboxRow, Replacement, RoomRow
@@ -37,6 +37,14 @@ class Rooms(Protocol):
 
     async def reply(self, row: InboxRow, room_id: RoomId, reply: Reply) -> bool:
         """Act on a reply to a question of ours, and mark its row; False: it is none."""
+        ...
+
+    async def edit(self, row: InboxRow, target: EventId, text: str, *, by: UserId) -> None:
+        """Somebody changed a message of theirs; mark the row of the change."""
+        ...
+
+    async def redact(self, row: InboxRow, target: EventId) -> None:
+        """A message was taken back; mark the row of that."""
         ...
 
     async def retire(self, room_id: RoomId) -> None:

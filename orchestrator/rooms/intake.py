@@ -233,6 +233,8 @@ class Intake:
         if event.state_key is not None:
             if await self._states.take_in(row, room_id, event, raw):
                 await self._done(row, "state")
+        elif event.type == "m.room.redaction":
+            await self._messages.redacted(room, row, event)
         elif event.type == "m.room.encrypted":
             clear = await self._encryption.decrypt(raw, room_id)
             await self._plain(room, row, RoomEvent.model_validate_json(clear))

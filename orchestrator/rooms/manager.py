@@ -14,11 +14,13 @@ from orchestrator.core.command import Command, CommandName, parse_command
 from orchestrator.core.denial import Wanted
 from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
+from orchestrator.core.piece import encode_pieces
 from orchestrator.core.policy import Message, RoomEvent, build_prompt
 from orchestrator.core.reason import LEFT_ROOM
 from orchestrator.errors import RequestRefusedError, StoreError
 from orchestrator.faultpoint import FaultPoint, reach
-from orchestrator.model import RoomId, RoomSlug, TurnOutcome, UserId
+from orchestrator.model import EventId, RoomId, RoomSlug, TurnId, TurnOutcome, UserId
+from orchestrator.rooms.amending import Amending
 from orchestrator.rooms.commands.table import execute
 from orchestrator.rooms.egress_asking import EgressAsking
 from orchestrator.rooms.flood import Flood
@@ -69,6 +71,7 @@ class RoomManager:
         self._refusals = Refusals(kit)
         self._people = People.build(kit.config, kit.store)
         self._errands = Patience()
+        self._amending = Amending(kit, self._cancel)
         self._marks = Marks(kit)
         kit.store.turns.on_ended = self._marks.note_ended
         self.asking = EgressAsking(kit, self._find_work, self._tool_decided)
@@ -166,14 +169,14 @@ class RoomManager:
             for item in items:
                 await self._kit.store.inbox.mark(item.seq, InboxState.IGNORED, reason=LEFT_ROOM)
             return
-        prompt = build_prompt(
-            [item.message for item in items], name_senders=(room.joined_members or 0) > 2
-        )
+        messages = [item.message for item in items]
+        named = (room.joined_members or 0) > 2
         turn = NewTurn(
             turn_id=turn_id(room_id, items[0].message.event_id),
             room_id=room.room_id,
             session=MAIN,
-            prompt=prompt,
+            prompt=build_prompt(messages, name_senders=named),
+            pieces=encode_pieces(messages, name_senders=named),
             sender=sender,
             asked=tuple(item.message.event_id for item in items),
             inbox=tuple(item.seq for item in items),
@@ -246,6 +249,18 @@ class RoomManager:
         await execute(doing, command)
         reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
+
+    async def edit(self, row: InboxRow, target: EventId, text: str, *, by: UserId) -> None:
+        """Somebody changed a message of theirs; its row is marked."""
+        await self._amending.edit(row, target, text, by=by)
+
+    async def redact(self, row: InboxRow, target: EventId) -> None:
+        """A message was taken back; its row is marked."""
+        await self._amending.redact(row, target)
+
+    def _cancel(self, room_id: RoomId, turn_id: TurnId) -> None:
+        if (worker := self._workers.get(room_id)) is not None:
+            worker.cancel(turn_id)
 
     async def reply(self, row: InboxRow, room_id: RoomId, reply: Reply) -> bool:
         """Act on a reply to a question of ours, and mark its row; False: it is none."""

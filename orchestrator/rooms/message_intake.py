@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from orchestrator.config import Config
 from orchestrator.core import texts
 from orchestrator.core.command import Permission, is_for_approvers, parse_command
-from orchestrator.core.edit import read_said
+from orchestrator.core.edit import parse_edited, parse_new_content, read_said
 from orchestrator.core.policy import (
     Circumstances,
     Message,
@@ -77,10 +77,14 @@ class MessageIntake:
                 await self._tell_moved(room, row, event)
                 return
         said = read_said(event.content)
-        if said is None:
-            await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason="live")
-            return
-        event = event.model_copy(update={"content": said})
+        if not said:
+            await self._done(row, "live" if said is None else "redacted")
+        elif (target := parse_edited(said)) is not None:
+            await self._edited(room, row, event, target)
+        else:
+            await self._take(room, row, event.model_copy(update={"content": said}))
+
+    async def _take(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         try:
             content = MessageContent.model_validate(event.content)
         except ValidationError:
@@ -136,6 +140,32 @@ class MessageIntake:
         text = person_texts.agents_only(budget.agent_turns_in_a_row)
         await self.tell(room.room_id, row, text, reason=reason, once=once)
         return True
+
+    async def _edited(
+        self, room: RoomRow, row: InboxRow, event: RoomEvent, target: EventId
+    ) -> None:
+        """Other words in a message that waits; what was a command, or becomes one, stays as it was.
+
+        The message was heard before: its sender could ask for it, and nobody else changes it.
+        """
+        body = (parse_new_content(event.content) or {}).get("body")
+        if event.sender == self._me or not isinstance(body, str) or not body.strip():
+            await self._done(row, "edit")
+            return
+        if parse_command(body) is not None:
+            await self._done(row, "edit")
+            return
+        await self._gate.close_room(room.room_id)
+        await self._rooms.edit(row, target, strip_quote(body), by=UserId(event.sender))
+
+    async def redacted(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        """A message was taken back, by its sender or by whoever the homeserver lets do that."""
+        target = event.redacts or event.content.get("redacts")
+        if event.sender == self._me or not isinstance(target, str):
+            await self._done(row, "redaction")
+            return
+        await self._gate.close_room(room.room_id)
+        await self._rooms.redact(row, EventId(target))
 
     async def _malformed(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
         """What is readable of it decides whether it was for the agent; then its sender is told."""

@@ -73,13 +73,20 @@ async def end_turn(
     turn: TurnRow, outcome: TurnOutcome, reason: str | None, *, kit: Kit, profile: RoomProfile
 ) -> TurnRow:
     """Store the end and the sentence that the room reads; returns the stored row."""
+    # Its words may have been taken back since it was read.
+    turn = await kit.store.turns.get(turn.turn_id) or turn
     output = TurnOutput(turn, kit=kit, epoch=Epoch(""), acked=Seq(0))
     end = plan_end(turn, outcome, reason, profile, now=kit.wall_clock())
     logger.bind(
         action="turn.end", room=turn.room_id, turn=turn.turn_id, outcome=outcome, reason=reason
     ).info("turn ended")
     return await output.end(
-        outcome, reason=reason, sentence=end.sentence, store_acked=False, go_on=end.go_on
+        outcome,
+        reason=reason,
+        # Of what its sender took back while it waited, nothing is said.
+        sentence=end.sentence if turn.prompt else None,
+        store_acked=False,
+        go_on=end.go_on if turn.prompt else None,
     )
 
 

@@ -73,7 +73,7 @@ def _empty_turns(db: sqlite3.Connection, after: int, before: float) -> tuple[int
         db, "SELECT rowid FROM turns WHERE rowid > ? ORDER BY rowid LIMIT ?", after
     )
     cursor = db.execute(
-        "UPDATE turns SET prompt = '', draft = '' WHERE rowid > ? AND rowid <= ? "
+        "UPDATE turns SET prompt = '', draft = '', pieces = '{}' WHERE rowid > ? AND rowid <= ? "
         "AND state = 'ended' AND ended_at < ? AND (prompt <> '' OR draft <> '')",
         (after, until, before),
     )

@@ -24,7 +24,10 @@ _LIVE = """
     CREATE INDEX outbox_of_room ON outbox (room_id, seq);
     CREATE INDEX inbox_of_room ON inbox (room_id, received_at);
 """
-_MARKS = ""
+_MARKS = """
+    -- The messages that a turn is made of (core.piece), for as long as they can be changed.
+    ALTER TABLE turns ADD COLUMN pieces TEXT NOT NULL DEFAULT '{}';
+"""
 _APPROVALS = """
     -- Who asked for the turn (where that person may decide), what a decision is told with (JSON),
     -- why it was refused or what was answered, the options that were chosen (JSON).

@@ -54,6 +54,8 @@ class NewTurn:
     sender: UserId
     asked: tuple[EventId, ...]
     inbox: tuple[int, ...]
+    pieces: str = "{}"
+    """The messages (core.piece), where they can be changed while the turn waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,7 +418,8 @@ def insert_turn(
     refused = refused_for is not None
     db.execute(
         "INSERT INTO turns (turn_id, room_id, session, position, state, prompt, sender, asked, "
-        "created_at, ended_at, outcome, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "created_at, ended_at, outcome, reason, pieces) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             turn.turn_id,
             turn.room_id,
@@ -430,6 +433,7 @@ def insert_turn(
             now if refused else None,
             TurnOutcome.REFUSED if refused else None,
             refused_for,
+            "{}" if refused else turn.pieces,
         ),
     )
     _use_inbox(db, turn, turn.turn_id, reason=refused_for)

@@ -1,0 +1,92 @@
+"""A message that somebody changes or takes back after it became part of a turn.
+
+Within the transaction that marks the row of the change: so it counts once, whatever ends when.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.core.piece import Pieces, decode_pieces, encode_pieces
+from orchestrator.model import EventId, TurnId, TurnState, UserId
+from orchestrator.store.api import TurnRow
+from orchestrator.store.command_effect import withdraw_turn
+from orchestrator.store.turn_table import select_turns
+
+
+class Amended(StrEnum):
+    """What came of it."""
+
+    NOTHING = "nothing"
+    """It is part of no turn, of one that has ended, or of one that has begun (an edit)."""
+    CHANGED = "changed"
+    WITHDRAWN = "withdrawn"
+    """Nothing is left of the waiting turn; it ends without a word."""
+    STOPPED = "stopped"
+    """The turn runs, and is to be stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amendment:
+    """With the turn that it is about, if any."""
+
+    outcome: Amended
+    turn_id: TurnId | None = None
+
+
+def edit_message(db: sqlite3.Connection, event_id: EventId, text: str, *, by: UserId) -> Amendment:
+    """Somebody put other words into a message of theirs: what waits is asked in these."""
+    turn = _turn_of(db, event_id)
+    if turn is None or turn.state is not TurnState.QUEUED or turn.cancelled_by is not None:
+        return Amendment(outcome=Amended.NOTHING)
+    pieces = _pieces_of(db, turn).with_text(event_id, text, by=by)
+    if pieces is None:
+        return Amendment(outcome=Amended.NOTHING)
+    _store(db, turn, pieces)
+    return Amendment(outcome=Amended.CHANGED, turn_id=turn.turn_id)
+
+
+def redact_message(db: sqlite3.Connection, event_id: EventId, *, redaction: EventId) -> Amendment:
+    """A message was taken back: of what waits it is left out, what runs because of it stops."""
+    turn = _turn_of(db, event_id)
+    if turn is None or turn.state is TurnState.ENDED:
+        return Amendment(outcome=Amended.NOTHING)
+    if turn.state is not TurnState.QUEUED:
+        withdraw_turn(db, turn.turn_id, command=redaction)
+        return Amendment(outcome=Amended.STOPPED, turn_id=turn.turn_id)
+    pieces = _pieces_of(db, turn).without(event_id)
+    _store(db, turn, pieces)
+    if pieces.messages:
+        return Amendment(outcome=Amended.CHANGED, turn_id=turn.turn_id)
+    withdraw_turn(db, turn.turn_id, command=redaction)
+    return Amendment(outcome=Amended.WITHDRAWN, turn_id=turn.turn_id)
+
+
+def _turn_of(db: sqlite3.Connection, event_id: EventId) -> TurnRow | None:
+    """The last turn that the message is part of: one may go on with another's messages."""
+    found = db.execute("SELECT turn_id FROM inbox WHERE event_id = ?", (event_id,)).fetchone()
+    if found is None or found[0] is None:
+        return None
+    turn_id = str(found[0])
+    while True:
+        rows = select_turns(db, "WHERE continues = ? ORDER BY rowid DESC LIMIT 1", turn_id)
+        if not rows:
+            break
+        turn_id = rows[0].turn_id
+    rows = select_turns(db, "WHERE turn_id = ?", turn_id)
+    return rows[0] if rows else None
+
+
+def _pieces_of(db: sqlite3.Connection, turn: TurnRow) -> Pieces:
+    row = db.execute("SELECT pieces FROM turns WHERE turn_id = ?", (turn.turn_id,)).fetchone()
+    return decode_pieces(row[0])
+
+
+def _store(db: sqlite3.Connection, turn: TurnRow, pieces: Pieces) -> None:
+    stored = encode_pieces(pieces.messages, name_senders=pieces.name_senders)
+    db.execute(
+        "UPDATE turns SET prompt = ?, pieces = ? WHERE turn_id = ?",
+        (pieces.prompt, stored, turn.turn_id),
+    )
