@@ -226,9 +226,7 @@ class Secrets(Section):
 _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
     DockerConfig: ("prewarm",),
     RoomProfile: (
-        "while_running",
         "max_parallel_turns",
-        "questions",
         "files",
         "idle_stop_s",
         "hibernate_s",

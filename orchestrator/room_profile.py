@@ -220,15 +220,13 @@ class RoomProfile(Section):
     """What stands below an answer."""
     show_thinking: bool = False
     """Whether the model's thinking is shown, and not only that it thinks."""
-    while_running: Literal["queue", "steer", "interrupt"] = "queue"
+    while_running: Literal["queue", "interrupt"] = "queue"
     """What a message does that comes while a turn runs."""
     max_parallel_turns: Annotated[int, Field(ge=1, le=16)] = 1
     """Of the room's main timeline and its threads together."""
     effort: Literal["low", "medium", "high", "max"] | None = None
     deciders: Literal["approvers", "asker"] = "approvers"
     """Who may allow a tool: approvers, or besides them whoever asked for the turn."""
-    questions: Literal["reactions", "poll"] = "reactions"
-    """How a question of the agent with options is shown."""
     greet: bool = True
     timeout_s: Seconds = 300
     ceiling_s: Seconds = 1800

@@ -199,7 +199,21 @@ class RoomManager:
         self._marks.note_accepted(row)
         worker = await self._ensure_worker(row.room_id)
         if worker is not None:
+            await self._interrupt(worker, row)
             worker.wake()
+
+    async def _interrupt(self, worker: RoomWorker, turn: TurnRow) -> None:
+        """Where the room wishes it, a new message stops what runs, and is worked on next.
+
+        A crash between its being stored and this leaves it waiting as others do.
+        """
+        running = worker.current
+        if worker.profile.while_running != "interrupt" or running is None:
+            return
+        if turn.state is TurnState.QUEUED and running.turn_id != turn.turn_id:
+            by = turn.asked[-1] if turn.asked else None
+            if by is not None and await self._kit.store.interrupt(running.turn_id, by=by):
+                worker.cancel(running.turn_id)
 
     async def _scheduled(self, turn: TurnRow) -> None:
         worker = await self._ensure_worker(turn.room_id)

@@ -128,6 +128,19 @@ class Store:
 
         return await self.answer_with(seq, effect, rows, reason=COMMAND, now=now)
 
+    async def interrupt(self, turn_id: TurnId, *, by: EventId) -> bool:
+        """Mark a turn as stopped by a later message; False: it was stopped, or has ended, before."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            cursor = db.execute(
+                "UPDATE turns SET cancelled_by = ? "
+                "WHERE turn_id = ? AND state <> 'ended' AND cancelled_by IS NULL",
+                (by, turn_id),
+            )
+            return cursor.rowcount == 1
+
+        return await self.database.run(work)
+
     async def refuse_cancel(self, turn: NewTurn, refusal: Refusal, *, now: float) -> TurnId | None:
         """Refuse the words of a `!cancel`, which has its effect; the turn that it marked."""
         cancelled: list[TurnRow | None] = []

@@ -146,6 +146,20 @@ def test_a_message_that_is_taken_back_while_it_runs_stops(tmp_path: Path) -> Non
     run(tmp_path, test)
 
 
+def test_where_the_room_wishes_it_a_new_message_stops_what_runs(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.claude.scripts["long"] = works_for(200)
+        async with rig.life() as life:
+            await tell(rig, life, "long")
+            await rig.wait_body("begun")
+            await send(rig, life, "rather this")
+            await rig.wait_ended(2, timeout_s=30)
+        assert rig.claude.asked == ["long", "rather this"]
+        assert [str(turn.outcome) for turn in await rig.turns()] == ["cancelled", "done"]
+
+    run(tmp_path, test, defaults={"while_running": "interrupt"})
+
+
 def test_what_was_redacted_before_it_was_heard_is_nothing(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         async with rig.life() as life:
