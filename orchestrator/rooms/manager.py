@@ -19,7 +19,7 @@ from orchestrator.core.policy import Message, RoomEvent, build_prompt
 from orchestrator.core.reason import LEFT_ROOM
 from orchestrator.errors import RequestRefusedError, StoreError
 from orchestrator.faultpoint import FaultPoint, reach
-from orchestrator.model import EventId, RoomId, RoomSlug, TurnId, TurnOutcome, UserId
+from orchestrator.model import EventId, RoomId, RoomSlug, TurnId, TurnOutcome, TurnState, UserId
 from orchestrator.rooms.amending import Amending
 from orchestrator.rooms.commands.table import execute
 from orchestrator.rooms.egress_asking import EgressAsking

@@ -129,7 +129,7 @@ class Store:
         return await self.answer_with(seq, effect, rows, reason=COMMAND, now=now)
 
     async def interrupt(self, turn_id: TurnId, *, by: EventId) -> bool:
-        """Mark a turn as stopped by a later message; False: it was stopped, or has ended, before."""
+        """Mark a turn as stopped by a later message; False: it was stopped or has ended before."""
 
         def work(db: sqlite3.Connection) -> bool:
             cursor = db.execute(
