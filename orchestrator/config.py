@@ -227,7 +227,6 @@ _NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
     DockerConfig: ("prewarm",),
     RoomProfile: (
         "max_parallel_turns",
-        "files",
         "idle_stop_s",
         "hibernate_s",
     ),

@@ -271,6 +271,7 @@ def _assemble(opened: _Opened) -> _System:
         spent_micro_usd=opened.housing.spent_micro_usd,
         person_micro_usd=opened.housing.person_micro_usd,
         invite=matrix.invite,
+        download=matrix.download_file,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(
@@ -469,9 +470,7 @@ async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: E
     deadline = system.kit.wall_clock() + min(_DRAIN_S, rest_s)
     left = await until_signal(stop, system.sender.drain(deadline))
     if left:
-        logger.bind(action="daemon.drained", rooms=left).warning(
-            "some messages wait for the next start"
-        )
+        logger.bind(action="daemon.drained", rooms=left).warning("messages wait for the next start")
     try:
         async with asyncio.timeout(_KEEP_S):
             await system.keeper.keep()

@@ -44,6 +44,8 @@ class CommandName(StrEnum):
     UNDO = "undo"
     EXPORT = "export"
     CLONE = "clone"
+    LS = "ls"
+    GET = "get"
     RESTART = "restart"
     INVITE_AGENT = "invite-agent"
 
@@ -200,6 +202,19 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
                 "!schedule at 2026-12-24T18:00 Wish everybody a good evening",
                 "!schedule remove 1",
             ),
+        ),
+        CommandName.LS: CommandSpec(
+            summary="the files of the workspace",
+            group=Group.FILES,
+            usage="[FOLDER]",
+            examples=("!ls", "!ls uploads"),
+        ),
+        CommandName.GET: CommandSpec(
+            summary="a file of the workspace, sent here",
+            group=Group.FILES,
+            usage="PATH",
+            details="Plain files of up to `files.max_size`; nothing behind a link.",
+            examples=("!get report.pdf", "!get src/main.py"),
         ),
         CommandName.DIFF: CommandSpec(
             summary="what the last turn changed in the workspace",

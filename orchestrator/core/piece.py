@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.core.attachment import decode_attachment, encode_attachment
 from orchestrator.core.policy import Message, build_prompt
 from orchestrator.model import EventId, UserId
 
@@ -37,7 +38,9 @@ class Pieces:
 
 def encode_pieces(messages: Sequence[Message], *, name_senders: bool) -> str:
     """As they are stored."""
-    rows = [[m.event_id, m.sender, m.name, m.text] for m in messages]
+    rows = [
+        [m.event_id, m.sender, m.name, m.text, encode_attachment(m.attachment)] for m in messages
+    ]
     return json.dumps({"named": name_senders, "messages": rows})
 
 
@@ -45,7 +48,13 @@ def decode_pieces(text: str) -> Pieces:
     """What was stored; nothing of a turn from before they were kept."""
     stored = json.loads(text or "{}")
     messages = tuple(
-        Message(event_id=EventId(event), sender=UserId(sender), name=name, text=words)
-        for event, sender, name, words in stored.get("messages", [])
+        Message(
+            event_id=EventId(event),
+            sender=UserId(sender),
+            name=name,
+            text=words,
+            attachment=decode_attachment(attachment),
+        )
+        for event, sender, name, words, attachment in stored.get("messages", [])
     )
     return Pieces(messages=messages, name_senders=bool(stored.get("named")))

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.core.attachment import FILE_TYPES, Attachment
 from orchestrator.core.command import Permission
 from orchestrator.model import EventId, UserId
 
@@ -26,7 +27,6 @@ _ONLY_MARKED = (
 )
 # 64 bits: who runs a homeserver could try out contents until a shorter mark comes out as planned.
 _MARK_CHARS = 16
-_FILE_TYPES = ("m.file", "m.image", "m.audio", "m.video")
 
 
 class _Outside(BaseModel):
@@ -99,6 +99,8 @@ class Message:
     text: str
     name: str | None = None
     """The sender's display name, cleaned (`core.display_name`), as it was then."""
+    attachment: Attachment | None = None
+    """The file that it brings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,7 @@ class Circumstances:
     """`auto`, `all` or `mention`, as the room's profile has it."""
     joined_members: int | None
     looks_like_command: bool
+    takes_files: bool = True
 
 
 def decide(event: RoomEvent, content: MessageContent, now: Circumstances) -> tuple[Verdict, str]:
@@ -122,7 +125,7 @@ def decide(event: RoomEvent, content: MessageContent, now: Circumstances) -> tup
         return Verdict.IGNORE, "notice"
     if content.relates_to is not None and content.relates_to.rel_type == "m.replace":
         return Verdict.IGNORE, "edit"
-    if content.msgtype not in _TEXT_TYPES + _FILE_TYPES:
+    if content.msgtype not in _TEXT_TYPES + FILE_TYPES:
         return Verdict.IGNORE, "message type"
     if not now.looks_like_command and not _is_triggered(content, now):
         return Verdict.IGNORE, "not addressed"
@@ -130,8 +133,8 @@ def decide(event: RoomEvent, content: MessageContent, now: Circumstances) -> tup
         return Verdict.TELL_NOT_ALLOWED, "sender not allowed"
     if not now.looks_like_command and Permission.RUN not in now.permissions:
         return Verdict.TELL_READER, READER
-    if content.msgtype in _FILE_TYPES:
-        return Verdict.TELL_NO_FILES, "file"
+    if content.msgtype in FILE_TYPES:
+        return (Verdict.PROMPT, "file") if now.takes_files else (Verdict.TELL_NO_FILES, "file")
     if not content.body.strip():
         return Verdict.TELL_EMPTY, "empty"
     return (Verdict.COMMAND, "command") if now.looks_like_command else (Verdict.PROMPT, "prompt")

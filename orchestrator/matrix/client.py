@@ -18,6 +18,7 @@ from loguru import logger
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config import MatrixConfig, Secrets
+from orchestrator.core.attachment import Attachment
 from orchestrator.errors import (
     HomeserverUnreachableError,
     MatrixError,
@@ -149,6 +150,15 @@ class MatrixClient:
     async def upload_file(self, room_id: RoomId, data: bytes, *, mimetype: str) -> JsonObject:
         """Upload a file for a room; see `ports.Homeserver`. At most two minutes."""
         return await self._media.upload(room_id, data, mimetype=mimetype)
+
+    async def download_file(self, attachment: Attachment) -> bytes:
+        """A file that somebody sent, in clear. At most two minutes, and 64 MiB.
+
+        Raises:
+            ValueError: it is not what its sender encrypted.
+            MatrixError: as every request; RequestRefusedError where the homeserver has none.
+        """
+        return await self._media.download(attachment)
 
     async def set_typing(self, room_id: RoomId, *, typing: bool) -> None:
         """Show or hide the typing notice (for 30 s). Failures are swallowed."""

@@ -16,6 +16,7 @@ from typing import NoReturn, Protocol
 from loguru import logger
 
 from orchestrator.core import texts
+from orchestrator.core.attachment import msgtype_of
 from orchestrator.core.naming import txn_id
 from orchestrator.core.texts import workspace as workspace_texts
 from orchestrator.errors import FileRefusedError, StoreError
@@ -255,7 +256,7 @@ def _file_row(errand: Errand, file: OutFile) -> NewOutboxRow:
         txn_id=txn_id(f"{errand.event_id}:file", 0),
         event_type=MESSAGE,
         content={
-            "msgtype": "m.file",
+            "msgtype": msgtype_of(file.mimetype),
             "body": file.name,
             "filename": file.name,
             "info": {"mimetype": file.mimetype, "size": len(file.data)},

@@ -9,6 +9,7 @@ from orchestrator.rooms.clone import clone
 from orchestrator.rooms.diff import diff
 from orchestrator.rooms.errand import Work
 from orchestrator.rooms.export import export
+from orchestrator.rooms.fetch import get_file, list_files
 from orchestrator.rooms.undo import undo
 from orchestrator.store.errand_table import ErrandKind
 
@@ -18,5 +19,7 @@ WORKS: Mapping[ErrandKind, Work] = MappingProxyType(
         ErrandKind.UNDO: undo,
         ErrandKind.EXPORT: export,
         ErrandKind.CLONE: clone,
+        ErrandKind.LS: list_files,
+        ErrandKind.GET: get_file,
     }
 )

@@ -10,6 +10,7 @@ from typing import Protocol
 from orchestrator.config import Config
 from orchestrator.core.allowance import Allowance
 from orchestrator.core.approval import Deciders
+from orchestrator.core.attachment import Attachment
 from orchestrator.core.chunking import encrypted_limit
 from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target
@@ -122,6 +123,8 @@ class Kit:
     """What was spent for somebody today (UTC), in all rooms."""
     send_aside: SendAside
     """Sends a courtesy past the outbox; as `OutboxSender.send_aside` says."""
+    download: Callable[[Attachment], Awaitable[bytes]]
+    """A file from the homeserver, in clear; as `MatrixClient.download_file` says."""
     copies: CopyFiles
     """The rooms' workspaces as they were before their turns."""
     lives: Lives = field(default_factory=Lives)

@@ -8,6 +8,12 @@ from pydantic import ValidationError
 
 from orchestrator.config import Config
 from orchestrator.core import texts
+from orchestrator.core.attachment import (
+    FILE_TYPES,
+    Attachment,
+    parse_attachment,
+    parse_caption,
+)
 from orchestrator.core.command import Permission, is_for_approvers, parse_command
 from orchestrator.core.edit import parse_edited, parse_new_content, read_said
 from orchestrator.core.policy import (
@@ -20,6 +26,7 @@ from orchestrator.core.policy import (
     read_tolerantly,
     strip_quote,
 )
+from orchestrator.core.texts import file as file_texts
 from orchestrator.core.texts import person as person_texts
 from orchestrator.core.turn_mark import parse_reply
 from orchestrator.faultpoint import FaultPoint, reach
@@ -90,16 +97,23 @@ class MessageIntake:
         except ValidationError:
             await self._malformed(room, row, event)
             return
+        is_file = content.msgtype in FILE_TYPES
+        attachment = parse_attachment(event.content) if is_file else None
         message = Message(
             event_id=EventId(event.event_id),
             sender=UserId(event.sender),
-            text=content.body,
+            text=_words_of(event, attachment) if attachment else content.body,
+            attachment=attachment,
             name=await self._people.name(room.room_id, UserId(event.sender)),
         )
         if await self._answers(room, row, message, event):
             return
         verdict, reason = await self._decide(room, event, content)
         await self._note_person(room, row, event)
+        if verdict is Verdict.PROMPT and is_file and attachment is None:
+            text = file_texts.not_taken(content.body, file_texts.UNREADABLE)
+            await self.tell(room.room_id, row, text, reason="file")
+            return
         if verdict is Verdict.PROMPT and await self._is_paused(room, row, message.sender):
             return
         if verdict not in _UNLIMITED:
@@ -185,15 +199,18 @@ class MessageIntake:
     async def _decide(
         self, room: RoomRow, event: RoomEvent, content: MessageContent
     ) -> tuple[Verdict, str]:
+        profile = self._config.profile(room.room_id, room.alias, room.former)
+        is_file = content.msgtype in FILE_TYPES
         return decide(
             event,
             content,
             Circumstances(
                 me=self._me,
                 permissions=await self._people.permissions(room.room_id, event.sender),
-                trigger=self._config.profile(room.room_id, room.alias, room.former).trigger,
+                trigger=profile.trigger,
                 joined_members=room.joined_members,
-                looks_like_command=parse_command(content.body) is not None,
+                looks_like_command=not is_file and parse_command(content.body) is not None,
+                takes_files=profile.files.received_per_turn > 0,
             ),
         )
 
@@ -234,7 +251,7 @@ class MessageIntake:
                 text = person_texts.ONLY_READER
                 await self.tell(room.room_id, row, text, reason=reason, once=once)
             case Verdict.TELL_NO_FILES:
-                await self.tell(room.room_id, row, texts.CANNOT_READ_FILES, reason=reason)
+                await self.tell(room.room_id, row, file_texts.TAKES_NONE, reason=reason)
             case Verdict.TELL_EMPTY:
                 await self.tell(room.room_id, row, texts.EMPTY_MESSAGE, reason=reason)
 
@@ -284,3 +301,9 @@ class MessageIntake:
     async def _done(self, row: InboxRow, reason: str) -> None:
         reach(FaultPoint.INBOX_MARK)
         await self._store.inbox.mark(row.seq, InboxState.IGNORED, reason=reason)
+
+
+def _words_of(event: RoomEvent, attachment: Attachment) -> str:
+    """What was said with a file, and that it is one."""
+    caption, sent = parse_caption(event.content), file_texts.sent(attachment.name)
+    return f"{caption}\n\n{sent}" if caption else sent

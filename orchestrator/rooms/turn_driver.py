@@ -25,6 +25,7 @@ from orchestrator.errors import (
 from orchestrator.model import TurnOutcome, TurnState
 from orchestrator.ports import RunnerInfo
 from orchestrator.room_profile import RoomProfile
+from orchestrator.rooms.attachments import NOTHING, Brought, RoomAttachments
 from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.copies import RoomCopies
 from orchestrator.rooms.kit import Kit
@@ -160,8 +161,9 @@ class TurnDriver:
                 session=session,
                 connection=self._runner.connection,
             )
+            brought = await self._bring()
             if not self._is_cancelled:
-                return self._begin(session, link)
+                return self._begin(session, link, brought=brought)
 
     async def _resume(self) -> TurnRun | None:
         """Go on with a turn that an earlier life of the orchestrator had offered."""
@@ -189,9 +191,24 @@ class TurnDriver:
         asked_s = await self._kit.store.approvals.waited_s(
             self.turn.turn_id, now=self._kit.wall_clock()
         )
-        return self._begin(session, link, asked_s=asked_s)
+        # What was offered and may not have arrived is offered again, with its files.
+        is_open = self.turn.state is TurnState.DELIVERING
+        brought = await self._bring() if is_open else NOTHING
+        return self._begin(session, link, asked_s=asked_s, brought=brought)
 
-    def _begin(self, session: SessionRow, link: RunnerLink, *, asked_s: float = 0.0) -> TurnRun:
+    async def _bring(self) -> Brought:
+        return await RoomAttachments(self._kit, self._profile).bring(
+            self.turn, self._runner.connection
+        )
+
+    def _begin(
+        self,
+        session: SessionRow,
+        link: RunnerLink,
+        *,
+        asked_s: float = 0.0,
+        brought: Brought = NOTHING,
+    ) -> TurnRun:
         self._run = TurnRun(
             self.turn,
             kit=self._kit,
@@ -199,6 +216,7 @@ class TurnDriver:
             session=session,
             link=link,
             asked_s=asked_s,
+            brought=brought,
         )
         self._failures = 0
         self._connected_at = asyncio.get_running_loop().time()

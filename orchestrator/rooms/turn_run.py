@@ -11,14 +11,9 @@ import asyncio
 from loguru import logger
 
 from orchestrator.core import texts
-from orchestrator.core.cli_input import (
-    build_control_error,
-    build_user_message,
-    message_uuid,
-)
+from orchestrator.core.cli_input import build_control_error, message_uuid
 from orchestrator.core.deadline import TurnClock
 from orchestrator.core.failure import explain_refusal
-from orchestrator.core.going_on import build_prompt_again
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.running_tools import RunningTools
 from orchestrator.core.stream import parse_line
@@ -36,6 +31,7 @@ from orchestrator.errors import RunnerError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Seq, TurnOutcome, TurnState
 from orchestrator.room_profile import RoomProfile
+from orchestrator.rooms.attachments import NOTHING, Brought
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.cut_line import CutKind, parse_cut
 from orchestrator.rooms.kit import Kit
@@ -85,11 +81,13 @@ class TurnRun:
         session: SessionRow,
         link: RunnerLink,
         asked_s: float = 0.0,
+        brought: Brought = NOTHING,
     ) -> None:
         self._kit = kit
         self._profile = profile
         self._session = session
         self._link = link
+        self._brought = brought
         epoch, acked = link.welcome.epoch, Seq(link.welcome.first - 1)
         shows_parts = profile.stream == "messages"
         self._output = TurnOutput(turn, kit=kit, epoch=epoch, acked=acked, shows_parts=shows_parts)
@@ -178,8 +176,7 @@ class TurnRun:
             )
             reach(FaultPoint.OFFER_STORED)
         if not self._is_applied:
-            prompt = build_prompt_again(turn.prompt) if turn.continues else turn.prompt
-            line = build_user_message(prompt, message_uuid=message_uuid(turn.turn_id))
+            line = self._brought.line(turn)
             await self._link.send_line(self._offer_id, self._session.session_id, line)
             reach(FaultPoint.OFFER_WRITTEN)
         await self._replies.send_again(self._link, self._session.session_id)

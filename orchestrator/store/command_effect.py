@@ -168,5 +168,10 @@ def _insert_retry(
             last.turn_id,
         ),
     )
+    db.execute(
+        "UPDATE turns SET (pieces, files) = (SELECT pieces, files FROM turns WHERE turn_id = ?) "
+        "WHERE turn_id = ?",
+        (last.turn_id, new),
+    )
     # As for a message: its end is the turn's.
     db.execute("UPDATE inbox SET turn_id = ? WHERE seq = ?", (new, position))

@@ -28,6 +28,8 @@ class ErrandKind(StrEnum):
     UNDO = "undo"
     EXPORT = "export"
     CLONE = "clone"
+    LS = "ls"
+    GET = "get"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,8 +73,9 @@ def _empty_turns(db: sqlite3.Connection, after: int, before: float) -> tuple[int
         db, "SELECT rowid FROM turns WHERE rowid > ? ORDER BY rowid LIMIT ?", after
     )
     cursor = db.execute(
-        "UPDATE turns SET prompt = '', draft = '', pieces = '{}' WHERE rowid > ? AND rowid <= ? "
-        "AND state = 'ended' AND ended_at < ? AND (prompt <> '' OR draft <> '')",
+        "UPDATE turns SET prompt = '', draft = '', pieces = '{}', files = '{}' "
+        "WHERE rowid > ? AND rowid <= ? AND state = 'ended' "
+        "AND ended_at < ? AND (prompt <> '' OR draft <> '')",
         (after, until, before),
     )
     return cursor.rowcount, until

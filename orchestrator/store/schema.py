@@ -38,7 +38,10 @@ _APPROVALS = """
     CREATE INDEX approvals_of_turn ON approvals (turn_id) WHERE state = 'open';
 """
 _THREADS = ""
-_FILES = ""
+_FILES = """
+    -- Where in the workspace the files go that came with a turn, by message.
+    ALTER TABLE turns ADD COLUMN files TEXT NOT NULL DEFAULT '{}';
+"""
 _SNAPSHOTS = """
     -- Copies of a workspace from before each turn; the files are below STATE_DIR/snapshots.
     CREATE TABLE snapshots (

@@ -21,6 +21,7 @@ from orchestrator.store.copy_table import CopyTable
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.egress_effect import EgressChange
 from orchestrator.store.errand_table import ErrandTable
+from orchestrator.store.file_table import FileTable
 from orchestrator.store.grant_table import GrantTable
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
@@ -60,6 +61,7 @@ class Store:
     absences: AbsenceTable
     settings: SettingTable
     schedules: ScheduleTable
+    files: FileTable
     people: PeopleTable
     allowances: AllowanceTable
     copies: CopyTable
@@ -279,6 +281,7 @@ def build_store(database: Database) -> Store:
         absences=AbsenceTable(database),
         settings=SettingTable(database),
         schedules=ScheduleTable(database),
+        files=FileTable(database),
         people=PeopleTable(database),
         allowances=AllowanceTable(database),
         copies=CopyTable(database),

@@ -402,9 +402,9 @@ def _insert_continuation(db: sqlite3.Connection, ended: TurnId, go_on: GoOn, *, 
     """The same message again, in the same place of the queue; a cancel of it still counts."""
     db.execute(
         "INSERT INTO turns (turn_id, room_id, session, position, state, prompt, sender, asked, "
-        "created_at, continues, resumes, not_before, cancelled_by) "
+        "created_at, continues, resumes, not_before, cancelled_by, pieces, files) "
         "SELECT ?, room_id, session, position, ?, prompt, sender, asked, ?, turn_id, ?, ?, "
-        "cancelled_by FROM turns WHERE turn_id = ?",
+        "cancelled_by, pieces, files FROM turns WHERE turn_id = ?",
         (continuation_id(ended), TurnState.QUEUED, now, go_on.resumes, go_on.not_before, ended),
     )
 

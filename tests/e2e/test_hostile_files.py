@@ -13,7 +13,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from orchestrator.core import texts
+from orchestrator.core.texts import file as texts
 from orchestrator.model import RunnerState
 from tests.e2e.conftest import Installation
 from tests.support import hostile_contents
@@ -81,7 +81,7 @@ def hostile_events() -> Iterator[Json]:
     yield {"msgtype": "m.audio", "body": MARK, "org.matrix.msc3245.voice": {}}
 
 
-async def test_a_hostile_file_ends_in_one_plain_notice_and_no_download(
+async def test_where_no_files_are_taken_a_hostile_one_ends_in_one_plain_notice_and_no_download(
     installation: Installation,
 ) -> None:
     events = list(hostile_events())
@@ -89,6 +89,7 @@ async def test_a_hostile_file_ends_in_one_plain_notice_and_no_download(
         orchestrator = await installation.configure(
             matrix={"homeserver": proxy.base_url, "user_id": installation.agent.user_id},
             gateway={"sender_burst": 1000},
+            defaults={"permissions": "bypass", "files": {"received_per_turn": 0}},
         )
         await orchestrator.start()
         alice = await installation.person()
@@ -106,7 +107,7 @@ async def test_a_hostile_file_ends_in_one_plain_notice_and_no_download(
             what="a notice for each file",
         )
         said = alice.texts(room, sender=agent)
-        assert said.count(texts.CANNOT_READ_FILES) == wanted
+        assert said.count(texts.TAKES_NONE) == wanted
         assert len(said) == wanted + 1
         shown = [event for event in alice.timeline if event["sender"] == agent]
         assert MARK not in json.dumps(shown)

@@ -155,6 +155,13 @@ class MatrixUser:
         after = f"&from={quote(place, safe='')}" if place else ""
         return await self.request("GET", f"{_room(room_id)}/messages?dir=b&limit=500{after}")
 
+    async def upload(self, data: bytes, *, mimetype: str = "application/octet-stream") -> str:
+        """Put a file into the homeserver's media repository; its address."""
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": mimetype}
+        async with self._http.post("/_matrix/media/v3/upload", data=data, headers=headers) as done:
+            uri: str = (await done.json())["content_uri"]
+            return uri
+
     async def download(self, uri: str) -> bytes:
         """A file of the homeserver's media repository."""
         path = f"/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"

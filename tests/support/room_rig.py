@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 from orchestrator.config import Config, parse_config
 from orchestrator.core.allowance import Allowance
+from orchestrator.core.attachment import Attachment
 from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target, is_covered
 from orchestrator.core.naming import room_slug, room_uid, runner_name
@@ -53,6 +54,7 @@ from orchestrator.store.copy_files import CopyFiles
 from orchestrator.store.copy_table import CopyTable
 from orchestrator.store.database import Database
 from orchestrator.store.errand_table import ErrandTable
+from orchestrator.store.file_table import FileTable
 from orchestrator.store.grant_table import GrantTable
 from orchestrator.store.inbox_table import InboxTable
 from orchestrator.store.meta_table import MetaTable
@@ -339,6 +341,8 @@ class Rig:
     """Signs that were sent, by the message that they are on, where there is no `account`."""
     edits: list[JsonObject] = field(default_factory=list)
     """Forms of live messages that were sent, where there is no `account`."""
+    media: dict[str, bytes | BaseException] = field(default_factory=dict)
+    """What the homeserver has, by its id; or how it fails."""
     account: MemoryHomeserver | None = None
     """Where a life sends its outbox; None: it stays where it is."""
 
@@ -388,6 +392,13 @@ class Rig:
         row = NewInboxRow(kind=kind, room_id=room, event_id=event_id, raw=text)
         self.events += 1
         await self.store.inbox.commit_sync([row], f"s{self.events}", now=loop_clock())
+
+    async def download(self, attachment: Attachment) -> bytes:
+        """As `ports.Homeserver` says."""
+        found = self.media[attachment.media_id]
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     async def said(self, room: RoomId = ROOM) -> list[JsonObject]:
         """The contents of all that waits for the room, in order."""
@@ -525,6 +536,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         absences=AbsenceTable(own),
         settings=SettingTable(own),
         schedules=ScheduleTable(own),
+        files=FileTable(own),
         people=PeopleTable(own),
         allowances=AllowanceTable(own),
         copies=CopyTable(own),
@@ -579,6 +591,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         spent_micro_usd=lambda slug: rig.doors.spent.get(slug, 0),
         person_micro_usd=lambda person: rig.doors.spent_for.get(person, 0),
         invite=rig.homeserver.invite,
+        download=rig.download,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(

@@ -19,7 +19,6 @@ NOT_ALLOWED = (
     "I only take turns from people that this installation's operator has listed (access.users). "
     "Ask them to add you."
 )
-CANNOT_READ_FILES = "I can't take files, images or voice messages yet. Please send it as text."
 EMPTY_MESSAGE = "That message has no text that I could work on."
 TOO_MANY_AT_ONCE = "Not taken: too many people write here at once. Please send it again."
 MESSAGE_TOO_LARGE = "A part of the answer was larger than the homeserver accepts; it is left out."

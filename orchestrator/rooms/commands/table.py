@@ -78,6 +78,8 @@ HANDLERS: Mapping[CommandName, Handler] = MappingProxyType(
         CommandName.UNDO: partial(begin_errand, ErrandKind.UNDO),
         CommandName.EXPORT: partial(begin_errand, ErrandKind.EXPORT),
         CommandName.CLONE: partial(begin_errand, ErrandKind.CLONE),
+        CommandName.LS: partial(begin_errand, ErrandKind.LS),
+        CommandName.GET: partial(begin_errand, ErrandKind.GET),
         CommandName.RESTART: restart,
         CommandName.INVITE_AGENT: invite_agent,
     }

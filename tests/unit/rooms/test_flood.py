@@ -132,7 +132,7 @@ def test_commands_are_not_answered_faster_than_the_answers_can_be_sent(tmp_path:
             await send_all(rig)
             await tell(rig, life, "!help")
             await asyncio.sleep(100)
-        assert (await rig.bodies())[-1].startswith("- `!help`")
+        assert (await rig.bodies())[-1].startswith("**Conversation**")
         assert await waiting(rig) == 0
 
     run(tmp_path, test)

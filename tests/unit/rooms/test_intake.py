@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core import texts
+from orchestrator.core.texts import file as file_texts
 from orchestrator.errors import (
     HomeserverUnreachableError,
     RateLimitedError,
@@ -118,7 +119,7 @@ def test_who_may_not_ask_is_told_once_and_the_outbox_is_woken(tmp_path: Path) ->
             await asyncio.sleep(5)
         assert await rig.bodies() == [
             texts.NOT_ALLOWED,
-            texts.CANNOT_READ_FILES,
+            file_texts.not_taken("cat.png", file_texts.UNREADABLE),
             texts.EMPTY_MESSAGE,
         ]
         assert len(woken) >= 3

@@ -45,7 +45,7 @@ def test_only_the_last_part_of_a_long_answer_has_the_final_mark(tmp_path: Path) 
         assert [m["final"] for m in marks] == [False] * (len(marks) - 1) + [True]
         assert [m["part"] for m in marks] == list(range(len(marks)))
 
-    run(tmp_path, test, gateway={"max_event_bytes": 8192, "max_answer_messages": 10})
+    run(tmp_path, test, gateway={"max_event_bytes": 8192, "max_answer_messages": 20})
 
 
 def test_a_turn_whose_text_was_sent_before_its_end_gets_an_unseen_end_mark(tmp_path: Path) -> None:
