@@ -163,12 +163,14 @@ class ProjectConfig(Section):
 
 
 class FilesConfig(Section):
-    """Files that people send to the agent, and that they ask for."""
+    """Files that people send to the agent, that it sends, and that they ask for."""
 
     max_size: Size = 20 << 20
     """Of one file, either way."""
     received_per_turn: Annotated[int, Field(ge=0, le=100)] = 10
     """0: none is taken."""
+    sent_per_turn: Annotated[int, Field(ge=0, le=100)] = 10
+    """0: the agent can send none."""
 
 
 class SnapshotsConfig(Section):

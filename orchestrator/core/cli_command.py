@@ -5,6 +5,7 @@ Each flag and variable was tried on that version; docs/cli-facts.md says what it
 
 from __future__ import annotations
 
+from orchestrator.core import room_tools
 from orchestrator.core.cli_policy import NOTHING_MORE, ProjectPolicy, build_launcher
 from orchestrator.model import Permissions, SessionId
 
@@ -55,6 +56,7 @@ def build_cli_argv(
     project: ProjectPolicy = NOTHING_MORE,
     web_fetch: bool = False,
     web_search: bool = False,
+    sends_files: bool = False,
     executable: str = CLAUDE,
     workspace: str = WORKSPACE,
 ) -> list[str]:
@@ -63,7 +65,8 @@ def build_cli_argv(
     `resume` continues a session that this id already has; without it the id must be unused (the CLI
     refuses with exit code 1 either way). `system_prompt` is added to the CLI's own. `web_fetch`
     leaves the tool that fetches pages, from this host and so through the proxy; `web_search` the
-    one that the API does, where the gateway lets the room's searches through.
+    one that the API does, where the gateway lets the room's searches through; `sends_files` adds
+    ours that sends a file into the room.
     """
     argv = [*build_launcher(project), executable, "-p", "--verbose", "--include-partial-messages"]
     argv += ["--input-format", "stream-json", "--output-format", "stream-json"]
@@ -77,6 +80,8 @@ def build_cli_argv(
         argv += ["--add-dir", workspace]
     web = [*([] if web_fetch else [_WEB_FETCH]), *([] if web_search else [_WEB_SEARCH])]
     argv += ["--disallowedTools", ",".join([*DISALLOWED_TOOLS, *web])]
+    if sends_files:
+        argv += [f"--mcp-config={room_tools.CONFIG}", f"--allowedTools={room_tools.ALLOWED}"]
     if web_fetch:
         argv += ["--settings", _WEB_SETTINGS]
     argv += ["--resume" if resume else "--session-id", session_id]

@@ -23,8 +23,9 @@ from orchestrator.core.cli_event import (
     TextBlock,
     Usage,
 )
-from orchestrator.core.cli_input import build_control_error
+from orchestrator.core.cli_input import build_control_error, build_mcp_answer
 from orchestrator.core.failure import explain_failure, is_unresumable, is_usage_limit
+from orchestrator.core.room_tools import SERVER, FileCall, build_answer, parse_call
 from orchestrator.core.running_tools import summarise_input
 from orchestrator.model import JsonObject, Seq, TurnOutcome
 
@@ -52,6 +53,15 @@ class PermissionAsked:
     """A question or a plan: there is no sense in a rule that answers it."""
     suggestions: tuple[JsonObject, ...] = ()
     """What the CLI would change in its permissions for good, as it says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileWanted:
+    """The agent wants to send a file; the CLI waits for the answer to `message`."""
+
+    request_id: str
+    call: FileCall
+    message: JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +126,14 @@ class Ended:
 
 
 Show = (
-    TextReady | PermissionAsked | PermissionWithdrawn | ReplyToCli | RateLimited | Retrying | Ended
+    TextReady
+    | PermissionAsked
+    | FileWanted
+    | PermissionWithdrawn
+    | ReplyToCli
+    | RateLimited
+    | Retrying
+    | Ended
 )
 
 
@@ -198,7 +215,13 @@ class TurnView:
             case ControlCancel():
                 self.answered(event.request_id)
                 return [PermissionWithdrawn(request_id=event.request_id)]
-            case McpMessage() | OtherRequest():
+            case McpMessage() if (call := parse_call(event.message)) is not None:
+                self._open_requests[event.request_id] = seq
+                wanted = FileWanted(request_id=event.request_id, call=call, message=event.message)
+                return [wanted]
+            case McpMessage():
+                return [ReplyToCli(line=build_tool_answer(event))]
+            case OtherRequest():
                 return [_refused_request(event)]
             case _:
                 return []
@@ -306,8 +329,15 @@ def _permission_asked(event: PermissionRequest) -> PermissionAsked:
     )
 
 
-def _refused_request(event: McpMessage | OtherRequest) -> ReplyToCli:
-    what = "tool server" if isinstance(event, McpMessage) else event.subtype[:_SUMMARY_CHARS]
+def build_tool_answer(event: McpMessage) -> str:
+    """The line that answers a message to a tool server, where it is no call of a tool of ours."""
+    if event.server_name != SERVER:
+        return build_control_error(event.request_id, "not served here: tool server")
+    return build_mcp_answer(event.request_id, build_answer(event.message))
+
+
+def _refused_request(event: OtherRequest) -> ReplyToCli:
+    what = event.subtype[:_SUMMARY_CHARS]
     return ReplyToCli(line=build_control_error(event.request_id, f"not served here: {what}"))
 
 

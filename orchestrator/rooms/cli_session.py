@@ -141,6 +141,7 @@ class CliSessions:
             project=self._profile.project.policy(),
             web_fetch=bool(self._profile.egress.allow) or self._profile.egress.ask,
             web_search="web_search" in self._profile.api.server_tools,
+            sends_files=self._profile.files.sent_per_turn > 0,
         )
 
     def _command(self) -> str:

@@ -92,5 +92,5 @@ def _render(found: WorkspaceDiff, max_event_bytes: int) -> Answer:
             return Answer(text=whole)
     data = (found.diff + "\n").encode("utf-8", "replace")
     text = f"{found.summary}\n\n{texts.diff_in_file(len(data))}"
-    file = OutFile(name="changes.diff", mimetype="text/x-diff", data=data)
+    file = OutFile(name="changes.diff", data=data)
     return Answer(text=text, file=file)

@@ -16,7 +16,6 @@ from typing import NoReturn, Protocol
 from loguru import logger
 
 from orchestrator.core import texts
-from orchestrator.core.attachment import msgtype_of
 from orchestrator.core.naming import txn_id
 from orchestrator.core.texts import workspace as workspace_texts
 from orchestrator.errors import FileRefusedError, StoreError
@@ -26,6 +25,7 @@ from orchestrator.rooms.connection import Connection
 from orchestrator.rooms.copies import RoomCopies, hearing
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import MESSAGE, build_notice_rows
+from orchestrator.rooms.outgoing_file import build_file_content
 from orchestrator.rooms.room_runner import TROUBLE, RoomRunner
 from orchestrator.store.api import NewOutboxRow, RoomRow, TurnRow
 from orchestrator.store.errand_table import Errand, ErrandKind, end_errand
@@ -41,7 +41,6 @@ class OutFile:
     """A file that goes with an answer."""
 
     name: str
-    mimetype: str
     data: bytes
 
 
@@ -256,11 +255,7 @@ def _file_row(errand: Errand, file: OutFile) -> NewOutboxRow:
         txn_id=txn_id(f"{errand.event_id}:file", 0),
         event_type=MESSAGE,
         content={
-            "msgtype": msgtype_of(file.mimetype),
-            "body": file.name,
-            "filename": file.name,
-            "info": {"mimetype": file.mimetype, "size": len(file.data)},
-            "m.mentions": {},
+            **build_file_content(file.name, file.data),
             "m.relates_to": {"m.in_reply_to": {"event_id": errand.event_id}},
         },
         priority=Priority.NOTICE,

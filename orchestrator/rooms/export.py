@@ -72,7 +72,7 @@ async def export(work: ErrandWork) -> Answer:
         except _TooLargeError:
             return Answer(text=texts.export_too_large(limit))
     name = f"room-{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M}.zip"
-    file = OutFile(name=name, mimetype="application/zip", data=archive.data)
+    file = OutFile(name=name, data=archive.data)
     if manifest is None and why_not is not None:
         return Answer(text=texts.export_without_files(why_not), file=file)
     words = sum(one.kind == "text" for one in said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from orchestrator.core.attachment import sniff
 from orchestrator.core.texts import file as texts
 from orchestrator.errors import FileRefusedError
 from orchestrator.rooms.copies import files_of
@@ -32,7 +31,7 @@ async def get_file(work: ErrandWork) -> Answer:
     except FileRefusedError as e:
         return Answer(text=f"{texts.not_listed(path, str(e))} {texts.GET_FORM}")
     name = path.rpartition("/")[2]
-    file = OutFile(name=name, mimetype=sniff(data), data=data)
+    file = OutFile(name=name, data=data)
     return Answer(text=texts.gotten(path, len(data)), file=file)
 
 

@@ -17,10 +17,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from loguru import logger
+
 from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.naming import live_txn_id
 from orchestrator.core.sanitise import sanitise
+from orchestrator.errors import RunnerError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome
 from orchestrator.rooms.kit import Kit
@@ -242,8 +245,15 @@ class TurnOutput:
         return self.turn
 
     async def acknowledge_all(self, link: RunnerLink, now: float) -> None:
-        """After the end: the runner may forget all of it."""
-        await self._acknowledged(link, self._seen, now)
+        """After the end, which is stored: the runner may forget all of it, now or later."""
+        try:
+            await self._acknowledged(link, self._seen, now)
+            reach(FaultPoint.END_ACKED)
+        except RunnerError as e:
+            # The next hello says it.
+            logger.bind(action="turn.ack", turn=self.turn.turn_id, error=type(e).__name__).debug(
+                "not told"
+            )
 
     async def _last_rows(self, final: Final | None, sentence: str | None) -> Sequence[NewOutboxRow]:
         rows: list[NewOutboxRow] = []

@@ -19,6 +19,7 @@ from orchestrator.core.running_tools import RunningTools
 from orchestrator.core.stream import parse_line
 from orchestrator.core.turn_view import (
     Ended,
+    FileWanted,
     PermissionAsked,
     PermissionWithdrawn,
     ReplyToCli,
@@ -27,7 +28,6 @@ from orchestrator.core.turn_view import (
     TextReady,
     TurnView,
 )
-from orchestrator.errors import RunnerError
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.model import Seq, TurnOutcome, TurnState
 from orchestrator.room_profile import RoomProfile
@@ -35,6 +35,7 @@ from orchestrator.rooms.attachments import NOTHING, Brought
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.cut_line import CutKind, parse_cut
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.sending import RoomSending
 from orchestrator.rooms.tool_asking import Reply, ToolAsking
 from orchestrator.rooms.turn_end import LastWords, LimitMet, how_ended, plan_end, render_footer
 from orchestrator.rooms.turn_error import NotTakenError, ResumeFailedError, StuckError
@@ -89,8 +90,8 @@ class TurnRun:
         self._link = link
         self._brought = brought
         epoch, acked = link.welcome.epoch, Seq(link.welcome.first - 1)
-        shows_parts = profile.stream == "messages"
-        self._output = TurnOutput(turn, kit=kit, epoch=epoch, acked=acked, shows_parts=shows_parts)
+        parts = profile.stream == "messages"
+        self._output = TurnOutput(turn, kit=kit, epoch=epoch, acked=acked, shows_parts=parts)
         self._loop = asyncio.get_running_loop()
         now, wall = self._loop.time(), kit.wall_clock()
         self._view = self._new_view(text_shown=self._output.has_shown_text)
@@ -117,6 +118,8 @@ class TurnRun:
         self._why_not_opened: str | None = None
         self._replies = TurnReplies(turn.turn_id)
         self.asking = ToolAsking(kit, profile, lambda: self._output.turn)
+        self._sending = RoomSending(kit, profile.files, lambda: self._output.turn)
+        self._connection: Connection | None = None
         self.tools = RunningTools()
         self._live = kit.lives.open(turn, profile, now=now)
         self._footer = ""
@@ -215,6 +218,7 @@ class TurnRun:
             StuckError: nothing helps but a new container; then call `interrupted`.
             RunnerError: the connection is lost; the turn goes on in the runner.
         """
+        self._connection = connection
         while True:
             self._note_deaf(None)
             await self._act_on_time()
@@ -374,7 +378,7 @@ class TurnRun:
             case TextReady() if not self._is_over_limit:
                 self._output.add_text(show.text, event.q, now)
                 reach(FaultPoint.OUTPUT_TAKEN)
-            case PermissionAsked():
+            case PermissionAsked() | FileWanted():
                 await self._ask(show, event.q)
             case PermissionWithdrawn():
                 await self.asking.withdraw(show.request_id)
@@ -390,16 +394,17 @@ class TurnRun:
             case Ended() if show.session_lost and self.may_start_over:
                 raise ResumeFailedError
             case Ended():
-                self._limit = (
-                    LimitMet(resets_at=show.limit_resets_at) if show.is_usage_limit else None
-                )
+                limit = LimitMet(resets_at=show.limit_resets_at)
+                self._limit = limit if show.is_usage_limit else None
                 self._footer = render_footer(self._profile.footer, show)
                 await self._result_came(show.outcome, show.reason, event.q)
             case _:
                 pass  # how much is left of a limit
 
-    async def _ask(self, asked: PermissionAsked, seq: Seq) -> None:
-        if (reply := await self.asking.begin(asked, seq)) is not None:
+    async def _ask(self, asked: PermissionAsked | FileWanted, seq: Seq) -> None:
+        if isinstance(asked, FileWanted):
+            await self._answer(await self._sending.send(asked, seq, self._connection))
+        elif (reply := await self.asking.begin(asked, seq)) is not None:
             await self._answer(reply)
         self._pace_clock()
 
@@ -414,10 +419,10 @@ class TurnRun:
             await self._output.notice(topic, text)
 
     def _pace_clock(self) -> None:
-        self._live.waits(is_waiting=self.asking.is_waiting)
+        waiting = self.asking.is_waiting
+        self._live.waits(is_waiting=waiting)
         if self.asking.pace(self._clock, self._loop.time()):
-            typing = not self.asking.is_waiting
-            self._kit.courtesies.typing(self._output.turn.room_id, typing=typing)
+            self._kit.courtesies.typing(self._output.turn.room_id, typing=not waiting)
 
     async def _reply(self, seq: Seq, request_id: str, line: str) -> None:
         await self._replies.send(self._link, self._session.session_id, seq, request_id, line)
@@ -488,10 +493,5 @@ class TurnRun:
         )
         self._log.bind(action="turn.end", outcome=outcome, reason=reason).info("turn ended")
         if not lost:
-            try:
-                await self._output.acknowledge_all(self._link, self._loop.time())
-                reach(FaultPoint.END_ACKED)
-            except RunnerError as e:
-                # Stored already; the next hello says it.
-                self._log.bind(action="turn.ack", error=type(e).__name__).debug("not told")
+            await self._output.acknowledge_all(self._link, self._loop.time())
         return self.ended

@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from orchestrator.core.edit import build_edit
+from orchestrator.core.naming import txn_id
 from orchestrator.model import EventId, JsonObject, Priority, RoomId, TurnId, TxnId
 from orchestrator.store.api import NewOutboxRow, OutboxRow
 from orchestrator.store.database import Database
@@ -212,6 +213,18 @@ class OutboxTable:
                 "SELECT event_id FROM outbox WHERE txn_id = ? AND state = 'sent'", (txn_id,)
             ).fetchone()
             return EventId(row[0]) if row else None
+
+        return await self._database.run(work)
+
+    async def txns_of(self, source: str) -> frozenset[TxnId]:
+        """The ids of all rows that this source has caused (core.naming.txn_id)."""
+        start = txn_id(source, 0).removesuffix("0")
+
+        def work(db: sqlite3.Connection) -> frozenset[TxnId]:
+            found = db.execute(
+                "SELECT txn_id FROM outbox WHERE txn_id >= ? AND txn_id < ?", (start, f"{start}~")
+            )
+            return frozenset(TxnId(row[0]) for row in found)
 
         return await self._database.run(work)
 

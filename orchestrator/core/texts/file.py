@@ -12,6 +12,9 @@ UNREADABLE = "its address can't be read"
 NOT_FETCHED = "the homeserver did not give it"
 DAMAGED = "it is not what its sender encrypted"
 TOO_MANY = "too many came at once"
+SENT = "Sent into the room."
+NO_PATH = "Give a path inside the workspace."
+NOT_NOW = "Not sent: the file could not be read now. Try again."
 GET_FORM = "Like this: `!get PATH`, a file of the workspace; `!ls` lists them."
 LS_FORM = "Like this: `!ls`, or `!ls FOLDER`."
 EMPTY = "Nothing is there."
@@ -46,6 +49,16 @@ def note(lines: Sequence[str]) -> str:
 def not_taken(name: str, reason: str) -> str:
     """For the room."""
     return f"The file {quote(name)} was not taken: {reason}. Send it again, or another way."
+
+
+def sent_enough(limit: int) -> str:
+    """For the agent."""
+    return f"Not sent: {limit} files may be sent in one turn, and were."
+
+
+def not_sent(path: str, reason: str) -> str:
+    """For the agent."""
+    return f"Not sent: {quote(path, max_chars=200)}: {reason}."
 
 
 def listed(lines: Sequence[tuple[str, str, int]]) -> str:
