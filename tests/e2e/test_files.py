@@ -46,6 +46,36 @@ async def test_a_file_comes_in_is_worked_on_listed_and_comes_out(
     await alice.wait_for_text(room, texts.GET_FORM, sender=agent)
 
 
+async def test_the_agent_sends_a_file_once_by_its_tool_without_asking(
+    installation: Installation,
+) -> None:
+    api, agent = installation.api, installation.agent.user_id
+    make = (
+        "printf GIF89a > dot.gif; printf '\\012\\000\\024\\000' >> dot.gif; ln -s /etc/passwd link"
+    )
+    api.when(
+        "a picture",
+        [ToolUse(name="Bash", input={"command": make, "description": "draw"})],
+        [ToolUse(name="mcp__room__send_file", input={"path": "dot.gif", "caption": "a dot"})],
+        [ToolUse(name="mcp__room__send_file", input={"path": "link"})],
+        "there it is",
+    )
+    orchestrator = await installation.configure()
+    await orchestrator.start()
+    alice = await installation.person()
+    room = await installation.room(alice)
+    await alice.send(room, "a picture")
+    await alice.wait_for_text(room, "there it is", sender=agent)
+    images = [e for e in alice.timeline if e["content"].get("msgtype") == "m.image"]
+    (image,) = images
+    assert image["content"]["body"] == "a dot"
+    assert (image["content"]["info"]["w"], image["content"]["info"]["h"]) == (10, 20)
+    assert (await alice.download(image["content"]["url"])).startswith(b"GIF89a")
+    refused = str(api.asked[-1].messages[-1])
+    assert "it is a link, or behind one" in refused
+    assert "root:" not in refused
+
+
 async def test_a_sealed_file_of_another_client_is_opened(installation: Installation) -> None:
     orchestrator = await installation.configure()
     await orchestrator.start()

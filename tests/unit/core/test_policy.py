@@ -33,6 +33,7 @@ def verdict_on(
     trigger: str = "auto",
     members: int | None = 2,
     command: bool = False,
+    takes_files: bool = True,
     **content: Any,
 ) -> Verdict:
     whole = {"msgtype": msgtype, "body": body, **content}
@@ -43,6 +44,7 @@ def verdict_on(
         trigger=trigger,
         joined_members=members,
         looks_like_command=command,
+        takes_files=takes_files,
     )
     return decide(event, MessageContent.model_validate(whole), circumstances)[0]
 
@@ -90,7 +92,8 @@ def test_a_stranger_is_told_and_a_stranger_who_does_not_address_the_agent_is_not
 
 
 def test_files_and_empty_messages_are_never_met_with_silence() -> None:
-    assert verdict_on(msgtype="m.image") is Verdict.TELL_NO_FILES
+    assert verdict_on(msgtype="m.image") is Verdict.PROMPT
+    assert verdict_on(msgtype="m.image", takes_files=False) is Verdict.TELL_NO_FILES
     assert verdict_on("  \n ") is Verdict.TELL_EMPTY
 
 
