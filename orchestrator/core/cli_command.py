@@ -81,7 +81,7 @@ def build_cli_argv(
     web = [*([] if web_fetch else [_WEB_FETCH]), *([] if web_search else [_WEB_SEARCH])]
     argv += ["--disallowedTools", ",".join([*DISALLOWED_TOOLS, *web])]
     if sends_files:
-        argv += [f"--mcp-config={room_tools.CONFIG}", f"--allowedTools={room_tools.ALLOWED}"]
+        argv += ["--mcp-config", room_tools.CONFIG]
     if web_fetch:
         argv += ["--settings", _WEB_SETTINGS]
     argv += ["--resume" if resume else "--session-id", session_id]
@@ -128,6 +128,8 @@ def build_cli_env(
         # a turn of its own.
         "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
         "CLAUDE_CODE_DISABLE_CRON": "1",
+        # The list of tasks that the room sees tick itself off; without a terminal it is off.
+        "CLAUDE_CODE_ENABLE_TODO_TOOLS": "1",
         claude_md_variable: "1",
         "CLAUDE_CODE_MAX_RETRIES": str(MAX_RETRIES),
         "MCP_TOOL_TIMEOUT": str(_MCP_TOOL_TIMEOUT_MS),

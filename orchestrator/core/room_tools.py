@@ -14,8 +14,8 @@ from orchestrator.model import JsonObject, JsonValue
 
 SERVER = "room"
 SEND_FILE = "send_file"
-ALLOWED = f"mcp__{SERVER}__{SEND_FILE}"
-"""Its name as a rule of the CLI's: what it may send is bounded here, and not asked for."""
+CLI_NAME = f"mcp__{SERVER}__{SEND_FILE}"
+"""What the CLI calls it when it asks: what it may send is bounded here, so it is always allowed."""
 CONFIG = json.dumps({"mcpServers": {SERVER: {"type": "sdk", "name": SERVER}}})
 _PROTOCOL = "2025-06-18"
 _METHOD_NOT_FOUND = -32601

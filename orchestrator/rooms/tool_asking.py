@@ -22,6 +22,7 @@ from orchestrator.core.approval import Approval, ApprovalKind, ApprovalState
 from orchestrator.core.cli_input import build_permission_allow, build_permission_deny
 from orchestrator.core.deadline import TurnClock
 from orchestrator.core.quoting import one_line
+from orchestrator.core.room_tools import CLI_NAME
 from orchestrator.core.texts import approval as approval_texts
 from orchestrator.core.tool_request import (
     Shown,
@@ -97,7 +98,13 @@ class ToolAsking:
         return True
 
     async def begin(self, asked: PermissionAsked, seq: Seq) -> Reply | None:
-        """Ask, or find what was asked and decided before; None: it is to be waited for."""
+        """Ask, or find what was asked and decided before; None: it is to be waited for.
+
+        Of our own tool nobody is asked: its bounds are ours.
+        """
+        if asked.tool == CLI_NAME:
+            line = build_permission_allow(asked.request_id, asked.input)
+            return Reply(seq=seq, request_id=asked.request_id, line=line)
         shown = describe(asked.tool, asked.input, asked.suggestions)
         if shown is None:
             notice = (f"long:{asked.request_id}", approval_texts.TOO_LONG_NOTICE)

@@ -162,7 +162,22 @@ def test_a_cli_that_has_just_started_is_told_of_the_tool_in_a_turn_and_before_on
             await rig.wait_ended(1)
         assert "send_file" in (await rig.bodies())[0]
         (argv,) = [a for a in rig.claude.started if "--permission-mode" in a]
-        assert any(part.startswith("--mcp-config=") for part in argv)
+        assert "--mcp-config" in argv
+
+    run(tmp_path, test)
+
+
+def test_nobody_is_asked_whether_our_own_tool_may_be_used(tmp_path: Path) -> None:
+    async def script(turn: Turn) -> None:
+        answer = await turn.ask("mcp__room__send_file", "r1", {"path": "a.txt"})
+        turn.result(str(answer["response"]["behavior"]))
+
+    async def test(rig: Rig) -> None:
+        rig.claude.scripts["go"] = script
+        async with rig.life() as life:
+            await tell(rig, life, "go")
+            await rig.wait_ended(1)
+        assert await rig.bodies() == ["allow"]
 
     run(tmp_path, test)
 
