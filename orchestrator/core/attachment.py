@@ -16,8 +16,6 @@ from orchestrator.core.sanitise import sanitise
 
 FILE_TYPES = ("m.file", "m.image", "m.audio", "m.video")
 UPLOADS = "uploads"
-IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
-"""Those that a model can look at."""
 # With what makes it unlike others it stays below the 255 bytes of a name.
 _NAME_BYTES = 120
 _MXC = re.compile(r"mxc://([A-Za-z0-9.:\[\]-]{1,255})/([A-Za-z0-9_-]{1,255})")

@@ -34,6 +34,7 @@ from orchestrator.rooms.outgoing import (
     build_refusal_row,
     build_rows_instead_of_file,
     build_turn_notice_rows,
+    is_answer_file,
 )
 from orchestrator.rooms.patience import Patience
 from orchestrator.rooms.people import People
@@ -373,7 +374,7 @@ class RoomManager:
         logger.bind(action="outbox.refused", room=row.room_id, errcode=error.errcode).error(
             "the homeserver refused a message for good"
         )
-        if row.has_file:
+        if row.has_file and is_answer_file(row):
             await self._send_instead_of_file(row)
             return
         room = await self._kit.store.rooms.get(row.room_id)

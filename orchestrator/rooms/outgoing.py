@@ -24,6 +24,7 @@ from orchestrator.core.chunking import (
 from orchestrator.core.naming import refused_txn_id, txn_id
 from orchestrator.core.render import build_text_content
 from orchestrator.core.sanitise import sanitise
+from orchestrator.core.texts import file as file_texts
 from orchestrator.core.texts import live as live_texts
 from orchestrator.core.turn_mark import TURN_KEY as TURN_KEY
 from orchestrator.core.turn_mark import build_live_mark, parse_reply
@@ -33,6 +34,7 @@ from orchestrator.store.api import NewOutboxRow, OutboxRow, TurnRow
 MESSAGE = "m.room.message"
 # What is not the new content, in a content that takes a message's place (core.edit).
 _EDIT_BYTES = 2560
+_ANSWER_TYPE = "text/markdown"
 # Enough to see what the answer is about: a screen or two.
 _PREVIEW_BYTES = 6144
 # The sentence behind a preview, as Markdown and as HTML.
@@ -138,12 +140,22 @@ def build_rows_instead_of_file(
     return [replace(first, txn_id=refused_txn_id(row.txn_id)), *others]
 
 
+def is_answer_file(row: OutboxRow) -> bool:
+    """Whether the row's file is an answer as text, which messages can say as well."""
+    info = row.content.get("info")
+    return isinstance(info, dict) and info.get("mimetype") == _ANSWER_TYPE
+
+
 def build_refusal_row(row: OutboxRow, errcode: str, *, max_event_bytes: int) -> NewOutboxRow:
     """What stands in place of a refused message: with its mark, for whoever waits for that.
 
     A reply where it was one, so that whoever asked knows what it is about.
     """
     text = texts.message_refused(errcode)
+    if row.has_file:
+        info = row.content.get("info")
+        size = info.get("size") if isinstance(info, dict) else None
+        text = file_texts.file_not_taken(errcode, size if isinstance(size, int) else 0)
     (content,) = split_for_event(text, max_event_bytes=max_event_bytes, notice=True)
     if (reply_to := parse_reply(row.content)) is not None:
         content["m.relates_to"] = {"m.in_reply_to": {"event_id": reply_to}}
@@ -204,7 +216,7 @@ def _file_content(size_bytes: int, *, part: int) -> JsonObject:
         "msgtype": "m.file",
         "body": name,
         "filename": name,
-        "info": {"mimetype": "text/markdown", "size": size_bytes},
+        "info": {"mimetype": _ANSWER_TYPE, "size": size_bytes},
         "m.mentions": {},
     }
 

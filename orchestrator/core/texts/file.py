@@ -84,6 +84,15 @@ def not_listed(path: str, reason: str) -> str:
     return f"{quote(path or '/', max_chars=200)}: {reason}."
 
 
+def file_not_taken(errcode: str, size_bytes: int) -> str:
+    """In place of a file that the homeserver refused."""
+    why = "it is larger than it accepts" if errcode == "M_TOO_LARGE" else f"it says {errcode}"
+    return (
+        f"The homeserver does not take the file ({size(size_bytes)}): {why}. Have less put into "
+        "it, or ask the homeserver's operator for a higher limit."
+    )
+
+
 def gotten(path: str, size_bytes: int) -> str:
     """The file comes below."""
     return f"{quote(path, max_chars=200)}, {size(size_bytes)}:"

@@ -204,15 +204,6 @@ def export_too_large(limit_bytes: int) -> str:
     )
 
 
-def file_not_taken(errcode: str, size_bytes: int) -> str:
-    """In place of a file that the homeserver refused."""
-    why = "it is larger than it accepts" if errcode == "M_TOO_LARGE" else f"it says {errcode}"
-    return (
-        f"The homeserver does not take the file ({size(size_bytes)}): {why}. Have less put into "
-        "it, or ask the homeserver's operator for a higher limit."
-    )
-
-
 # `!clone`...
 
 _CLONE_HINTS = {

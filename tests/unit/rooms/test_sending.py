@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from orchestrator.core.image_size import read_size
 from orchestrator.core.room_tools import build_answer, parse_call
 from orchestrator.core.texts import file as texts
+from orchestrator.errors import RequestRefusedError
+from orchestrator.model import JsonObject, RoomId
 from tests.support.memory_claude import Turn
 from tests.support.outbox import MemoryHomeserver
 from tests.support.room_rig import Rig, open_rig, run_rooms
@@ -165,6 +168,34 @@ def test_a_cli_that_has_just_started_is_told_of_the_tool_in_a_turn_and_before_on
         assert "--mcp-config" in argv
 
     run(tmp_path, test)
+
+
+def test_a_file_that_the_homeserver_refuses_is_told_and_the_room_goes_on(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        fill(rig)
+        (rig.claude.workspace / "raw").write_bytes(b"\xff\x00" * 50)
+        server = rig.account = RefusingUploads()
+        rig.claude.scripts["go"] = sends("raw")
+        async with rig.life() as life:
+            await tell(rig, life, "go")
+            await rig.wait_ended(1)
+            await tell(rig, life, "and now")
+            await rig.wait_ended(2)
+            await asyncio.sleep(5)
+        shown = [str(body) for body in server.bodies("!room:test")]
+        assert sum("does not take the file (100 B)" in body for body in shown) == 1
+        assert "You said: and now" in shown
+
+    run(tmp_path, test)
+
+
+@dataclass(slots=True)
+class RefusingUploads(MemoryHomeserver):
+    """Takes messages and no files."""
+
+    async def upload_file(self, room_id: RoomId, data: bytes, *, mimetype: str) -> JsonObject:
+        """As one whose limit is small."""
+        raise RequestRefusedError(errcode="M_TOO_LARGE", status=413, what="uploading")
 
 
 def test_nobody_is_asked_whether_our_own_tool_may_be_used(tmp_path: Path) -> None:
