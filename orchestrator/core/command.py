@@ -69,10 +69,19 @@ def render_command_help(name: CommandName) -> str:
     spec = COMMANDS[name]
     lines = [f"`{form_of(name)}` — {spec.summary}."]
     lines += [spec.details] if spec.details else []
+    lines += [f"Who may: {_WHO[spec.needs]}."]
     lines += (
         ["For instance: " + ", ".join(f"`{e}`" for e in spec.examples)] if spec.examples else []
     )
     return "\n\n".join(lines)
+
+
+_WHO = {
+    Permission.READ: "whoever may do anything here",
+    Permission.RUN: "whoever may run turns here",
+    Permission.DECIDE: "approvers and admins",
+    Permission.ADMINISTER: "admins",
+}
 
 
 def form_of(name: CommandName) -> str:

@@ -194,7 +194,7 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
             usage='["CRON" TEXT|in DURATION TEXT|at TIME TEXT|remove NUMBER]',
             details="Times are UTC. A pattern has cron's five fields (minute, hour, day, month, "
             "weekday), every 5 minutes at most. It runs in your name and on your budget; what was "
-            "missed by more than 10 minutes is told and not made up for. 20 in a room at most.",
+            "missed by more than 4 minutes is told and not made up for. 20 in a room at most.",
             examples=(
                 "!schedule",
                 '!schedule "0 9 * * 1-5" Look at the open issues',

@@ -59,18 +59,31 @@ class RoomAttachments:
     def __repr__(self) -> str:
         return "<RoomAttachments>"
 
-    async def bring(self, turn: TurnRow, connection: Connection | None) -> Brought:
-        """Put a turn's files into the workspace. Only the store's errors come out."""
+    async def bring(
+        self, turn: TurnRow, connection: Connection | None, *, is_idle: bool
+    ) -> Brought:
+        """Put a turn's files into the workspace. Only the store's errors come out.
+
+        Unless the runner is idle, what it says is left to whoever follows the turn: it may be the
+        turn's own output. Its mailbox holds more than the answers to all of this.
+        """
         came = [m for m in await self._kit.store.files.of_turn(turn.turn_id) if m.attachment]
         if not came or connection is None:
             return NOTHING
-        lines: list[str] = []
+        if not is_idle:
+            return await self._bring_all(turn, came, connection)
         async with hearing(connection, turn.room_id, self._kit):
-            for number, message in enumerate(came):
-                if number < self._files.received_per_turn:
-                    lines.append(await self._bring(turn, message, connection))
-                else:
-                    lines.append(await self._refuse(turn, message, texts.TOO_MANY))
+            return await self._bring_all(turn, came, connection)
+
+    async def _bring_all(
+        self, turn: TurnRow, came: Sequence[Message], connection: Connection
+    ) -> Brought:
+        lines: list[str] = []
+        for number, message in enumerate(came):
+            if number < self._files.received_per_turn:
+                lines.append(await self._bring(turn, message, connection))
+            else:
+                lines.append(await self._refuse(turn, message, texts.TOO_MANY))
         return Brought(note=texts.note(lines))
 
     async def _bring(self, turn: TurnRow, message: Message, connection: Connection) -> str:

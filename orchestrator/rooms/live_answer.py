@@ -143,7 +143,9 @@ class Lives:
         elif not live.is_signed:
             await self._sign(live, kit, now)
         elif live.event_id is None:
-            live.event_id = await kit.store.outbox.event_of(live_txn_id(live.turn.turn_id))
+            live.event_id = await kit.store.outbox.event_of(
+                live_txn_id(live.turn.turn_id), live.turn.room_id
+            )
             live.due_at = now + _FIRST_STEP_S / 2
         else:
             await self._edit(live, kit, now, live.event_id)
@@ -151,7 +153,7 @@ class Lives:
     async def _sign(self, live: LiveAnswer, kit: Kit, now: float) -> None:
         turn = live.turn
         await self._read_draft(live, kit)
-        known = await kit.store.outbox.place_of(live_txn_id(turn.turn_id))
+        known = await kit.store.outbox.place_of(live_txn_id(turn.turn_id), turn.room_id)
         if known is None and not await kit.may_show_progress(turn.room_id):
             live.due_at = now + _AGAIN_S
             return

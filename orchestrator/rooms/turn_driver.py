@@ -161,7 +161,7 @@ class TurnDriver:
                 session=session,
                 connection=self._runner.connection,
             )
-            brought = await self._bring()
+            brought = await self._bring(is_idle=True)
             if not self._is_cancelled:
                 return self._begin(session, link, brought=brought)
 
@@ -193,12 +193,12 @@ class TurnDriver:
         )
         # What was offered and may not have arrived is offered again, with its files.
         is_open = self.turn.state is TurnState.DELIVERING
-        brought = await self._bring() if is_open else NOTHING
+        brought = await self._bring(is_idle=False) if is_open else NOTHING
         return self._begin(session, link, asked_s=asked_s, brought=brought)
 
-    async def _bring(self) -> Brought:
+    async def _bring(self, *, is_idle: bool) -> Brought:
         return await RoomAttachments(self._kit, self._profile).bring(
-            self.turn, self._runner.connection
+            self.turn, self._runner.connection, is_idle=is_idle
         )
 
     def _begin(

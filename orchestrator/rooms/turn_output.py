@@ -274,7 +274,7 @@ class TurnOutput:
     ) -> list[NewOutboxRow]:
         """The first row as what takes the place of the turn's live message, or a pointer to it."""
         live = live_txn_id(self.turn.turn_id)
-        place = await self._kit.store.outbox.place_of(live)
+        place = await self._kit.store.outbox.place_of(live, self.turn.room_id)
         is_shown = bool(rows) and rows[0].event_type == MESSAGE
         # What it said before it failed stays where it was read; that it failed stands below.
         is_old = not is_answer and len(rows) > 1

@@ -39,6 +39,8 @@ from orchestrator.store.api import RoomRow, TurnRow
 
 __all__ = ["MAIN", "RoomWorker"]
 
+RESTART = "restart"
+"""The setting that is there until the room's container was replaced; its value is the command."""
 # A waiting turn is looked at so often, however far off the end of its wait is.
 _LOOK_EVERY_S = 60.0
 
@@ -55,7 +57,6 @@ class RoomWorker:
         """Until when (Unix time) the turn waits that would run next, if it does."""
         self._withdrawn: set[TurnId] = set()
         self._settings: Mapping[str, str] = {}
-        self._restarts = False
         self._condemns = False
         self._wake = asyncio.Event()
         self._runner: RoomRunner | None = None
@@ -121,11 +122,6 @@ class RoomWorker:
             self._withdrawn.add(turn_id)
         elif self._driver.turn.turn_id == turn_id:
             self._driver.cancel()
-        self.wake()
-
-    def restart(self) -> None:
-        """Replace the room's container after the turn that runs; a crash before that forgets it."""
-        self._restarts = True
         self.wake()
 
     async def inspect(self) -> RunnerInfo | None:
@@ -263,9 +259,7 @@ class RoomWorker:
     async def _next_turn(self, runner: RoomRunner) -> TurnRow:
         while True:
             self._wake.clear()
-            if self._restarts:
-                self._restarts = False
-                runner.condemn()
+            await self._restart(runner)
             turns = await self._kit.store.turns.open_turns(self.room_id)
             self.waits_until = _waits_until(turns, self._kit.wall_clock())
             if turns and self.waits_until is None:
@@ -274,6 +268,18 @@ class RoomWorker:
             await runner.adopt()
             with self._waking_at(self.waits_until):
                 await self._listen(runner)
+
+    async def _restart(self, runner: RoomRunner) -> None:
+        """Replace the room's container where somebody asked for that; again until it is done."""
+        if (by := self._settings.get(RESTART)) is None:
+            return
+        try:
+            await runner.replace()
+        except TROUBLE as e:
+            self._log.bind(action="runner.remove", error=type(e).__name__).error("not removed yet")
+            return
+        await self._kit.store.settings.forget(self.room_id, RESTART, value=by)
+        await self.read_settings()
 
     @contextmanager
     def _waking_at(self, until: float | None) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from enum import StrEnum
 
-from orchestrator.model import TxnId
+from orchestrator.model import RoomId, TxnId
 
 # Of events that nothing follows from, these are seen in the room all the same.
 _SEEN_REASONS = ("not addressed", "sender not allowed", "notice")
@@ -19,15 +19,15 @@ class Place(StrEnum):
     """Something was said since."""
 
 
-def find_place(db: sqlite3.Connection, txn_id: TxnId) -> Place | None:
-    """Within the caller's transaction; None where nothing is known of such a row."""
+def find_place(db: sqlite3.Connection, txn_id: TxnId, room_id: RoomId) -> Place | None:
+    """Within the caller's transaction; None where the room has no such row."""
     row = db.execute(
-        "SELECT room_id, seq, ended_at FROM outbox WHERE txn_id = ? AND state <> 'refused'",
-        (txn_id,),
+        "SELECT seq, ended_at FROM outbox WHERE txn_id = ? AND room_id = ? AND state <> 'refused'",
+        (txn_id, room_id),
     ).fetchone()
     if row is None:
         return None
-    room_id, seq, sent_at = row
+    seq, sent_at = row
     is_above = db.execute(
         "SELECT EXISTS (SELECT 1 FROM outbox WHERE room_id = ? AND seq > ? "
         "AND event_type = 'm.room.message' AND edits IS NULL AND state <> 'refused')",

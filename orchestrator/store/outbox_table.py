@@ -205,12 +205,13 @@ class OutboxTable:
 
         await self._database.run(work)
 
-    async def event_of(self, txn_id: TxnId) -> EventId | None:
-        """The event of a row, once the homeserver has it."""
+    async def event_of(self, txn_id: TxnId, room_id: RoomId) -> EventId | None:
+        """The event of a row of this room's, once the homeserver has it."""
 
         def work(db: sqlite3.Connection) -> EventId | None:
             row: tuple[str] | None = db.execute(
-                "SELECT event_id FROM outbox WHERE txn_id = ? AND state = 'sent'", (txn_id,)
+                "SELECT event_id FROM outbox WHERE txn_id = ? AND room_id = ? AND state = 'sent'",
+                (txn_id, room_id),
             ).fetchone()
             return EventId(row[0]) if row else None
 
@@ -228,9 +229,9 @@ class OutboxTable:
 
         return await self._database.run(work)
 
-    async def place_of(self, txn_id: TxnId) -> Place | None:
-        """Whether a row's message is the last that its room reads; None: there is no such row."""
-        return await self._database.run(lambda db: find_place(db, txn_id))
+    async def place_of(self, txn_id: TxnId, room_id: RoomId) -> Place | None:
+        """Whether a row's message is the last that its room reads; None: it has no such row."""
+        return await self._database.run(lambda db: find_place(db, txn_id, room_id))
 
     async def waiting(self) -> int:
         """How many rows are still to be sent."""

@@ -20,6 +20,17 @@ class SettingTable:
         """All settings of a room, by key."""
         return await self.database.run(lambda db: read_settings(db, room_id))
 
+    async def forget(self, room_id: RoomId, key: str, *, value: str) -> None:
+        """Take a setting back, if it still has this value."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "DELETE FROM settings WHERE room_id = ? AND key = ? AND value = ?",
+                (room_id, key, value),
+            )
+
+        await self.database.run(work)
+
     async def setters(self, room_id: RoomId) -> Mapping[str, UserId]:
         """Who set what is set, by key."""
 

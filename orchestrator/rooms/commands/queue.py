@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from functools import partial
 
 from orchestrator.core.command import Permission
 from orchestrator.core.texts import setting as texts
 from orchestrator.model import TurnState
 from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.worker import RESTART
 from orchestrator.store.api import TurnRow
 from orchestrator.store.command_effect import waiting_turns, withdraw_turn
+from orchestrator.store.setting_table import store_setting
 
 _DROP = re.compile(r"drop\s+(\d{1,4})", re.IGNORECASE)
 
@@ -58,5 +61,14 @@ async def restart(doing: RoomCommand, argument: str) -> None:
         await doing.say(texts.RESTART_FORM)
         return
     is_busy = doing.worker.current is not None
-    await doing.say(texts.RESTART_BUSY if is_busy else texts.RESTARTED)
-    doing.worker.restart()
+    effect = partial(
+        store_setting,
+        room_id=doing.worker.room_id,
+        key=RESTART,
+        value=doing.event_id,
+        by=doing.sender,
+        now=doing.now,
+    )
+    await doing.do(effect, lambda _: texts.RESTART_BUSY if is_busy else texts.RESTARTED)
+    await doing.worker.read_settings()
+    doing.worker.wake()

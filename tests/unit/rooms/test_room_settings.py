@@ -13,7 +13,7 @@ from orchestrator.core.room_setting import Setting, parse_duration, parse_settin
 from orchestrator.core.texts import setting as texts
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.room_settings import apply_settings
-from tests.support.room_rig import ALICE, Life, Rig
+from tests.support.room_rig import ALICE, Life, Rig, open_rig, run_rooms
 from tests.unit.rooms.scenario import hang, run, tell, works_for
 
 CAROL = "@carol:test"
@@ -170,6 +170,30 @@ def test_a_restart_replaces_the_container_after_the_turn_and_the_conversation_go
         assert all("--resume" in argv for argv in rig.claude.started[1:])
 
     run(tmp_path, test)
+
+
+@pytest.mark.parametrize("step", range(0, 12, 2))
+def test_a_restart_is_done_although_a_crash_comes_between(tmp_path: Path, step: int) -> None:
+    async def main() -> None:
+        async with open_rig(tmp_path) as rig:
+            async with rig.life() as life:
+                await tell(rig, life, "one")
+                await rig.wait_ended(1)
+            await rig.receive("!restart")
+            async with rig.life(crash_at=step) as life:
+
+                async def is_over() -> bool:
+                    return life.points.crashed.is_set() or texts.RESTARTED in await rig.bodies()
+
+                await rig.wait(is_over)
+            async with rig.life() as life:
+                await asyncio.sleep(5)
+                await tell(rig, life, "two")
+                await rig.wait_ended(2)
+            assert (await rig.bodies()).count(texts.RESTARTED) == 1
+            assert len(rig.shims) == 2
+
+    run_rooms(main())
 
 
 @given(st.sampled_from(Setting), st.text(max_size=80))
