@@ -226,7 +226,7 @@ class RoomProfile(Section):
     """What a message does that comes while a turn runs."""
     max_parallel_turns: Annotated[int, Field(ge=1, le=16)] = 1
     """Of the room's main timeline and its threads together."""
-    effort: Literal["low", "medium", "high", "max"] | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     deciders: Literal["approvers", "asker"] = "approvers"
     """Who may allow a tool: approvers, or besides them whoever asked for the turn."""
     greet: bool = True

@@ -168,7 +168,7 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
         CommandName.EFFORT: CommandSpec(
             summary="how much the model thinks about an answer",
             group=Group.ROOM,
-            usage="[low|medium|high|max|default]",
+            usage="[low|medium|high|xhigh|max|default]",
             details="From the next turn on; not every model knows it.",
             examples=("!effort", "!effort high"),
         ),

@@ -15,7 +15,8 @@ from orchestrator.model import Permissions
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,63}")
 _DURATION = re.compile(r"(\d{1,6})\s*(s|sec|m|min|h|d)?", re.IGNORECASE)
 _UNIT_S = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-EFFORTS = ("low", "medium", "high", "max")
+# As Claude Code 2.1.330 takes them (docs/cli-facts.md).
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
 # Less is no time for a single request to the API; more than a day is no limit.
 LEAST_TIMEOUT_S = 10
 MOST_TIMEOUT_S = 86_400

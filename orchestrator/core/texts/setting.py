@@ -9,7 +9,7 @@ from orchestrator.core.quoting import quote
 FORMS = {
     "model": "Say `!model NAME`, for instance `!model sonnet`, or `!model default`.",
     "mode": "Say `!mode ask`, `accept_edits`, `plan` or `bypass`, or `!mode default`.",
-    "effort": "Say `!effort low`, `medium`, `high` or `max`, or `!effort default`.",
+    "effort": "Say `!effort low`, `medium`, `high`, `xhigh` or `max`, or `!effort default`.",
     "timeout": (
         "Say `!timeout 10m` (`s`, `m` or `h`; from 10 s to 24 h), or `!timeout default`. It is how "
         "long a turn may bring nothing."
