@@ -18,10 +18,9 @@ MOST_AHEAD_S = 366 * 86_400
 MAX_PER_ROOM = 20
 MAX_TEXT_CHARS = 4000
 # A time that was missed by less, by a restart say, is made up for; a later one is told instead.
-# Less than the least interval: no other time of the same schedule lies in between.
 GRACE_S = 240.0
 # Times of a pattern that are looked at for the least distance: `0,1 9 * * *` has its pair early.
-_LOOKED_AT = 60
+_LOOKED_AT = 400
 # Telephones make their own quotation marks.
 _CRON = re.compile(r"[\"'“”„«»]([^\"'“”„«»]{1,100})[\"'“”„«»]\s+(.+)", re.DOTALL)
 _IN = re.compile(r"in\s+(\d{1,6}\s?[a-z]*)\s+(.+)", re.DOTALL | re.IGNORECASE)

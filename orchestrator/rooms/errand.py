@@ -154,6 +154,7 @@ class RoomErrands:
                 continue
             await self._do(errands[0], runner)
             self._changed.set()
+            self._owner.wake()
 
     async def _do(self, errand: Errand, runner: RoomRunner) -> None:
         is_connected = runner.connection is not None and not runner.connection.lost

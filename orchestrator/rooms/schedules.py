@@ -62,7 +62,7 @@ class Schedules:
             await self._kit.store.schedules.skip(schedule, following=following, rows=(), now=now)
         elif not await self._people.may(Permission.RUN, schedule.room_id, schedule.made_by):
             await self._skip(schedule, texts.not_run(schedule.text, schedule.made_by), None)
-        elif now - schedule.due_at > GRACE_S:
+        elif now - schedule.due_at > GRACE_S or _is_overtaken(schedule, now):
             text = texts.missed(schedule.text, schedule.due_at, following)
             await self._skip(schedule, text, following)
         else:
@@ -111,6 +111,12 @@ class Schedules:
         limit = self._kit.config.gateway.max_event_bytes
         source = _source(schedule)
         return build_notice_rows(RoomId(schedule.room_id), source, text, max_event_bytes=limit)
+
+
+def _is_overtaken(schedule: ScheduleRow, now: float) -> bool:
+    """Whether another time of it has come since: what is made up for then would hide the other."""
+    after = None if schedule.cron is None else next_due(schedule.cron, after=schedule.due_at)
+    return after is not None and after <= now
 
 
 def _source(schedule: ScheduleRow) -> str:

@@ -271,10 +271,12 @@ class RoomWorker:
 
     async def _restart(self, runner: RoomRunner) -> None:
         """Replace the room's container where somebody asked for that; again until it is done."""
-        if (by := self._settings.get(RESTART)) is None:
-            return
+        by = self._settings.get(RESTART)
+        if by is None or self.errands.idle.locked():
+            return  # whoever works in the container is let finish, and wakes us
         try:
-            await runner.replace()
+            async with self.errands.idle:
+                await runner.replace()
         except TROUBLE as e:
             self._log.bind(action="runner.remove", error=type(e).__name__).error("not removed yet")
             return

@@ -88,7 +88,7 @@ def _move_conversation(db: sqlite3.Connection, move: Replacement) -> None:
     # What was raised, and whom agents last heard; a setting of the new room's own stays.
     db.execute(
         "INSERT OR IGNORE INTO settings SELECT ?, key, value, set_by, set_at FROM settings "
-        "WHERE room_id = ?",
+        "WHERE room_id = ? AND key <> 'restart'",
         (move.new, move.old),
     )
     db.execute("DELETE FROM errands WHERE room_id = ?", (move.old,))

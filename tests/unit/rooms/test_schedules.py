@@ -21,8 +21,10 @@ from orchestrator.core.schedule import (
     parse_wish,
 )
 from orchestrator.core.texts import schedule as texts
+from orchestrator.model import RoomId
 from tests.support.outbox import MemoryHomeserver
 from tests.support.room_rig import ALICE, Rig, open_rig, run_rooms
+from tests.support.virtual_time import loop_clock
 from tests.unit.rooms.scenario import audit, run
 from tests.unit.rooms.test_room_settings import ACCESS, CAROL, say
 
@@ -57,6 +59,7 @@ def at(text: str) -> float:
         ('"a b c d e" x', Fault.CRON),
         ('"* * * * *" x', Fault.TOO_OFTEN),
         ('"0,1 9 * * *" x', Fault.TOO_OFTEN),
+        ('"*/7 0,23 1,10,20,25,31 * *" x', Fault.TOO_OFTEN),
         ("in 1h " + "x" * 4001, Fault.TOO_LONG),
     ],
 )
@@ -110,6 +113,21 @@ def test_what_was_missed_by_long_is_told_once_and_what_by_little_is_made_up_for(
         async with rig.life():
             await rig.wait_ended(1)
         assert rig.claude.asked == ["short"]
+
+    run(tmp_path, test)
+
+
+def test_of_two_times_that_were_missed_none_is_lost_without_a_word(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await say(rig, life, '!schedule "*/5 * * * *" often')
+            (made,) = await rig.store.schedules.of_room(RoomId("!room:test"))
+        await asyncio.sleep(made.due_at - loop_clock() + 301)
+        async with rig.life():
+            await asyncio.sleep(20)
+            assert sum("Missed" in body for body in await rig.bodies()) == 1
+            await rig.wait_ended(1, timeout_s=400)
+        assert rig.claude.asked == ["often"]
 
     run(tmp_path, test)
 
