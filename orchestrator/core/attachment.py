@@ -6,6 +6,7 @@ said by its first bytes, never by its sender.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -126,7 +127,8 @@ def sniff(data: bytes) -> str:
     if known is not None:
         return known
     try:
-        data[:4096].decode("utf-8", "strict" if len(data) <= 4096 else "ignore")
+        # What follows may complete a sign that is cut here.
+        codecs.getincrementaldecoder("utf-8")().decode(data[:4096], final=len(data) <= 4096)
     except UnicodeDecodeError:
         return "application/octet-stream"
     return "application/octet-stream" if b"\0" in data[:4096] else "text/plain"
