@@ -13,21 +13,15 @@ built first.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
 from pathlib import Path
-
-from loguru import logger
 
 from bench.support.cli_alone import open_cli_on_host
 from bench.support.daemon_figures import measure_memory, measure_restarts
-from bench.support.entrance import need_root, run_to_end
+from bench.support.entrance import run_with_cli
 from bench.support.figures import render_table
 from bench.support.installation import open_bench
 from bench.support.machine import describe_machine, load
 from bench.support.turn_times import measure_cold_starts, measure_warm_turns
-from tests.support.claude_cli import ensure_claude_cli
-from tests.support.runner_engine import ensure_runner_image
 
 COLD_ROOMS = 5
 WARM_TURNS = 20
@@ -51,11 +45,7 @@ The embedded Synapse outlives the kill. Without an answer to every turn there wo
 
 def main() -> None:
     """Run everything and print the table."""
-    need_root()
-    logger.remove()
-    with contextlib.redirect_stdout(sys.stderr):
-        image, claude = ensure_runner_image(), ensure_claude_cli()
-    run_to_end(run(image, claude), limit_s=LIMIT_S)
+    run_with_cli(run, limit_s=LIMIT_S)
 
 
 async def run(image: str, claude: Path) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 
+from orchestrator.config_file import read_yaml
 from orchestrator.config_problem import describe_problem
-from orchestrator.config_types import Seconds, Section, UserPattern
+from orchestrator.config_types import LoopbackAddress, Seconds, Section, UserPattern
+from orchestrator.core.memory_pressure import PressureLimits
 from orchestrator.core.role import Role, Roles
 from orchestrator.errors import ConfigError
 from orchestrator.model import UserId
@@ -24,6 +25,7 @@ from orchestrator.room_profile import RoomProfile
 
 # Below the directory that it is started in.
 DEFAULT_STATE_DIR = Path("state")
+DEFAULT_UPSTREAM = "https://api.anthropic.com"
 
 
 class MatrixConfig(Section):
@@ -38,17 +40,18 @@ class MatrixConfig(Section):
 class AnthropicConfig(Section):
     """Where the Messages API is."""
 
-    upstream: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/.*)?$")] = (
-        "https://api.anthropic.com"
-    )
+    upstream: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/.*)?$")] = DEFAULT_UPSTREAM
 
 
 class PowerLevels(Section):
     """The least power level in a room that makes somebody what they are here; null: none does."""
 
     admin: Annotated[int, Field(ge=1)] | None = None
+    """From this level on somebody is an admin in the room."""
     approver: Annotated[int, Field(ge=1)] | None = None
+    """From this level on somebody may decide what agents ask for."""
     user: Annotated[int, Field(ge=0)] | None = None
+    """From this level on somebody may run turns."""
 
 
 class AccessConfig(Section):
@@ -100,6 +103,24 @@ class GatewayConfig(Section):
     sender_per_minute: Annotated[int, Field(ge=1, le=100000)] = 30
 
 
+class MemoryPressureConfig(Section):
+    """When idle rooms rest early because the host has too little memory; either is enough."""
+
+    # What systemd has as MemoryPressureThresholdSec=, from which on a service should give back what
+    # it can do without: 200 ms of 2 s.
+    stalled_percent: Annotated[float, Field(gt=0, le=100)] | None = 10
+    """Of the last 10 s, in which something waited for memory (PSI, `some avg10`)."""
+    # Where earlyoom begins to kill.
+    available_percent: Annotated[float, Field(gt=0, lt=100)] | None = 10
+    """Of the memory, less than which is available (`MemAvailable`, or of a limit of the host)."""
+
+    def limits(self) -> PressureLimits:
+        """The same as a value of the core."""
+        return PressureLimits(
+            stalled_percent=self.stalled_percent, available_percent=self.available_percent
+        )
+
+
 class DockerConfig(Section):
     """The engine's side."""
 
@@ -107,7 +128,15 @@ class DockerConfig(Section):
     runtime: str | None = None
     disk_quota: Literal["auto", "image", "measured"] = "auto"
     """How `limits.disk` is kept: a file system of its own for each room, or by measuring."""
+    max_runners: Annotated[int, Field(ge=1, le=10000)] | None = None
+    """So many runners run at once; who comes later waits for an idle one. None: no limit."""
+    # With 2 processors more are not sooner done, and fewer are later (`python -m bench.starts`).
+    max_starts: Annotated[int, Field(ge=1, le=1000)] = 8
+    """So many of them start at once; the others wait in the order of asking."""
+    memory_pressure: MemoryPressureConfig | None = MemoryPressureConfig()
+    """None: idle rooms rest by time alone."""
     prewarm: Annotated[int, Field(ge=0, le=64)] = 0
+    """So many runners are made ahead, for rooms to come."""
 
 
 class AgentConfig(Section):
@@ -119,9 +148,13 @@ class AgentConfig(Section):
 
 
 class ObservabilityConfig(Section):
-    """Metrics and logs."""
+    """Metrics, the status page and logs."""
 
     metrics: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")] | None = "127.0.0.1:9464"
+    metrics_by_room: bool = False
+    """Whether each room's memory, CPU, processes and disk are among them, by its name here."""
+    status: LoopbackAddress | None = None
+    """Where the status page is; it needs the token STATUS_TOKEN."""
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -149,6 +182,7 @@ class Config(Section):
     agents: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")], AgentConfig] = Field(
         default_factory=lambda: {"claude": AgentConfig()}
     )
+    """By name: a model, a prompt, and the account of one that runs elsewhere."""
     observability: ObservabilityConfig = ObservabilityConfig()
     backups: BackupsConfig | None = BackupsConfig()
 
@@ -174,6 +208,17 @@ class Config(Section):
         return self.rooms.get(alias or "", self.defaults)
 
 
+class StatusTokens(Section):
+    """What opens the status page: who has `admin` may act there, too."""
+
+    read: SecretStr
+    admin: SecretStr | None = None
+
+
+# Of random letters and digits 95 bits.
+_LEAST_TOKEN_CHARS = 16
+
+
 class Secrets(Section):
     """What comes from the environment, each at most one way."""
 
@@ -183,6 +228,10 @@ class Secrets(Section):
     """Of a server admin, for `orchestrator matrix` alone."""
     anthropic_api_key: SecretStr | None = None
     claude_code_oauth_token: SecretStr | None = None
+    status_token: SecretStr | None = None
+    """Shows the status page."""
+    status_admin_token: SecretStr | None = None
+    """May act there, too."""
 
     def require_api_credential(self) -> None:
         """Check that there is a credential for the API.
@@ -194,6 +243,32 @@ class Secrets(Section):
             raise ConfigError(
                 ["no credential for the API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"]
             )
+
+    def status_tokens(self, observability: ObservabilityConfig) -> StatusTokens | None:
+        """What opens the status page; None where it is not switched on.
+
+        Raises:
+            ConfigError: it is, and there is no token, or one that could be guessed.
+        """
+        if observability.status is None:
+            return None
+        given = {"STATUS_TOKEN": self.status_token, "STATUS_ADMIN_TOKEN": self.status_admin_token}
+        problems = [
+            f"{name}: expected {_LEAST_TOKEN_CHARS} characters or more, for instance what "
+            "`openssl rand -hex 16` prints"
+            for name, token in given.items()
+            if token is not None and len(token.get_secret_value()) < _LEAST_TOKEN_CHARS
+        ]
+        if self.status_token is None:
+            problems.append(
+                "observability.status needs a token: set STATUS_TOKEN or STATUS_TOKEN_FILE, or "
+                "observability.status to null"
+            )
+        elif self.status_token == self.status_admin_token:
+            problems.append("STATUS_TOKEN and STATUS_ADMIN_TOKEN are the same: expected two")
+        if problems or self.status_token is None:
+            raise ConfigError(problems)
+        return StatusTokens(read=self.status_token, admin=self.status_admin_token)
 
     def require_admin_token(self) -> SecretStr:
         """The admin's token.
@@ -218,48 +293,10 @@ class Secrets(Section):
             self.matrix_admin_token,
             self.anthropic_api_key,
             self.claude_code_oauth_token,
+            self.status_token,
+            self.status_admin_token,
         )
         return [s.get_secret_value() for s in held if s is not None]
-
-
-# Their names are settled and they are validated, but nothing acts on them yet.
-_NOT_BUILT: Mapping[type[BaseModel], tuple[str, ...]] = {
-    DockerConfig: ("prewarm",),
-    RoomProfile: (
-        "max_parallel_turns",
-        "idle_stop_s",
-        "hibernate_s",
-    ),
-}
-# What asks for nothing: a file may say that it wants none of it.
-_OFF = (None, 0, (), "final")
-
-
-def not_built(config: Config) -> list[str]:
-    """The keys that the file sets and this version does not act on, by path, in order.
-
-    Somebody who sets a budget must not believe that it is kept.
-    """
-    found = _not_built(config.model_copy(update={"rooms": {}}), "")
-    # A room's profile starts from `defaults`; what is named there is not named again.
-    known = {path.removeprefix("defaults.") for path in found}
-    for room, profile in config.rooms.items():
-        mine = _not_built(profile, "")
-        found += [f"rooms.{room}.{path}" for path in mine if path not in known]
-    return sorted(found)
-
-
-def _not_built(section: BaseModel, prefix: str) -> list[str]:
-    found: list[str] = []
-    for name in section.model_fields_set:
-        value, path = getattr(section, name), f"{prefix}{name}"
-        if name in _NOT_BUILT.get(type(section), ()):
-            found += [] if value in _OFF else [path]
-            continue
-        for key, part in value.items() if isinstance(value, dict) else ((None, value),):
-            if isinstance(part, BaseModel):
-                found += _not_built(part, f"{path}." if key is None else f"{path}.{key}.")
-    return found
 
 
 def load_config(path: Path, *, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -268,27 +305,7 @@ def load_config(path: Path, *, overrides: Mapping[str, Any] | None = None) -> Co
     Raises:
         ConfigError: one line per mistake.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise ConfigError([f"{path}: cannot be read: {e.strerror}"]) from e
-    except UnicodeDecodeError as e:
-        raise ConfigError([f"{path}: expected UTF-8 text"]) from e
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        # An alias of YAML begins with the star of `*.example.org`.
-        is_alias = getattr(e, "context", None) == "while scanning an alias"
-        hint = "; what begins with * needs quotes" if is_alias else ""
-        raise ConfigError(
-            [f"{path}: {where}expected YAML: {getattr(e, 'problem', e)}{hint}"]
-        ) from e
-    except RecursionError as e:
-        raise ConfigError([f"{path}: nested too deeply"]) from e
-    if not isinstance(data, dict):
-        raise ConfigError([f"{path}: expected a mapping with the key 'matrix' at least"])
+    data = read_yaml(path)
     return parse_config(_merge(data, overrides or {}), source=str(path))
 
 
@@ -305,13 +322,32 @@ def parse_config(data: Mapping[str, Any], *, source: str) -> Config:
     elif isinstance(rooms, dict) and isinstance(defaults, dict | None):
         merged["rooms"] = {k: _merge(defaults or {}, v) for k, v in rooms.items()}
     try:
-        return Config.model_validate(merged)
+        config = Config.model_validate(merged)
     except ValidationError as e:
         problems = [
             describe_problem(source, err, Config)
             for err in e.errors(include_input=False, include_url=False)
         ]
         raise ConfigError(sorted(set(problems))) from None
+    if unknown := [f"{source}: {line}" for line in _unknown_agents(config)]:
+        raise ConfigError(unknown)
+    return config
+
+
+def _unknown_agents(config: Config) -> Iterator[str]:
+    """A line for each profile that names an agent which `agents` does not have."""
+    known = ", ".join(config.agents)
+    for place, profile in (("defaults", config.defaults), *config.rooms.items()):
+        # What is set in `defaults` is in each room's profile, too, and is said once.
+        is_own = profile is config.defaults or profile.agent != config.defaults.agent
+        if "agent" in profile.model_fields_set and profile.agent not in config.agents and is_own:
+            where = place if profile is config.defaults else f"rooms.{place}"
+            yield f"{where}.agent: expected one that stands below agents: {known}"
+
+
+def given_upstream(environ: Mapping[str, str]) -> str:
+    """Where the API is without a file: as the environment says, or the default."""
+    return (environ.get("ANTHROPIC_BASE_URL") or DEFAULT_UPSTREAM).rstrip("/")
 
 
 def load_secrets(environ: Mapping[str, str] = os.environ) -> Secrets:

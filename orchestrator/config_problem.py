@@ -53,6 +53,11 @@ def describe_problem(
     """One line for one of pydantic's errors about a `root`; the value is never in it."""
     loc = [part for part in error["loc"] if part != "[key]"]
     path = ".".join(map(str, loc)) or "(the file)"
+    if error["type"] == "missing" and loc == ["matrix"]:
+        return (
+            f"{source}: matrix: is missing; with --embedded the file is one for the embedded "
+            "homeserver, which needs none"
+        )
     if error["type"] == "extra_forbidden":
         return f"{source}: {path}: {_unknown(loc, root)}"
     context = error.get("ctx", {})

@@ -57,10 +57,24 @@ def _check_address(value: str) -> str:
         raise ValueError(msg) from None
 
 
+def _check_loopback(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    try:
+        is_own = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        is_own = False
+    if not is_own or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        msg = "expected an address of this host alone and a port, such as 127.0.0.1:9465"
+        raise ValueError(msg)
+    return value
+
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 UserPattern = Annotated[UserId, Field(pattern=_USER_ID)]
 HostPattern = Annotated[str, AfterValidator(_check_rule)]
 """What `core.egress_rules.parse_rule` takes, in its own form."""
 Network = Annotated[str, AfterValidator(_check_network)]
+LoopbackAddress = Annotated[str, AfterValidator(_check_loopback)]
+"""`HOST:PORT` that nobody else can reach."""
 Address = Annotated[str, AfterValidator(_check_address)]

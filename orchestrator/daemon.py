@@ -2,7 +2,7 @@
 
     lock ► store ► (embedded homeserver, offline model) ► engine, checked ► image ► interceptor
          ► spending ► egress ► disks ► Matrix ► outbox sender ► rooms ► grants, questions
-         ► inbound windows ► intake ► sync ► control socket
+         ► inbound windows ► intake ► sync ► control socket, metrics, status page
 
 Rules: what is opened later may use what was opened earlier, never the other way round, and closing
 is the reverse; so a room's last words still find a sender. Every task is named in one of two lists
@@ -17,58 +17,54 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_urlsafe
 from typing import Any, NoReturn
 
 from loguru import logger
-from pydantic import SecretStr
 
 from orchestrator import __version__
-from orchestrator.config import DEFAULT_STATE_DIR, Config, Secrets
-from orchestrator.control.server import open_control
-from orchestrator.core import texts
+from orchestrator.announcement import Announcement, announce
+from orchestrator.audit_log import open_audit_log
+from orchestrator.config import Config, Secrets, StatusTokens
+from orchestrator.config_watch import ConfigWatch, WatchedFile, keep_applied, watch_config
 from orchestrator.core.pacing import BudgetState, SendBudget
+from orchestrator.credential_choice import agent_secrets, choose_credential
 from orchestrator.disks import open_disks
-from orchestrator.egress.credential import ApiKey, Credential, OAuthToken
 from orchestrator.egress.gateway import EgressGateway, ProxyMeans, open_egress
 from orchestrator.embedded.homeserver import (
     EmbeddedHomeserver,
     open_embedded_homeserver,
-    write_embedded_json,
 )
 from orchestrator.embedded.offline_model import open_offline_model
 from orchestrator.ending import Ending, stop_runners
 from orchestrator.engine_ready import prepare_engine
-from orchestrator.errors import (
-    AiAgentChatError,
-    RequestRefusedError,
-    RunnerError,
-)
+from orchestrator.errors import AiAgentChatError, RequestRefusedError
 from orchestrator.gateway.budget_keeper import BudgetKeeper
 from orchestrator.gateway.clock import SteadyClock
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
 from orchestrator.gateway.outbound import OutboxSender
+from orchestrator.host_memory import HostMemory
 from orchestrator.housing import HostHousing, open_interceptor
 from orchestrator.log import register_secret
 from orchestrator.matrix.client import MatrixClient, open_matrix
 from orchestrator.matrix.sent import find_sent
 from orchestrator.matrix.sync import SyncStatus, run_sync
-from orchestrator.metrics.server import open_metrics
-from orchestrator.metrics.source import MetricsSource
 from orchestrator.model import EventId
 from orchestrator.overview import Overview
 from orchestrator.room_secret import RoomSecrets
 from orchestrator.rooms.decider import build_deciders
+from orchestrator.rooms.engine_events import watch_engine
 from orchestrator.rooms.hearing import Heard
 from orchestrator.rooms.intake import Intake
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.manager import RoomManager
+from orchestrator.rooms.places import RunnerPlaces
+from orchestrator.rooms.pressure_watch import PressureWatch
+from orchestrator.rooms.starts import RunnerStarts
 from orchestrator.runners.docker_backend import DockerBackend, open_docker_backend
 from orchestrator.runners.image import Base
 from orchestrator.signals import Stopped, raise_at_signal, until_signal, watch_signals
@@ -79,6 +75,7 @@ from orchestrator.store.egress_day_table import EgressDayTable
 from orchestrator.store.spending import open_spending
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.upkeep import Upkeep
+from orchestrator.views import Views
 
 # For the outbox to drain, within the one deadline of `ending.END_S`.
 _DRAIN_S = 4.0
@@ -86,6 +83,7 @@ _DRAIN_S = 4.0
 # One short transaction; what it would keep can be learnt again.
 _KEEP_S = 1.0
 _HOUR_S = 3600.0
+_RELOADS = "Reading the configuration again; runners and their turns go on…"
 
 Say = Callable[[str], None]
 
@@ -98,14 +96,22 @@ class Plan:
     secrets: Secrets
     room_secrets: RoomSecrets
     build_config: Callable[[EmbeddedHomeserver | None], Config]
+    """As it was read when the plan was made, whatever the file says now."""
     embedded_port: int | None
     """Set: run the embedded homeserver on this port of 127.0.0.1."""
     base: Base
     """Where the runner image's base comes from."""
+    file: WatchedFile | None = None
+    """Set: read again at SIGHUP and when it changes."""
+    status_tokens: StatusTokens | None = None
+    """What opens the status page, where it is switched on."""
 
 
-async def run_daemon(plan: Plan, say: Say) -> None:
+async def run_daemon(plan: Plan, say: Say, on_opened: Callable[[], None]) -> signal.Signals:
     """Run until a signal or a failure; everything that was started is finished at the end.
+
+    Returns the signal. SIGHUP: it ended so that it can start with the configuration as it is now.
+    `on_opened` is called once everything is open: the configuration is one that it starts with.
 
     Raises:
         AiAgentChatError: why it could not start, or what it ended by; as often as not in groups.
@@ -113,18 +119,28 @@ async def run_daemon(plan: Plan, say: Say) -> None:
     # Whatever a library makes below the state directory (SQLite's files, say) is ours alone, too.
     os.umask(0o077)
     stop = watch_signals()
-    with hold_state_dir(plan.state_dir), Ending(stop) as ending:
+    with (
+        hold_state_dir(plan.state_dir),
+        open_audit_log(plan.state_dir),
+        Ending(stop) as ending,
+    ):
+        logger.bind(action="daemon.begin", version=__version__, audit=True).info("it begins")
         async with AsyncExitStack() as opened:
             try:
                 # An image takes minutes to build: a signal ends the opening, too.
                 system = await until_signal(stop, _open(plan, say, opened))
                 if system is None:
-                    return
-                by = await _serve(system, stop, ending, say)
+                    return signal.SIGTERM
+                on_opened()
+                await asyncio.to_thread(keep_applied, system.state_dir, system.kit.config)
+                watch = watch_config(plan.file, system.embedded, system.kit.config, stop)
+                by = await _serve(system, watch, stop, ending, say)
                 if by is signal.SIGINT:
                     await until_signal(stop, stop_runners(system.kit.backend, say))
+                return by
             finally:
                 ending.close()
+    return signal.SIGTERM
 
 
 # Opening...
@@ -146,6 +162,7 @@ class _Opened:
     txns_since: float
     embedded: EmbeddedHomeserver | None
     offline: bool
+    status_tokens: StatusTokens | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +179,7 @@ class _System:
     manager: RoomManager
     intake: Intake
     overview: Overview
+    views: Views
     store: Store
     upkeep: Upkeep
     state_dir: Path
@@ -180,7 +198,7 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
         register_secret(embedded.agent_password)
         register_secret(embedded.user_password)
     config = plan.build_config(embedded)
-    credential, offline = _choose_credential(plan.secrets, embedded=embedded is not None)
+    credential, offline = choose_credential(plan.secrets, embedded=embedded is not None)
     upstream = await enter(open_offline_model()) if offline else config.anthropic.upstream
     installation = await store.rooms.installation()
     backend = await enter(open_docker_backend(installation))
@@ -206,7 +224,7 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
         room_secrets=plan.room_secrets,
         disks=disks,
     )
-    secrets = plan.secrets if embedded is None else _agent_secrets(embedded)
+    secrets = plan.secrets if embedded is None else agent_secrets(embedded)
     matrix = await enter(open_matrix(config.matrix, secrets, plan.state_dir))
     for value in matrix.secret_values:
         register_secret(value)
@@ -227,6 +245,7 @@ async def _open(plan: Plan, say: Say, opened: AsyncExitStack) -> _System:
             txns_since=await store.meta.device_since(matrix.device_id, now=clock()),
             embedded=embedded,
             offline=offline,
+            status_tokens=plan.status_tokens,
         )
     )
 
@@ -261,6 +280,8 @@ def _assemble(opened: _Opened) -> _System:
         doors=opened.egress,
         courtesies=courtesies,
         copies=CopyFiles(opened.state_dir / "snapshots"),
+        places=RunnerPlaces(config.docker.max_runners),
+        starts=RunnerStarts(config.docker.max_starts),
         notify_outbox=sender.notify,
         may_show_progress=sender.may_show_progress,
         deciders=build_deciders(config, store),
@@ -272,6 +293,7 @@ def _assemble(opened: _Opened) -> _System:
         person_micro_usd=opened.housing.person_micro_usd,
         invite=matrix.invite,
         download=matrix.download_file,
+        find_event=matrix.find_event,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(
@@ -292,6 +314,15 @@ def _assemble(opened: _Opened) -> _System:
         notify_outbox=sender.notify,
     )
     overview = Overview(kit, manager, sender, me=matrix.user_id, started_at=clock())
+    views = Views(
+        kit=kit,
+        manager=manager,
+        sender=sender,
+        overview=overview,
+        state_dir=opened.state_dir,
+        status_tokens=opened.status_tokens,
+        notify_inbox=intake.notify,
+    )
     return _System(
         kit=kit,
         embedded=opened.embedded,
@@ -303,6 +334,7 @@ def _assemble(opened: _Opened) -> _System:
         manager=manager,
         intake=intake,
         overview=overview,
+        views=views,
         store=store,
         upkeep=_build_upkeep(opened),
         state_dir=opened.state_dir,
@@ -325,7 +357,11 @@ def _build_upkeep(opened: _Opened) -> Upkeep:
 
 
 async def _serve(
-    system: _System, stop: asyncio.Queue[signal.Signals], ending: Ending, say: Say
+    system: _System,
+    watch: ConfigWatch | None,
+    stop: asyncio.Queue[signal.Signals],
+    ending: Ending,
+    say: Say,
 ) -> signal.Signals:
     """Run all tasks until a signal; returns which one it was."""
     async with asyncio.TaskGroup() as outlets:
@@ -333,8 +369,9 @@ async def _serve(
             outlets.create_task(work, name=name) for name, work in _outlet_tasks(system).items()
         ]
         try:
-            by = await _serve_rooms(system, stop, ending, say)
-            say("Stopping (press Ctrl-C again to skip the wait)…")
+            by = await _serve_rooms(system, watch, stop, ending, say)
+            is_reload = by is signal.SIGHUP
+            say(_RELOADS if is_reload else "Stopping (press Ctrl-C again to skip the wait)…")
         finally:
             # Here, before a failure reaches the group: it would cancel the sender first.
             await _drain(system, stop, ending)
@@ -361,7 +398,8 @@ def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[
         "inbound windows": system.gate.run(),
         "intake": system.intake.run(),
         "sync": _sync(system, in_step),
-        "engine events": _watch_engine(system),
+        "engine events": watch_engine(system.kit.backend, system.manager),
+        "memory pressure": _build_pressure_watch(system).run(),
         "database upkeep": system.upkeep.run(),
     }
     if system.embedded is not None:
@@ -370,20 +408,25 @@ def _room_tasks(system: _System, in_step: asyncio.Event) -> dict[str, Coroutine[
 
 
 async def _serve_rooms(
-    system: _System, stop: asyncio.Queue[signal.Signals], ending: Ending, say: Say
+    system: _System,
+    watch: ConfigWatch | None,
+    stop: asyncio.Queue[signal.Signals],
+    ending: Ending,
+    say: Say,
 ) -> signal.Signals:
     """Nothing new is taken once this is left: not an event, not a turn. Runners go on."""
     in_step = asyncio.Event()
     by = signal.SIGTERM
     try:
         async with (
-            open_control(system.state_dir, system.overview),
-            _open_metrics(system),
+            system.views.serve(),
             asyncio.TaskGroup() as group,
         ):
             for name, work in _room_tasks(system, in_step).items():
                 group.create_task(work, name=name)
             group.create_task(_announce(system, in_step, say), name="announce")
+            if watch is not None:
+                group.create_task(watch.run(), name="configuration")
             try:
                 await raise_at_signal(stop)
             finally:
@@ -394,11 +437,11 @@ async def _serve_rooms(
     return by
 
 
-def _open_metrics(system: _System) -> AbstractAsyncContextManager[None]:
-    source = MetricsSource(system.store, system.sender, system.kit.wall_clock)
-    settings = system.kit.config.observability
-    is_named = "metrics" in settings.model_fields_set
-    return open_metrics(settings.metrics, source.read, required=is_named)
+def _build_pressure_watch(system: _System) -> PressureWatch:
+    pressure = system.kit.config.docker.memory_pressure
+    limits = None if pressure is None else pressure.limits()
+    manager = system.manager
+    return PressureWatch(limits, HostMemory().read, manager.workers, manager.spares)
 
 
 async def _sync(system: _System, in_step: asyncio.Event) -> NoReturn:
@@ -417,48 +460,15 @@ async def _sync(system: _System, in_step: asyncio.Event) -> NoReturn:
     )
 
 
-async def _watch_engine(system: _System) -> NoReturn:
-    """Tell a room when the kernel ended one of its processes for its memory."""
-    async for event in system.kit.backend.watch():
-        logger.bind(
-            action="runner.event", room=event.slug, event=event.kind, exit_code=event.exit_code
-        ).info("the engine reports")
-        if event.kind == "oom":
-            system.manager.note_out_of_memory(event.slug)
-    msg = "the engine's events ended"
-    raise RunnerError(msg)
-
-
 async def _announce(system: _System, in_step: asyncio.Event, say: Say) -> None:
-    """Say that it is ready, once it is: what is sent from now on is answered."""
-    await in_step.wait()
-    embedded = system.embedded
-    if embedded is None:
-        say(f"Ready: {system.matrix.user_id} on {system.kit.config.matrix.homeserver}.")
-        return
-    path = write_embedded_json(system.state_dir, embedded)
-    for line in texts.embedded_banner(
-        homeserver=embedded.base_url,
-        room=embedded.room_alias,
-        user_id=embedded.user_id,
-        password=embedded.user_password,
-        agent=embedded.agent_user_id,
-        limit_lifted=embedded.limit_lifted,
+    ready = Announcement(
+        config=system.kit.config,
+        me=system.matrix.user_id,
+        embedded=system.embedded,
+        state_dir=system.state_dir,
         offline=system.offline,
-        permissions=system.kit.config.defaults.permissions,
-        file=str(path),
-        cchat=_cchat_command(system.state_dir),
-    ):
-        say(line)
-
-
-def _cchat_command(state_dir: Path) -> str:
-    """How to call cchat from where the user stands."""
-    program = Path(sys.executable).parent / "cchat"
-    here = Path.cwd()
-    shown = program.relative_to(here) if program.is_relative_to(here) else program
-    option = "" if state_dir == here / DEFAULT_STATE_DIR else f" --state-dir {state_dir}"
-    return f"{shown}{option}"
+    )
+    await announce(ready, in_step, say)
 
 
 # Ending...
@@ -478,22 +488,3 @@ async def _drain(system: _System, stop: asyncio.Queue[signal.Signals], ending: E
         logger.bind(action="daemon.keep", error=type(e).__name__).error(
             "what was learnt of the account's limit is not kept"
         )
-
-
-# Choices...
-
-
-def _choose_credential(secrets: Secrets, *, embedded: bool) -> tuple[Credential, bool]:
-    """The credential for the API, and whether the offline model stands in for it."""
-    if secrets.anthropic_api_key is not None:
-        return ApiKey(secrets.anthropic_api_key), False
-    if secrets.claude_code_oauth_token is not None:
-        return OAuthToken(secrets.claude_code_oauth_token), False
-    if not embedded:
-        secrets.require_api_credential()
-    # Any text would do; a random one can't occur in what the gateway redacts from answers.
-    return ApiKey(SecretStr(token_urlsafe(32))), True
-
-
-def _agent_secrets(embedded: EmbeddedHomeserver) -> Secrets:
-    return Secrets(matrix_password=SecretStr(embedded.agent_password))

@@ -10,9 +10,9 @@ without it; one room's trouble is that room's. What blocks runs in threads.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -141,6 +141,8 @@ class RoomDisks:
     root: Path
     kind: Kind
     threads: CallThreads = field(default_factory=lambda: CallThreads(_THREADS))
+    _seen: dict[RoomSlug, DiskUsage] = field(default_factory=dict)
+    """What was found when a room's plain directories were counted, or its disk unmounted."""
 
     async def ensure(
         self, slug: RoomSlug, *, limit_bytes: int, uid: int, is_vacant: bool
@@ -165,6 +167,19 @@ class RoomDisks:
         """
         return await self.threads.run(lambda: self._usage(slug, limit_bytes))
 
+    async def known(self, limits: Mapping[RoomSlug, int]) -> Mapping[RoomSlug, DiskUsage]:
+        """What the disks of these rooms hold, mounted or not; `limits`: of each, in bytes.
+
+        Nothing is counted for it: of plain directories, and of what is just being unmounted, it is
+        what was seen last in this life. A room of which nothing is known is left out.
+        """
+
+        def look() -> dict[RoomSlug, DiskUsage]:
+            seen = {slug: self._known(slug, limit) for slug, limit in limits.items()}
+            return {slug: usage for slug, usage in seen.items() if usage is not None}
+
+        return await self.threads.run(look)
+
     async def release(self, slug: RoomSlug) -> None:
         """Unmount the room's file system, where it has one: its container does not run."""
         try:
@@ -187,6 +202,8 @@ class RoomDisks:
         with held(folder) as lock:
             image = DiskImage(folder, lock)
             discard_half(folder, lock)
+            if is_vacant and image.exists and self.kind == "image":
+                _discard_unused(image, limit_bytes)
             if not image.exists and not self._make(image, lock, limit_bytes, uid, is_vacant):
                 return None
             remove_moved(folder, lock)
@@ -229,13 +246,58 @@ class RoomDisks:
         folder = self.root / slug
         if (folder / IMAGE).exists():
             return DiskImage(folder, -1).usage()
-        return measure(_folders(folder), limit_bytes)
+        self._seen[slug] = usage = measure(_folders(folder), limit_bytes)
+        return usage
+
+    def _known(self, slug: RoomSlug, limit_bytes: int) -> DiskUsage | None:
+        image = DiskImage(self.root / slug, -1)
+        try:
+            if image.exists:
+                # The kernel writes the superblock some time after the last user has gone.
+                return image.usage() or image.resting_usage() or self._seen.get(slug)
+        except OSError as e:
+            logger.bind(action="disk.look", room=slug, error=type(e).__name__).debug("not readable")
+            return None
+        counted = self._seen.get(slug)
+        return None if counted is None else replace(counted, limit_bytes=limit_bytes)
 
     def _release(self, slug: RoomSlug) -> None:
         folder = self.root / slug
         if (folder / MOUNT).exists():
             with held(folder) as lock:
-                DiskImage(folder, lock).unmount()
+                image = DiskImage(folder, lock)
+                if (usage := image.usage()) is not None:
+                    self._seen[slug] = usage
+                image.unmount()
+
+
+def _discard_unused(image: DiskImage, limit_bytes: int) -> None:
+    """One that is larger than its room's may be, and that nobody has put anything in yet.
+
+    It was made before it was known for which room.
+    """
+    if image.size_bytes() > image_bytes(limit_bytes):
+        image.mount()
+        if _is_unused(image.mount_point):
+            image.discard()
+
+
+def _is_unused(place: Path) -> bool:
+    """Whether neither workspace nor home has anything in it, or they are not there yet."""
+    return not any(_has_entries(place / name) for name in FOLDERS)
+
+
+def _has_entries(folder: Path) -> bool:
+    """Whether there is anything in it; the folder itself may be missing, and is no link."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        with os.scandir(descriptor) as entries:
+            return next(entries, None) is not None
+    finally:
+        os.close(descriptor)
 
 
 def _renew(image: DiskImage, limit_bytes: int) -> None:

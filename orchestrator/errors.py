@@ -21,6 +21,7 @@ AiAgentChatError
 ├── TooManyRoomsError              this installation has no uid left for another room
 ├── RunnerError
 │   ├── RunnerGoneError            the container is not there, or no longer runs
+│   ├── StartWithdrawnError        nobody wants the runner any more that waited for its start
 │   ├── EngineRequestError         (retryable) the engine failed or did not answer in time
 │   │   └── EngineRefusedError     the engine said no, for good
 │   └── WireError
@@ -84,10 +85,11 @@ class DiskError(PreconditionError):
 class NotRunningError(PreconditionError):
     """No orchestrator is running. Start it with: make up (or orchestrator up --config FILE)."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, is_missing: bool = False) -> None:
         self.state_dir = state_dir
+        where = "; there is no such directory. Name another with --state-dir" if is_missing else ""
         super().__init__(
-            f"No orchestrator is running for {state_dir}. "
+            f"No orchestrator is running for {state_dir}{where}. "
             "Start it with: make up (or orchestrator up --config FILE)."
         )
 
@@ -172,6 +174,10 @@ class RunnerError(AiAgentChatError):
 
 class RunnerGoneError(RunnerError):
     """The room's container is not running."""
+
+
+class StartWithdrawnError(RunnerError):
+    """The runner's start was not waited for any longer."""
 
 
 class EngineRequestError(RunnerError):

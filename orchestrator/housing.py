@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.config import Config
@@ -14,7 +16,7 @@ from orchestrator.core.egress_rules import parse_rule
 from orchestrator.core.id_plan import IdPlan, RoomIds
 from orchestrator.core.proxy_env import build_proxy_env
 from orchestrator.core.room_secret import RoomSecret
-from orchestrator.core.sandbox import spec_hash
+from orchestrator.core.sandbox import SandboxSpec, spec_hash
 from orchestrator.core.surrogate import make_surrogates
 from orchestrator.disks import RoomDisks, takes_nothing
 from orchestrator.egress.authority import load_or_make_authority
@@ -36,10 +38,18 @@ from orchestrator.room_secret import RoomSecrets
 from orchestrator.room_spec import build_room_spec
 from orchestrator.rooms.kit import Quarters
 from orchestrator.runners.ownership import note_first_uid
-from orchestrator.runners.workdir import RoomDirs, prepare_policy_dir, prepare_room_dirs
-from orchestrator.store.api import RoomRow
+from orchestrator.runners.taken_place import note_taken_place
+from orchestrator.runners.workdir import (
+    RoomDirs,
+    prepare_policy_dir,
+    prepare_room_dirs,
+    remove_room_dir,
+)
+from orchestrator.store.api import RoomRow, SpareRow
 
 _KEY_BYTES = 32
+# Far more than a fresh one takes: rooms that there are need it first.
+_SPACE_FOR_SPARES = 512 << 20
 
 
 class HostHousing:
@@ -81,20 +91,13 @@ class HostHousing:
         """
         ids = self._ids.ids(room.index)
         profile = self._config.profile(room.room_id, room.alias, room.former)
+        await asyncio.to_thread(note_taken_place, self._root, room)
         dirs = await self._prepare_dirs(room, profile, ids, is_vacant=is_vacant)
         held = self._secrets(profile, room.slug)
         trust = await asyncio.to_thread(self._prepare_trust, profile, dirs.egress, ids.host_gid)
         door = self._door(room.slug, profile, ids, dirs, held)
         await self._egress.open_door(door)
-        spec = build_room_spec(
-            room,
-            config=self._config,
-            installation=self._installation,
-            image=self._image_id,
-            ids=ids,
-            dirs=dirs,
-            generation=generation,
-        )
+        spec = self._spec(room, ids, dirs, generation)
         return Quarters(
             spec=spec,
             spec_hash=spec_hash(spec),
@@ -107,10 +110,46 @@ class HostHousing:
             ),
         )
 
+    async def prepare_spare(self, spare: SpareRow, *, is_vacant: bool = False) -> SandboxSpec:
+        """The directories for a room to come, and its runner as `defaults` want it. Idempotent.
+
+        There is no door: the room's first `prepare` opens it, with the room's profile.
+
+        Raises:
+            PreconditionError: as `prepare`.
+        """
+        room, ids = spare.as_room, self._ids.ids(spare.index)
+        dirs = await self._prepare_dirs(room, self._config.defaults, ids, is_vacant=is_vacant)
+        return self._spec(room, ids, dirs, spare.generation)
+
+    async def has_space(self) -> bool:
+        """Whether the host's disk has room for what nobody has asked for yet."""
+        free = (await asyncio.to_thread(shutil.disk_usage, self._root.parent)).free
+        return free >= _SPACE_FOR_SPARES
+
+    async def clear(self, slug: RoomSlug) -> None:
+        """Remove the place of a spare that no room has taken. Idempotent.
+
+        Raises:
+            PreconditionError: it can't be removed; says why.
+        """
+        await self._disks.release(slug)
+        await asyncio.to_thread(remove_room_dir, self._root / slug)
+
     async def disk_usage(self, room: RoomRow) -> DiskUsage | None:
         """What the room's workspace and home hold, as far as it can be known."""
         profile = self._config.profile(room.room_id, room.alias, room.former)
         return await self._disks.usage(room.slug, profile.limits.disk)
+
+    async def known_disks(self, rooms: Sequence[RoomRow]) -> Mapping[RoomSlug, DiskUsage]:
+        """What the rooms' workspaces and homes hold, mounted or not, without counting any."""
+        profile = self._config.profile
+        return await self._disks.known(
+            {
+                room.slug: profile(room.room_id, room.alias, room.former).limits.disk
+                for room in rooms
+            }
+        )
 
     async def is_full(self, home: Path) -> bool:
         """Whether a program that writes its first small file there would fail."""
@@ -127,6 +166,17 @@ class HostHousing:
     def person_micro_usd(self, person: UserId) -> int:
         """What was spent for somebody today (UTC), in all rooms."""
         return self._egress.person_micro_usd(person)
+
+    def _spec(self, room: RoomRow, ids: RoomIds, dirs: RoomDirs, generation: int) -> SandboxSpec:
+        return build_room_spec(
+            room,
+            config=self._config,
+            installation=self._installation,
+            image=self._image_id,
+            ids=ids,
+            dirs=dirs,
+            generation=generation,
+        )
 
     async def _prepare_dirs(
         self, room: RoomRow, profile: RoomProfile, ids: RoomIds, *, is_vacant: bool

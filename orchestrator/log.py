@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from loguru import logger
 
+from orchestrator import meters
 from orchestrator.redaction import HIDDEN, Redactor, is_secret_field
 
 if TYPE_CHECKING:
     from loguru import Message, Record
 
 LogFormat = Literal["json", "text"]
+AUDIT_ONLY = "only"
+"""As `audit`: what people or a CLI have said, for the audit log and not for this one."""
 
 # What a line may hold: names and reasons are short, a traceback is some 50 lines of 100.
 _MAX_FIELD_CHARS = 4096
@@ -61,6 +64,8 @@ def configure_logging(
     render = render_json if fmt == "json" else render_text
 
     def write(message: Message) -> None:
+        if message.record["level"].no >= logger.level("ERROR").no:
+            meters.ERRORS.labels(str(message.record["extra"].get("action", "none"))).inc()
         # A full disk or a closed pipe must not end the daemon, and there is nobody to tell.
         with suppress(OSError, ValueError):
             stream.write(render(message.record) + "\n")
@@ -71,6 +76,7 @@ def configure_logging(
     logger.add(
         write,
         level=level,
+        filter=lambda record: record["extra"].get("audit") != AUDIT_ONLY,
         format="{message}",
         colorize=False,
         backtrace=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 
 from orchestrator.control.models import (
@@ -18,6 +19,8 @@ from orchestrator.control.models import (
     SyncView,
     TurnView,
 )
+from orchestrator.core.disk import DiskUsage
+from orchestrator.core.thread import MAIN
 from orchestrator.errors import EngineUnavailableError, RunnerError
 from orchestrator.gateway.outbound import OutboxSender
 from orchestrator.matrix.sync import SyncStatus
@@ -25,8 +28,7 @@ from orchestrator.model import RoomId, RunnerState, TurnState, UserId
 from orchestrator.ports import RunnerInfo, RunnerStats
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.manager import RoomManager
-from orchestrator.rooms.worker import MAIN
-from orchestrator.store.api import RoomRow
+from orchestrator.store.api import NO_ROOM, RoomRow
 from orchestrator.store.failure import StoreTrouble
 
 _SHORT_ID_CHARS = 12
@@ -51,10 +53,26 @@ class Overview:
         since = status.at if state is not self._sync.state else self._sync.since
         self._sync = SyncView(state=state, since=since, reason=status.reason)
 
+    @property
+    def sync(self) -> SyncView:
+        """How the connection to the homeserver is, and since when."""
+        return self._sync
+
+    @property
+    def started_at(self) -> float:
+        """When the daemon began, in Unix time."""
+        return self._started_at
+
+    async def containers(self) -> Sequence[RunnerInfo]:
+        """What the engine has of this installation's. Raises as the engine's port does."""
+        return await self._kit.backend.list()
+
     async def status(self) -> Status:
         """The daemon now."""
         turns = await self._kit.store.turns.open_turns()
-        runners = await self._kit.backend.list()
+        infos = await self._kit.backend.list()
+        running = {info.slug for info in infos if info.state is RunnerState.RUNNING}
+        spares = {row.slug for row in await self._kit.store.spares.all()}
         queued = sum(turn.state is TurnState.QUEUED for turn in turns)
         return Status(
             version=self._kit.version,
@@ -64,7 +82,8 @@ class Overview:
             user_id=self._me,
             homeserver=self._kit.config.matrix.homeserver,
             sync=self._sync,
-            runners=sum(info.state is RunnerState.RUNNING for info in runners),
+            runners=len(running - spares),
+            spares=len(running & spares),
             turns_running=len(turns) - queued,
             turns_queued=queued,
             outbox_waiting=await self._kit.store.outbox.waiting(),
@@ -74,21 +93,27 @@ class Overview:
 
     async def runners(self) -> tuple[RunnerView, ...]:
         """All runners of this installation, with a sample of what each uses."""
-        rooms = {room.slug: room for room in await self._kit.store.rooms.all()}
+        spares = await self._kit.store.spares.all()
+        rooms = {row.slug: row.as_room for row in spares}
+        rooms |= {room.slug: room for room in await self._kit.store.rooms.all()}
         infos = [info for info in await self._kit.backend.list() if info.slug in rooms]
         async with asyncio.TaskGroup() as group:
             samples = [group.create_task(self._stats(info), name="stats") for info in infos]
         queued = await self._queued()
+        disks = await self._kit.housing.known_disks([rooms[info.slug] for info in infos])
         return tuple(
             [
-                await self._runner(rooms[info.slug], info, sample.result(), queued)
+                await self._runner(
+                    rooms[info.slug], info, sample.result(), queued, disks.get(info.slug)
+                )
                 for info, sample in zip(infos, samples, strict=True)
             ]
         )
 
     async def rooms(self) -> tuple[RoomView, ...]:
         """All rooms that the agent is or was in."""
-        queued = await self._queued()
+        queued, rooms = await self._queued(), await self._kit.store.rooms.all()
+        disks = await self._kit.housing.known_disks(rooms)
         return tuple(
             RoomView(
                 room_id=room.room_id,
@@ -99,8 +124,10 @@ class Overview:
                 encrypted=room.encrypted,
                 members=room.joined_members,
                 queued=queued[room.room_id],
+                disk_used_bytes=disk.used_bytes if (disk := disks.get(room.slug)) else None,
+                disk_limit_bytes=disk.limit_bytes if disk else None,
             )
-            for room in await self._kit.store.rooms.all()
+            for room in rooms
         )
 
     async def _queued(self) -> Counter[RoomId]:
@@ -122,13 +149,15 @@ class Overview:
         info: RunnerInfo,
         sample: RunnerStats | None,
         queued: Counter[RoomId],
+        disk: DiskUsage | None,
     ) -> RunnerView:
         worker = self._manager.workers.get(room.room_id)
-        session = await self._kit.store.turns.session(room.room_id, MAIN)
+        session = await self._kit.store.sessions.get(room.room_id, MAIN)
         current = worker.current if worker else None
         now = self._kit.wall_clock()
         return RunnerView(
             room_id=room.room_id,
+            is_spare=room.room_id == NO_ROOM,
             name=room.name,
             alias=room.alias,
             slug=room.slug,
@@ -149,6 +178,8 @@ class Overview:
             cpu_total_s=sample.cpu_total_s if sample else None,
             pids=sample.pids if sample else None,
             uptime_s=_uptime_s(info, now) if sample else None,
+            disk_used_bytes=disk.used_bytes if disk else None,
+            disk_limit_bytes=disk.limit_bytes if disk else None,
         )
 
 

@@ -32,6 +32,7 @@ from orchestrator.errors import (
 from orchestrator.model import InstallationId, TurnOutcome
 from orchestrator.rooms.outgoing import Final, build_turn_notice_rows
 from orchestrator.runners.ownership import read_first_uids
+from orchestrator.runners.taken_place import read_taken_places
 from orchestrator.store.api import InboxKind, InboxState, Restored
 from orchestrator.store.approval_table import withdraw_all
 from orchestrator.store.checking import check_file, index_path, log_path
@@ -47,7 +48,8 @@ from orchestrator.store.database import hold_state_dir, open_database
 from orchestrator.store.grant_table import revoke_all_grants
 from orchestrator.store.inbox_table import write_restored
 from orchestrator.store.opening import DATABASE_NAME
-from orchestrator.store.room_table import reserve_indexes
+from orchestrator.store.room_place import reserve_places
+from orchestrator.store.spare_table import forget_spares
 from orchestrator.store.store import Store, build_store
 
 _NEW_NAME = f".{DATABASE_NAME}.restored"
@@ -106,8 +108,7 @@ def restore(copy: Path, state_dir: Path, *, now: float | None = None) -> Recover
         _remove(new)
         copy_database(copy, new)
         restored = Restored(copied_at=find_made_at(copy), restored_at=restored_at)
-        turns = asyncio.run(_rewrite(new, restored))
-        _sync_and_drop_log(new)
+        turns = asyncio.run(rewrite_copy(new, restored))
         aside = _put_aside(state_dir, restored_at)
         new.replace(state_dir / DATABASE_NAME)
         sync_path(state_dir)
@@ -150,13 +151,19 @@ def _is_sound(file: Path) -> bool:
         return False
 
 
-async def _rewrite(new: Path, restored: Restored) -> int:
-    """Mark what the copy can't know; how many turns that ended."""
+async def rewrite_copy(new: Path, restored: Restored) -> int:
+    """Mark in a copy what it can't know, before it is used; on disk, without a log, at the end.
+
+    Rooms' files are looked for beside it. How many turns that ended. Raises StoreError.
+    """
     async with open_database(new) as database:
         store = build_store(database)
         reserved = _indexes_of_files(new.parent, await store.rooms.installation())
-        await database.run(lambda db: _mark(db, restored, reserved))
-        return await _end_turns(store, restored)
+        taken = read_taken_places(new.parent / "rooms")
+        await database.run(lambda db: _mark(db, restored, reserved, taken))
+        turns = await _end_turns(store, restored)
+    _sync_and_drop_log(new)
+    return turns
 
 
 async def _end_turns(store: Store, restored: Restored) -> int:
@@ -180,10 +187,16 @@ async def _end_turns(store: Store, restored: Restored) -> int:
     return len(turns)
 
 
-def _mark(db: sqlite3.Connection, restored: Restored, reserved: Mapping[str, int]) -> None:
+def _mark(
+    db: sqlite3.Connection,
+    restored: Restored,
+    reserved: Mapping[str, int],
+    taken: Mapping[str, str],
+) -> None:
     forget_copied(db)
     write_restored(db, restored)
-    reserve_indexes(db, reserved)
+    forget_spares(db)
+    reserve_places(db, reserved, taken)
     db.execute(
         "UPDATE outbox SET attempts = max(attempts, 1), created_at = min(created_at, ?) "
         "WHERE state = 'queued'",
@@ -216,6 +229,8 @@ def _forget_inbox(db: sqlite3.Connection, restored: Restored) -> None:
             InboxKind.TIMELINE,
         ),
     )
+    # What was asked for on the status page was done then, or seen not to be.
+    db.execute("DELETE FROM inbox WHERE kind = ? AND state = 'new'", (InboxKind.PAGE,))
     db.execute(
         "UPDATE inbox SET state = ?, reason = 'restored', raw = '' WHERE kind = ? "
         "AND state IN ('new', 'pending_keys') "

@@ -222,18 +222,22 @@ class RoomProfile(Section):
     """What stands below an answer."""
     show_thinking: bool = False
     """Whether the model's thinking is shown, and not only that it thinks."""
-    while_running: Literal["queue", "interrupt"] = "queue"
-    """What a message does that comes while a turn runs."""
+    while_running: Literal["queue", "steer", "interrupt"] = "queue"
+    """What a message does that comes while a turn of its conversation runs."""
     max_parallel_turns: Annotated[int, Field(ge=1, le=16)] = 1
     """Of the room's main timeline and its threads together."""
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     deciders: Literal["approvers", "asker"] = "approvers"
     """Who may allow a tool: approvers, or besides them whoever asked for the turn."""
+    questions: Literal["reactions", "polls"] = "reactions"
+    """How the agent's questions with options are answered: with polls there is one besides."""
     greet: bool = True
     timeout_s: Seconds = 300
     ceiling_s: Seconds = 1800
-    idle_stop_s: Seconds = 900
-    hibernate_s: Seconds = 7200
+    idle_stop_s: Seconds | None = 900
+    """The CLI of an idle room ends after so long; its session is kept. None: never."""
+    hibernate_s: Seconds | None = 7200
+    """The container of an idle room stops after so long, with what runs in it. None: never."""
     permissions: Permissions = Permissions.ASK
     approval_timeout_s: Seconds = 3600
     on_interrupt: Literal["tell", "resume"] = "tell"

@@ -13,3 +13,7 @@ uv="${UV:-.venv/bin/uv}"
 echo 'atheris>=3.0,<3.1' | "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
   -o requirements-fuzz.lock -
+# What looks through the packages and the sources for CI (scripts/scan.sh); nothing of it is imported.
+printf '%s\n' 'cyclonedx-bom>=7.5' 'detect-secrets>=1.5' 'pip-audit>=2.10' | "$uv" pip compile --quiet \
+  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --no-annotate --custom-compile-command "make lock" -o requirements-ci.lock -

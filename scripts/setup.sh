@@ -6,8 +6,12 @@
 #   setup.sh unit [ARGUMENTS…]   environment; then the tests that need nothing else
 #   setup.sh chaos [ARGUMENTS…]  the same as for test; then the long tests, and kills ARGUMENTS…
 #   setup.sh fuzz [ARGUMENTS…]   environment, atheris; then fuzzing, guided by coverage
+#   setup.sh integration, security   the same as for test; then a part of its tests on real parts
 #   setup.sh check               environment; then format, lint, types, imports, shell
+#   setup.sh lint, types         a part of check
+#   setup.sh newest              the same as for test; then what breaks with the newest of everything
 #   setup.sh image [ARGUMENTS…]  environment, engine; then `orchestrator image build ARGUMENTS`
+#   setup.sh reproduce           environment, engine; then the runner image twice, compared
 #   setup.sh pictures            the same as for test; then the pictures of docs/pictures anew
 #   setup.sh run|dev|engine      only that part of the set-up
 #
@@ -24,12 +28,13 @@ ENGINE_WAIT=60
 TAIL_LINES=15
 # The markers of pyproject.toml: each test runs in one of the two parts of `make test`, but for those
 # that take minutes each, which `make chaos` runs.
-REAL_PARTS='docker or synapse or cli or faults'
+REAL_PARTS='docker or synapse or cli or faults or host or pipeline'
 DOCKERD_LOG=/var/log/aiagentchat-dockerd.log
-# pytest-xdist: one worker for each core where only Python is needed; on real parts, which mostly wait
-# for containers, two at a time. A file's tests stay together, so that they share their set-up.
-UNIT_WORKERS=auto
-REAL_WORKERS=2
+# pytest-xdist: tests mostly wait, those that need only Python for the disk, others for containers. On
+# real parts a file's tests stay together, so that they share their set-up.
+UNIT_WORKERS=$(($(nproc) * 2))
+REAL_WORKERS=3
+TOOLS=$PWD/.cache/tools
 dockerd=''
 
 say() { printf '%s\n' "$*"; }
@@ -257,24 +262,52 @@ ensure_fault_tools() {
   apt_install libfiu0 fiu-utils faketime runsc || say "  some tests will be skipped for it"
 }
 
+# groff and man show that the manual pages are in order. A Debian has them; its images don't.
+# What looks at compose/ and scripts: from Debian's packages, unpacked and not installed, since Prometheus
+# would be started as a service.
+ensure_tools() {
+  PATH="$PATH:$TOOLS/usr/bin"
+  export PATH
+  if has promtool && has amtool && has shellcheck; then return; fi
+  has apt-get || return 0
+  # shellcheck disable=SC2016 # its own shell's variables
+  step tools "unpacking promtool, amtool and shellcheck from Debian's packages" sh -ec '
+    mkdir -p "$1/packages"
+    cd "$1/packages"
+    apt-get update -q
+    apt-get download -q prometheus prometheus-alertmanager shellcheck
+    for package in *.deb; do dpkg-deb --extract "$package" "$1"; done
+  ' sh "$TOOLS" || say "  some tests will be skipped for it"
+}
+
+ensure_man() {
+  if has groff && has man; then return; fi
+  if is_root && has apt-get && apt_install groff-base man-db; then return; fi
+  fail "The tests of the manual pages need groff and man. Install them (on Debian:
+apt-get install groff-base man-db), then try again."
+}
+
 # ── another client, and a browser ──────────────────────────────────────────────────────────────
 
 # matrix-js-sdk as a second client, and Chromium to see a room as a person does. Node.js comes with the
 # locked packages. Without Chromium the tests that take pictures are skipped, and say so.
 ensure_web() {
-  web=tests/web
-  want=$(cat "$web/package-lock.json" "$VENV/.aiagentchat-dev" | sha256sum | cut -d' ' -f1)
-  if [ "$(cat "$web/node_modules/.aiagentchat" 2> /dev/null)" != "$want" ]; then
-    step npm "installing the packages of $web/package-lock.json" \
-      env PATH="$PWD/$VENV/bin:$PATH" "$VENV/bin/npm" ci --prefix "$web" \
-      --ignore-scripts --no-audit --no-fund --no-progress \
-      || fail "Check that an npm registry can be reached, then try again. npm has its own settings for
-another registry or a proxy: $VENV/bin/npm help config"
-    printf '%s\n' "$want" > "$web/node_modules/.aiagentchat"
-  fi
+  ensure_npm tests/web
   if has chromium || has chromium-browser || ! is_root || ! has apt-get; then return 0; fi
   apt_install chromium fonts-dejavu-core fonts-noto-color-emoji \
     || say "  some tests will be skipped for it"
+}
+
+# ensure_npm FOLDER: the packages of its lock file, checked by digest.
+ensure_npm() {
+  want=$(cat "$1/package-lock.json" "$VENV/.aiagentchat-dev" | sha256sum | cut -d' ' -f1)
+  if [ "$(cat "$1/node_modules/.aiagentchat" 2> /dev/null)" = "$want" ]; then return 0; fi
+  step npm "installing the packages of $1/package-lock.json" \
+    env PATH="$PWD/$VENV/bin:$PATH" "$VENV/bin/npm" ci --prefix "$1" \
+    --ignore-scripts --no-audit --no-fund --no-progress \
+    || fail "Check that an npm registry can be reached, then try again. npm has its own settings for
+another registry or a proxy: $VENV/bin/npm help config"
+  printf '%s\n' "$want" > "$1/node_modules/.aiagentchat"
 }
 
 # ── what is run ────────────────────────────────────────────────────────────────────────────────
@@ -288,37 +321,65 @@ up() {
   exec "$VENV/bin/orchestrator" up "$@"
 }
 
+# A wheel with the runner image's sources in it, installed and asked for its version somewhere else.
+package() {
+  rm -rf dist
+  "$VENV/bin/python" -m pip wheel --quiet --no-deps --wheel-dir dist .
+  trial=$(mktemp -d)
+  "$PYTHON" -m venv "$trial"
+  "$trial/bin/pip" install --quiet --require-hashes --requirement requirements.lock
+  "$trial/bin/pip" install --quiet --no-deps dist/*.whl
+  (cd "$trial" && "$trial/bin/orchestrator" --version && "$trial/bin/cchat" --help > /dev/null)
+  for page in orchestrator cchat; do
+    cmp "docs/man/$page.1" "$trial/share/man/man1/$page.1" \
+      || fail "The wheel lacks $page's manual page: see shared-data in pyproject.toml."
+  done
+  rm -rf "$trial"
+  (cd dist && sha256sum -- *.whl | tee SHA256SUMS)
+}
+
+# check PART…: what is looked at without running it.
 check() {
   ensure_venv dev
   failed=''
-  run_check "$VENV/bin/ruff" format --check .
-  run_check "$VENV/bin/ruff" check .
-  run_check "$VENV/bin/mypy"
-  run_check "$VENV/bin/lint-imports"
-  if has shellcheck; then
-    run_check shellcheck scripts/*.sh runner-image/*.sh .ci/run
-  else
-    say "· shellcheck is not installed; the shell scripts are not checked"
-  fi
+  for part in "$@"; do "$part"; done
   [ -z "$failed" ] || fail "make check failed:$failed"
   say "make check: everything passed"
 }
+
+lint() {
+  run_check "$VENV/bin/ruff" format --check .
+  run_check "$VENV/bin/ruff" check .
+  run_check "$VENV/bin/lint-imports"
+  if has shellcheck; then
+    run_check shellcheck scripts/*.sh runner-image/*.sh compose/*.sh .ci/run .ci/prepare
+  else
+    say "· shellcheck is not installed; the shell scripts are not checked"
+  fi
+}
+
+types() { run_check "$VENV/bin/mypy"; }
 
 run_check() {
   say "· ${1##*/} ${2:-}"
   "$@" || failed="$failed ${1##*/}"
 }
 
-# The tests that need nothing, with the coverage of what they can reach, as one number.
-unit() {
+# The tests that need nothing but programs to look at files with.
+unit_tests() {
   ensure_venv dev
+  ensure_tools
   mkdir -p "$LOGS"
   say "· tests that need nothing but Python"
+  run_pytest "$LOGS/unit.log" tests -m "not ($REAL_PARTS or long)" \
+    --numprocesses "$UNIT_WORKERS" --dist worksteal "$@"
+}
+
+# The same with the coverage of what they can reach, as one number; it takes half as long again.
+unit() {
   status=0
   export COVERAGE_FILE="$LOGS/coverage"
-  run_pytest "$LOGS/unit.log" tests -m "not ($REAL_PARTS or long)" \
-    --numprocesses "$UNIT_WORKERS" --dist loadfile \
-    --cov --cov-config=scripts/coverage.ini --cov-report= "$@" || status=$?
+  unit_tests --cov --cov-config=scripts/coverage.ini --cov-report= "$@" || status=$?
   covered=$("$VENV/bin/coverage" report --rcfile=scripts/coverage.ini --format=total 2>&1) || :
   say "branch coverage of what runs without Docker: $covered %"
   return "$status"
@@ -329,7 +390,7 @@ all_tests() {
   require_root test
   tests_began=$(date +%s)
   failed=0
-  unit "$@" || failed=1
+  unit_tests "$@" || failed=1
   ensure_real_parts
   say "· tests on real parts: Docker Engine, Synapse, the Claude Code CLI"
   run_pytest "$LOGS/real.log" tests -m "($REAL_PARTS) and not long" \
@@ -341,12 +402,27 @@ all_tests() {
   return "$failed"
 }
 
+# real NAME PYTEST-ARGUMENTS…: a part of the tests, with all that any of them needs.
+real() {
+  name=$1
+  shift
+  require_root "$name"
+  ensure_venv dev
+  ensure_real_parts
+  run_pytest "$LOGS/$name.log" "$@" --numprocesses "$REAL_WORKERS" --dist loadfile
+}
+
 # What tests on real parts need. Here and not in the tests, whose time is limited.
 ensure_real_parts() {
   ensure_engine
   ensure_image
   ensure_fault_tools
+  ensure_man
   ensure_web
+  ensure_npm tests/pipeline
+  step scan "installing the packages of requirements-ci.lock" scripts/scan.sh tools \
+    || fail "Check that a Python package index can be reached, then try again."
+  if ! has rsync && has apt-get; then apt_install rsync || say "  some tests will be skipped for it"; fi
   step synapse "making the image of the tests' Synapse, unless it is there (about a minute)" \
     "$VENV/bin/python" -m tests.support.synapse_image \
     || fail "The image could not be built; the lines above say why."
@@ -406,11 +482,27 @@ run_pytest() {
 closing_line() { tail -n 1 "$1" | tr -d '=' | sed 's/^ *//; s/ *$//'; }
 
 command=${1:-}
-[ -n "$command" ] || fail "usage: setup.sh up|test|unit|chaos|fuzz|check|image|pictures|run|dev|engine"
+[ -n "$command" ] || fail "usage: setup.sh up|test|unit|integration|security|chaos|fuzz|check|lint|types|image|package|newest|reproduce|pictures|run|dev|engine"
 shift
 case $command in
   up) up "$@" ;;
-  check) check ;;
+  check) check lint types ;;
+  lint | types) check "$command" ;;
+  integration)
+    real integration tests --ignore=tests/security -m "($REAL_PARTS) and not long" "$@"
+    ;;
+  security) real security tests/security -m 'not long' "$@" ;;
+  reproduce)
+    ensure_venv dev
+    ensure_engine
+    "$VENV/bin/python" -m scripts.reproduce "$@"
+    ;;
+  newest)
+    require_root newest
+    ensure_venv dev
+    ensure_real_parts
+    "$VENV/bin/python" -m scripts.newest "$@"
+    ;;
   unit) unit "$@" ;;
   test) all_tests "$@" ;;
   chaos) chaos "$@" ;;
@@ -425,7 +517,11 @@ case $command in
     ensure_venv dev
     ensure_real_parts
     export AIAGENTCHAT_PICTURES="$PWD/docs/pictures"
-    "$VENV/bin/python" -m pytest tests/e2e/test_room_pictures.py "$@"
+    "$VENV/bin/python" -m pytest tests/e2e/test_room_pictures.py tests/e2e/test_status_page.py "$@"
+    ;;
+  package)
+    ensure_venv run
+    package
     ;;
   run | dev) ensure_venv "$command" ;;
   engine)

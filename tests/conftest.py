@@ -99,7 +99,9 @@ def pytest_runtest_makereport(
 
 
 def _describe_all(item: pytest.Item) -> str:
-    below = item.config.stash[_BASE]
+    below = item.config.stash.get(_BASE, None)
+    if below is None:
+        return "none: the base directory could not be made, so nothing was started"
     try:
         with _engine() as client:
             return describe_containers(find_containers(client, below)) or "none"

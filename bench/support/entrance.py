@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
+
+from loguru import logger
+
+from tests.support.claude_cli import ensure_claude_cli
+from tests.support.runner_engine import ensure_runner_image
 
 
 def need_root() -> None:
@@ -23,3 +30,12 @@ def run_to_end(work: Coroutine[Any, Any, None], *, limit_s: float) -> None:
         sys.exit(f"This did not end in time ({limit_s:.0f} s in all), and was stopped.")
     except KeyboardInterrupt:
         sys.exit("Stopped; nothing that this started is left.")
+
+
+def run_with_cli(run: Callable[[str, Path], Coroutine[Any, Any, None]], *, limit_s: float) -> None:
+    """Run what needs the runner's image (its id) and the CLI; making them leaves stdout alone."""
+    need_root()
+    logger.remove()
+    with redirect_stdout(sys.stderr):
+        image, claude = ensure_runner_image(), ensure_claude_cli()
+    run_to_end(run(image, claude), limit_s=limit_s)

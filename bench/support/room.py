@@ -130,6 +130,31 @@ class Person:
         await self.wait_for_answer(event_id)
         return Turn(text=text, event_id=event_id, sent_at=sent_at, seen_at=time.time())
 
+    async def watch(self, room_id: str, text: str) -> Watched:
+        """Send a message and note what is seen of its turn, up to the end."""
+        sent_at, event_id = await self.send(room_id, text)
+        seen, first_at = len(self._user.timeline), None
+        events = 0
+        while not self.has_answer(event_id):
+            await self._user.sync()
+            new, seen = self._user.timeline[seen:], len(self._user.timeline)
+            shown = [event for event in new if event["type"] == "m.room.message"]
+            shown = [event for event in shown if TURN_KEY in event["content"]]
+            events += len(shown)
+            first_at = first_at or (time.time() if shown else None)
+        last_at = time.time()
+        first_s = (first_at or last_at) - sent_at
+        return Watched(first_s=first_s, last_s=last_at - sent_at, events=events)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What was seen of a turn: seconds from sending, and how many events it took."""
+
+    first_s: float
+    last_s: float
+    events: int
+
 
 def _ends(event: Json, event_id: str) -> bool:
     mark = event.get("content", {}).get(TURN_KEY, {})

@@ -2,7 +2,9 @@
 
 The agent's messages arrive in the order of their parts: its outbox keeps the order within a room,
 and so does the homeserver. They carry `org.aiagentchat.turn`, which names the events that asked;
-an answer that takes the place of what showed the turn's progress is one like others.
+an answer that takes the place of what showed the turn's progress is one like others. What is
+answered without a turn, as a room command is, carries `org.aiagentchat.answer`: what it answers,
+and whether that is all of it (docs/protocol.md).
 Others in the room can write that key, too: where the agent is known only its word counts, and where
 it is not, the first one that answers is the one that is listened to.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cchat.event import Kind, Said
+from cchat.event import AnswerMark, Kind, Said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +27,10 @@ class Line:
 class Answer:
     """Listens for the answer to one event. Invariant: after `outcome` is set, nothing is taken."""
 
-    def __init__(self, asked: str, *, me: str, agent: str | None, is_command: bool) -> None:
+    def __init__(self, asked: str, *, me: str, agent: str | None) -> None:
         self._asked = asked
         self._me = me
         self._agent = agent
-        self._is_command = is_command
         self._seen: set[str] = set()
         self.outcome: str | None = None
         self.turn: str | None = None
@@ -44,13 +45,17 @@ class Answer:
         self._seen.add(said.event_id)
         if said.mark is not None:
             return self._take_marked(said)
-        if said.kind is not Kind.NOTICE:
+        if said.answers is not None:
+            return self._take_answer(said, said.answers)
+        return Line(said=said, is_answer=False) if said.kind is Kind.NOTICE else None
+
+    def _take_answer(self, said: Said, mark: AnswerMark) -> Line | None:
+        if mark.to != self._asked:
             return None
-        if said.reply_to == self._asked or self._is_command:
-            # A room command's answer belongs to no turn.
+        self._agent = said.sender
+        if mark.final:
             self.outcome = "done"
-            return Line(said=said, is_answer=True)
-        return Line(said=said, is_answer=False)
+        return Line(said=said, is_answer=not mark.live)
 
     def _take_marked(self, said: Said) -> Line | None:
         mark = said.mark

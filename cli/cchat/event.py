@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 TURN_KEY = "org.aiagentchat.turn"
 """The agent's mark on the messages of a turn, and the type of the event that ends a silent one."""
+ANSWER_KEY = "org.aiagentchat.answer"
+"""Its mark on what answers a message without being of a turn: a room command's answer."""
 MESSAGE_TYPE = "m.room.message"
 SHOWN_TYPES = (MESSAGE_TYPE, TURN_KEY)
 
+_M = TypeVar("_M", bound=BaseModel)
 _Id = Annotated[str, Field(max_length=300)]
 
 
@@ -32,13 +35,17 @@ class TurnMark(_Lenient):
     """It shows how the turn goes on, and is no answer yet."""
 
 
-class _InReplyTo(_Lenient):
-    event_id: _Id
+class AnswerMark(_Lenient):
+    """Which event a message answers, and whether it is the last one that does."""
+
+    to: _Id
+    final: bool = False
+    live: bool = False
+    """It shows how a command goes on, and is no answer yet."""
 
 
 class _RelatesTo(_Lenient):
     rel_type: _Id | None = None
-    in_reply_to: _InReplyTo | None = Field(default=None, alias="m.in_reply_to")
 
 
 class _Content(_Lenient):
@@ -88,7 +95,7 @@ class Said:
     kind: Kind
     body: str
     mark: TurnMark | None = None
-    reply_to: str | None = None
+    answers: AnswerMark | None = None
     is_edit: bool = False
 
 
@@ -96,7 +103,7 @@ def parse_event(raw: object) -> Said | None:
     """What an event of a timeline says, or None where there is nothing to show or to learn."""
     try:
         event = _Event.model_validate(raw)
-        mark = _parse_mark(event.content.get(TURN_KEY))
+        mark = _parse(TurnMark, event.content.get(TURN_KEY))
         if mark is not None and mark.live:
             return None
         if event.type == TURN_KEY and mark is not None:
@@ -123,16 +130,16 @@ def _said(event: _Event, kind: Kind, content: _Content, mark: TurnMark | None) -
         kind=kind,
         body=content.body,
         mark=mark,
-        reply_to=related.in_reply_to.event_id if related.in_reply_to else None,
+        answers=_parse(AnswerMark, event.content.get(ANSWER_KEY)),
         # An answer takes the place of what showed the turn's progress: nobody has read it before.
         is_edit=related.rel_type == "m.replace" and mark is None,
     )
 
 
-def _parse_mark(raw: object) -> TurnMark | None:
+def _parse(kind: type[_M], raw: object) -> _M | None:
     if raw is None:
         return None
     try:
-        return TurnMark.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError:
         return None

@@ -22,10 +22,11 @@ _RUNNER_HEAD = (
     "MEMORY",
     "CPU",
     "PIDS",
+    "DISK",
     "UP",
     "CONTAINER",
 )
-_ROOM_HEAD = ("ROOM", "NAME", "JOINED", "ENCRYPTED", "MEMBERS", "QUEUE", "ID")
+_ROOM_HEAD = ("ROOM", "NAME", "JOINED", "ENCRYPTED", "MEMBERS", "QUEUE", "DISK", "ID")
 
 
 async def runners(state_dir: Path, output: Output) -> Exit:
@@ -67,26 +68,25 @@ def render_rooms(found: tuple[RoomView, ...]) -> str:
 def _runner_row(runner: RunnerView) -> list[str]:
     cpu = runner.cpu_total_s
     return [
-        runner.alias or runner.name or runner.room_id,
+        "(spare)" if runner.is_spare else runner.alias or runner.name or runner.room_id,
         runner.state.value,
         runner.session.value,
         "running" if runner.cli_running else _NONE,
         render_age(runner.turn.age_s) if runner.turn else _NONE,
         str(runner.queued),
-        _memory(runner),
+        _share(runner.memory_bytes, runner.memory_limit_bytes),
         _NONE if cpu is None else f"{cpu:.1f} s",
         _NONE if runner.pids is None else str(runner.pids),
+        _share(runner.disk_used_bytes, runner.disk_limit_bytes),
         _NONE if runner.uptime_s is None else render_age(runner.uptime_s),
         runner.container_id or runner.container,
     ]
 
 
-def _memory(runner: RunnerView) -> str:
-    if runner.memory_bytes is None:
+def _share(used: int | None, limit: int | None) -> str:
+    if used is None:
         return _NONE
-    used = render_size(runner.memory_bytes)
-    limit = runner.memory_limit_bytes
-    return used if limit is None else f"{used} / {render_size(limit)}"
+    return render_size(used) if limit is None else f"{render_size(used)} / {render_size(limit)}"
 
 
 def _room_row(room: RoomView) -> list[str]:
@@ -97,5 +97,6 @@ def _room_row(room: RoomView) -> list[str]:
         "yes" if room.encrypted else "no",
         _NONE if room.members is None else str(room.members),
         str(room.queued),
+        _share(room.disk_used_bytes, room.disk_limit_bytes),
         room.room_id,
     ]

@@ -49,7 +49,6 @@ With --json, one object per line:
 """
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -98,7 +97,7 @@ def _main(
 def send(
     ctx: typer.Context,
     room: Room,
-    text: Annotated[list[str] | None, typer.Argument(metavar="TEXT")] = None,
+    text: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The message.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Print the answer as it comes.")] = False,
     timeout: Annotated[
         float,

@@ -14,7 +14,7 @@ from cchat.matrix import MatrixClient
 from cchat.output import Output
 from cchat.room import find_room
 from cchat.transport import open_transport
-from orchestrator.control.client import ControlClient
+from orchestrator.control.client import ControlClient, find_nobody
 from orchestrator.control.models import RoomView, StoreState
 from orchestrator.errors import (
     AiAgentChatError,
@@ -67,7 +67,7 @@ async def require_account(state_dir: Path) -> Account:
     if account is not None:
         return account
     if not await is_running(state_dir):
-        msg = f"{NotRunningError(state_dir)}\nFor an orchestrator elsewhere, type: cchat login"
+        msg = f"{find_nobody(state_dir)}\nFor an orchestrator elsewhere, type: cchat login"
         raise PreconditionError(msg)
     msg = (
         "No Matrix account is set up for cchat. Type: cchat login "

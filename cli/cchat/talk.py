@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,20 +82,22 @@ async def _send_and_wait(desk: Desk, request: SendRequest, output: Output) -> Ex
         await say_trouble(request.state_dir, output)
     except asyncio.CancelledError:
         # The homeserver may have it before its answer is here.
-        output.say(f"If it was sent, stop its turn with: cchat send {request.room} '!cancel'")
+        stop = suggest("send", request.room, "!cancel")
+        output.say(f"If it was sent, stop its turn with: {stop}")
         raise
-    answer = Answer(event_id, me=desk.me, agent=desk.account.agent_user_id, is_command=is_command)
+    answer = Answer(event_id, me=desk.me, agent=desk.account.agent_user_id)
     try:
         async with asyncio.timeout(request.timeout_s):
             outcome = await _listen(desk, answer, since, output)
     except TimeoutError:
         output.say(
             f"No end of the turn within {request.timeout_s:g} s; it may go on in the room. "
-            f"See it with: cchat tail {request.room}"
+            f"See it with: {suggest('tail', request.room)}"
         )
         return Exit.NO_END
     except asyncio.CancelledError:
-        output.say(f"The turn goes on. Stop it with: cchat send {request.room} '!cancel'")
+        stop = suggest("send", request.room, "!cancel")
+        output.say(f"The turn goes on. Stop it with: {stop}")
         raise
     code = exit_of_outcome(outcome)
     output.show_end(answer.turn, outcome, code)
@@ -109,6 +112,11 @@ async def _listen(desk: Desk, answer: Answer, since: str, output: Output) -> str
         if answer.outcome is not None:
             return answer.outcome
     raise RequestRefusedError(errcode="M_UNKNOWN", status=200, what="following the room")
+
+
+def suggest(*words: str) -> str:
+    """A command to type: a shell takes `#demo` for a comment, and a name may have spaces."""
+    return shlex.join(["cchat", *words])
 
 
 def _give_up_s(desk: Desk) -> float | None:

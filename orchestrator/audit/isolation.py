@@ -103,7 +103,9 @@ async def audit_isolation(plan: IsolationPlan) -> IsolationReport:
         raise StoreError(msg)
     async with open_docker_backend(known.installation) as backend:
         daemon = await read_daemon(backend.engine)
-        audit = _Audit(plan, state_dir, known.installation, known.rooms, backend, daemon)
+        # A spare is held to what a room without a profile of its own is held to.
+        rooms = known.rooms + tuple(spare.as_room for spare in known.spares)
+        audit = _Audit(plan, state_dir, known.installation, rooms, backend, daemon)
         return await audit.run()
 
 

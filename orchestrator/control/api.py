@@ -4,6 +4,7 @@
     GET /v1/runners   RunnersAnswer
     GET /v1/rooms     RoomsAnswer
     GET /v1/health    HealthAnswer      200 or 503
+    GET /v1/page      the status page, as HTML; /v1/page.txt: as lines for a terminal
 
 All of it reads; nothing here changes anything. Whatever a source raises becomes an answer: a failed
 question must not end the daemon that was asked.
@@ -12,8 +13,9 @@ question must not end the daemon that was asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from loguru import logger
 from pydantic import BaseModel
@@ -41,14 +43,32 @@ class Reply:
     """An HTTP status and the value that goes with it."""
 
     status: int
-    body: BaseModel
+    body: BaseModel | Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A text for people, in UTF-8."""
+
+    media_type: str
+    text: str
+
+
+Pages = Mapping[str, Callable[[], Awaitable[Text]]]
+"""Texts by their path."""
+NO_PAGES: Pages = MappingProxyType({})
 
 
 async def reply_to(
-    source: ControlSource, method: str, path: str, *, timeout_s: float = SOURCE_TIMEOUT_S
+    source: ControlSource,
+    method: str,
+    path: str,
+    *,
+    pages: Pages = NO_PAGES,
+    timeout_s: float = SOURCE_TIMEOUT_S,
 ) -> Reply:
     """Answer one request. Cancel-safe; never raises but for cancellation."""
-    answer = _ANSWERS.get(path)
+    answer = _text(pages[path]) if path in pages else _ANSWERS.get(path)
     if answer is None:
         return refusal(404, "not_found", f"There is no {path[:100]} here; this is version 1.")
     if method not in {"GET", "HEAD"}:
@@ -78,6 +98,13 @@ def render_health(status: Status) -> HealthAnswer:
         return HealthAnswer(ok=True)
     reason = status.sync.reason or "no answer"
     return HealthAnswer(ok=False, reason=f"The homeserver can't be synced with: {reason}")
+
+
+def _text(page: Callable[[], Awaitable[Text]]) -> Callable[[ControlSource], Awaitable[Reply]]:
+    async def answer(_: ControlSource) -> Reply:
+        return Reply(status=200, body=await page())
+
+    return answer
 
 
 async def _status(source: ControlSource) -> Reply:

@@ -26,6 +26,7 @@ from orchestrator.errors import ControlError, NotRunningError, PreconditionError
 M = TypeVar("M", bound=BaseModel)
 
 _SOCKET_NAME = "control.sock"
+_OK = 200
 # The server gives up on its source after 10 s and says so; this is for a server that is stuck.
 _TIMEOUT_S = 15.0
 
@@ -61,9 +62,16 @@ class ControlClient:
         """Whether the daemon is well; a daemon that is not answers, too."""
         return await self._get("health", HealthAnswer, also_status=503)
 
+    async def page(self, *, as_html: bool) -> str:
+        """The status page; as lines for a terminal unless it is to be HTML."""
+        status, raw = await self._fetch("page" if as_html else "page.txt")
+        if status != _OK:
+            raise ControlError(_explain(status, raw))
+        return raw.decode("utf-8", "replace")
+
     async def _get(self, name: str, model: type[M], *, also_status: int = 200) -> M:
         status, raw = await self._fetch(name)
-        if status not in {200, also_status}:
+        if status not in {_OK, also_status}:
             raise ControlError(_explain(status, raw))
         try:
             return model.model_validate_json(raw)
@@ -117,7 +125,12 @@ class ControlClient:
                 "Run this as that user, or as root."
             )
             return PreconditionError(msg)
-        return NotRunningError(self._state_dir)
+        return find_nobody(self._state_dir)
+
+
+def find_nobody(state_dir: Path) -> NotRunningError:
+    """That none runs for a state directory; says so where there is not even the directory."""
+    return NotRunningError(state_dir, is_missing=not state_dir.is_dir())
 
 
 def _explain(status: int, raw: bytes) -> str:

@@ -68,7 +68,9 @@ class Status(_View):
     homeserver: str
     sync: SyncView
     runners: int = Field(ge=0)
-    """Containers that run."""
+    """Rooms' containers that run."""
+    spares: int = Field(default=0, ge=0)
+    """Containers that run and were made for rooms to come."""
     turns_running: int = Field(ge=0)
     turns_queued: int = Field(ge=0)
     outbox_waiting: int = Field(ge=0)
@@ -99,6 +101,8 @@ class RunnerView(_View):
     """One room's runner. The figures are None where the container does not run."""
 
     room_id: RoomId
+    is_spare: bool = False
+    """Made ahead, for a room to come; `room_id` is no room's, then."""
     name: str | None = None
     alias: str | None = None
     slug: RoomSlug
@@ -117,6 +121,9 @@ class RunnerView(_View):
     """Processor time since the container started."""
     pids: int | None = None
     uptime_s: float | None = None
+    disk_used_bytes: int | None = None
+    """Workspace and home, whether the container runs or not; None where it is not known."""
+    disk_limit_bytes: int | None = None
 
 
 class RoomView(_View):
@@ -131,6 +138,9 @@ class RoomView(_View):
     members: int | None = None
     """Joined members; None where the homeserver has not said."""
     queued: int = Field(default=0, ge=0)
+    disk_used_bytes: int | None = None
+    """Workspace and home, whether the container runs or not; None where it is not known."""
+    disk_limit_bytes: int | None = None
 
 
 class RunnersAnswer(_View):

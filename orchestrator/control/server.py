@@ -16,7 +16,7 @@ from pathlib import Path
 from aiohttp import web
 from loguru import logger
 
-from orchestrator.control.api import Reply, refusal, reply_to
+from orchestrator.control.api import NO_PAGES, Pages, Reply, Text, refusal, reply_to
 from orchestrator.control.models import ControlSource
 from orchestrator.errors import PreconditionError
 from orchestrator.peer import read_peer
@@ -30,7 +30,9 @@ _BACKLOG = 16
 
 
 @asynccontextmanager
-async def open_control(state_dir: Path, source: ControlSource) -> AsyncIterator[None]:
+async def open_control(
+    state_dir: Path, source: ControlSource, pages: Pages = NO_PAGES
+) -> AsyncIterator[None]:
     """Answer on `STATE_DIR/control.sock` for as long as the context lasts, however it ends.
 
     The caller holds the state directory's lock: a socket that is there was left by a dead daemon,
@@ -41,7 +43,7 @@ async def open_control(state_dir: Path, source: ControlSource) -> AsyncIterator[
     """
     allowed = frozenset({0, os.geteuid()})
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
-    app.router.add_route("*", "/{tail:.*}", _build_handler(source, allowed))
+    app.router.add_route("*", "/{tail:.*}", _build_handler(source, pages, allowed))
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
     with _listening(state_dir) as listener:
         try:
@@ -54,20 +56,27 @@ async def open_control(state_dir: Path, source: ControlSource) -> AsyncIterator[
 
 
 def _build_handler(
-    source: ControlSource, allowed: frozenset[int]
+    source: ControlSource, pages: Pages, allowed: frozenset[int]
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         connection = request.get_extra_info("socket")
         if connection is None or read_peer(connection).uid not in allowed:
             reply = refusal(403, "forbidden", "Only root and the orchestrator's own user may ask.")
         else:
-            reply = await reply_to(source, request.method, request.path)
+            reply = await reply_to(source, request.method, request.path, pages=pages)
         return _response(reply)
 
     return handle
 
 
 def _response(reply: Reply) -> web.Response:
+    if isinstance(reply.body, Text):
+        return web.Response(
+            status=reply.status,
+            text=reply.body.text,
+            content_type=reply.body.media_type,
+            charset="utf-8",
+        )
     text = reply.body.model_dump_json()
     return web.Response(status=reply.status, text=text, content_type="application/json")
 

@@ -20,7 +20,15 @@ from orchestrator.core.evidence import (
     TurnEntry,
 )
 from orchestrator.core.naming import stand_in_txn_ids
-from orchestrator.core.reason import COMMAND, LEFT_ROOM, UNDECRYPTABLE, UNREADABLE
+from orchestrator.core.reason import (
+    COMMAND,
+    EDIT,
+    LEFT_ROOM,
+    REDACTION,
+    TAKEN_BACK,
+    UNDECRYPTABLE,
+    UNREADABLE,
+)
 from orchestrator.core.twice import find_twice
 from orchestrator.core.verdict import (
     STATE_BY_OUTCOME,
@@ -150,6 +158,13 @@ class _Accounts:
 
     def _of_used(self, entry: InboxEntry) -> Verdict | None:
         """Used without a turn: a command, or something that its sender was told about."""
+        if entry.reason in (EDIT, REDACTION):
+            return None
+        if entry.reason == TAKEN_BACK:
+            return Verdict(state=FinalState.CANCELLED)
+        if entry.event_id in self._evidence.errands:
+            # It may wait behind turns; what it said so far is how it stands.
+            return Verdict(state=FinalState.IN_HAND, since=entry.received_at)
         state = _told_state(entry.reason)
         if entry.event_id in self._replies:
             return self._of_rows(self._replies[entry.event_id], state)
@@ -180,9 +195,12 @@ class _Accounts:
     def _of_turn_part(self, entry: InboxEntry, turn_id: TurnId) -> Verdict:
         verdict = self._of_turn_chain(turn_id)
         turn = self._turns.get(turn_id)
-        if turn is not None and verdict.problem is None and entry.event_id not in turn.asked:
-            return missing(Problem.NO_END, f"turn {turn_id} does not name it")
-        return verdict
+        if turn is None or verdict.problem is not None or entry.event_id in turn.asked:
+            return verdict
+        if not turn.has_ended:
+            # It has not gone into the turn yet, which may end before it does.
+            return in_hand(entry.received_at, self._patience.turn_s)
+        return missing(Problem.NO_END, f"turn {turn_id} does not name it")
 
     def _of_turn_chain(self, turn_id: TurnId) -> Verdict:
         """How the turn ended, or the last of those that go on with it."""

@@ -68,7 +68,7 @@ class ApprovalEvent(StrEnum):
     ROOM_ENDED = "room_ended"
     """The agent left the room, another room replaced it, or an older database was restored."""
     TURN_ENDED = "turn_ended"
-    """The turn that wanted it is over, or the agent took the request back."""
+    """The turn that wanted it is over, the agent took the request back, or nobody can read it."""
 
 
 _DECIDED: Mapping[ApprovalEvent, ApprovalState] = MappingProxyType({})
@@ -165,13 +165,28 @@ class ToolDetails:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """What somebody chose last in the poll of a question with several answers."""
+
+    by: UserId
+    event_id: EventId
+    """Of the response that says it."""
+    picks: tuple[int, ...]
+    """Options, by their index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What somebody says to a question of ours."""
 
     event: ApprovalEvent | None = None
-    """None: an option was chosen among several that may be, and nothing is decided yet."""
+    """None: something was chosen of which there may be several, and nothing is decided yet."""
     pick: int | None = None
     """An option, by its index."""
+    vote: Vote | None = None
+    """In place of what the person chose in the poll before."""
+    voted: tuple[int, ...] = ()
+    """What was chosen in the poll by those whose votes count, and is taken by this."""
     words: str | None = None
     """A reason, or an answer in words."""
 
@@ -203,36 +218,63 @@ class Approval:
     reason: str | None = None
     """Why it was refused, or what was answered, in the words of whoever decided."""
     picks: tuple[int, ...] = ()
-    """Options that were chosen, by their index."""
+    """Options that were chosen, by their index: by reactions, and in the end all that count."""
+    votes: tuple[Vote, ...] = ()
+    """What is chosen in the poll, as long as nobody has taken it; of each person one at most."""
+    number: int = 0
+    """By which commands name it: its own in the room for good. 0: none does; a host has a name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """What somebody's word counts for in a room, now."""
+
+    decides: bool = False
+    """What anybody's turn asks for."""
+    answers: bool = False
+    """What the agent asks of whoever asked for the turn, where it was them."""
+    decides_own: bool = False
+    """And what else their own turns ask for."""
+
+
+SILENT = Voice()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deciders:
-    """Who may decide."""
+    """Who may decide. Asked when an answer is read: what somebody was before does not count."""
 
     me: UserId
     agents: Collection[UserId]
     """The accounts of all configured agents: they never decide, whatever a pattern covers."""
-    is_approver: Callable[[RoomId, str], Awaitable[bool]]
-    """Whether somebody may decide in a room, by name or by the room's power levels."""
+    find_voice: Callable[[RoomId, UserId], Awaitable[Voice]]
+    """Of a person in a room: by name, by the room's power levels, by whether they are there."""
     has_any: bool
     """Whether the configuration names anybody at all."""
 
-    async def may_decide(self, room_id: RoomId, sender: str) -> bool:
-        """Whether this account's word counts in the room."""
-        return self.is_person(sender) and await self.is_approver(room_id, sender)
+    async def voice(self, room_id: RoomId, sender: UserId) -> Voice:
+        """What this account's word counts for in the room."""
+        return await self.find_voice(room_id, sender) if self.is_person(sender) else SILENT
 
-    async def may_answer(self, sender: str, approval: Approval) -> bool:
+    async def may_decide(self, room_id: RoomId, sender: UserId) -> bool:
+        """Whether it counts whoever asked."""
+        return (await self.voice(room_id, sender)).decides
+
+    async def may_answer(self, sender: UserId, approval: Approval) -> bool:
         """Whether it counts for this question: who asked for the turn may be let decide."""
-        return self.is_asker(sender, approval) or await self.may_decide(approval.room_id, sender)
-
-    def is_asker(self, sender: str, approval: Approval) -> bool:
-        """Whether they asked for the turn, and may decide therefore."""
-        return approval.asker == sender and self.is_person(sender)
+        return counts_for(await self.voice(approval.room_id, sender), sender, approval)
 
     def is_person(self, sender: str) -> bool:
         """Whether it is no account of an agent's."""
         return sender != self.me and sender not in self.agents
+
+
+def counts_for(voice: Voice, sender: UserId, approval: Approval) -> bool:
+    """Whether somebody's word decides this question of the room that the voice is of."""
+    if approval.asker != sender:
+        return voice.decides
+    own = voice.answers if approval.kind is ApprovalKind.QUESTION else voice.decides_own
+    return voice.decides or own
 
 
 def next_approval_state(state: ApprovalState, event: ApprovalEvent) -> ApprovalState:
@@ -260,7 +302,8 @@ def parse_key(key: str, approval: Approval) -> Answer | None:
         return None
     if approval.kind is ApprovalKind.QUESTION and event is ApprovalEvent.ALLOWED_ONCE:
         # A tick ends the choice of several; alone it answers nothing.
-        return Answer(event=event) if approval.picks else None
+        voted = tuple(sorted({pick for vote in approval.votes for pick in vote.picks}))
+        return Answer(event=event, voted=voted) if approval.picks or voted else None
     return None if event is None else Answer(event=event)
 
 

@@ -49,6 +49,7 @@ def build_cli_argv(
     *,
     session_id: SessionId,
     resume: bool,
+    forks: SessionId | None = None,
     permissions: Permissions,
     model: str | None = None,
     system_prompt: str | None = None,
@@ -63,10 +64,11 @@ def build_cli_argv(
     """The command line of one session's process.
 
     `resume` continues a session that this id already has; without it the id must be unused (the CLI
-    refuses with exit code 1 either way). `system_prompt` is added to the CLI's own. `web_fetch`
-    leaves the tool that fetches pages, from this host and so through the proxy; `web_search` the
-    one that the API does, where the gateway lets the room's searches through; `sends_files` adds
-    ours that sends a file into the room.
+    refuses with exit code 1 either way). With `forks` it begins as a copy of that session, which
+    stays as it is. `system_prompt` is added to the CLI's own. `web_fetch` leaves the tool that
+    fetches pages, from this host and so through the proxy; `web_search` the one that the API does,
+    where the gateway lets the room's searches through; `sends_files` adds ours that sends a file
+    into the room.
     """
     argv = [*build_launcher(project), executable, "-p", "--verbose", "--include-partial-messages"]
     argv += ["--input-format", "stream-json", "--output-format", "stream-json"]
@@ -84,6 +86,8 @@ def build_cli_argv(
         argv += ["--mcp-config", room_tools.CONFIG]
     if web_fetch:
         argv += ["--settings", _WEB_SETTINGS]
+    if forks is not None:
+        argv += ["--resume", forks, "--fork-session"]
     argv += ["--resume" if resume else "--session-id", session_id]
     if model is not None:
         argv.append(f"--model={model}")

@@ -206,6 +206,7 @@ class CompactBoundary(CliEvent):
     is_progress: ClassVar[bool] = True
     trigger: str
     pre_tokens: int
+    post_tokens: int = 0
 
 
 # Waiting.

@@ -5,9 +5,11 @@ A line that is not JSON ends the CLI, so nothing else may be written there. The 
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from orchestrator.core.stream import clean_text
 from orchestrator.model import JsonObject, JsonValue, TurnId
@@ -24,21 +26,49 @@ def message_uuid(turn_id: TurnId) -> str:
     return str(uuid.uuid5(_NAMESPACE, turn_id))
 
 
-def build_user_message(text: str, *, message_uuid: str) -> str:
-    """A message of the user. Send none while a turn runs: the CLI would mix it into that turn.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What the model is shown. The CLI makes it smaller where it is large (2.1.330: 2,000 px)."""
+
+    mimetype: str
+    data: bytes
+
+
+def build_user_message(text: str, *, message_uuid: str, images: Sequence[Image] = ()) -> str:
+    """A message of the user; into a running turn the CLI mixes it (core.turn_view).
 
     A slash at the start would be a command of the CLI (`/clear`, `/model`, …), which a room does
     not give, so a space goes before it.
     """
-    content = f" {text}" if text.startswith("/") else text
+    words = clean_text(f" {text}" if text.startswith("/") else text)
+    parts: list[JsonValue] = [_image_part(image) for image in images]
+    content: JsonValue = [*parts, {"type": "text", "text": words}] if parts else words
     return _line(
         {
             "type": "user",
             "uuid": message_uuid,
             "parent_tool_use_id": None,
-            "message": {"role": "user", "content": clean_text(content)},
+            "message": {"role": "user", "content": content},
         }
     )
+
+
+def _image_part(image: Image) -> JsonObject:
+    data = base64.b64encode(image.data).decode("ascii")
+    return {
+        "type": "image",
+        "source": {"type": "base64", "media_type": image.mimetype, "data": data},
+    }
+
+
+def build_compact(wish: str, *, message_uuid: str) -> str:
+    """The CLI's own command that puts a summary in a conversation's place; not while a turn runs.
+
+    `wish`: what the summary is to keep, for the model; may be empty.
+    """
+    content = f"/compact {wish}".strip()
+    message: JsonObject = {"role": "user", "content": clean_text(content)}
+    return _line({"type": "user", "uuid": message_uuid, "message": message})
 
 
 def build_initialize(request_id: str) -> str:

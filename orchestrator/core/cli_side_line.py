@@ -93,6 +93,7 @@ class StatusLine(Line):
 class _CompactMetadata(Part):
     trigger: Text = ""
     pre_tokens: Count = 0
+    post_tokens: Count = 0
 
 
 class CompactBoundaryLine(Line):
@@ -103,7 +104,9 @@ class CompactBoundaryLine(Line):
     def event(self) -> CliEvent:
         """The border."""
         data = self.compact_metadata
-        return CompactBoundary(trigger=data.trigger, pre_tokens=data.pre_tokens)
+        return CompactBoundary(
+            trigger=data.trigger, pre_tokens=data.pre_tokens, post_tokens=data.post_tokens
+        )
 
 
 class ThinkingTokensLine(Line):

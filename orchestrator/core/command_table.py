@@ -27,6 +27,7 @@ class CommandName(StrEnum):
     HELP = "help"
     STATUS = "status"
     CANCEL = "cancel"
+    STEER = "steer"
     NEW = "new"
     RETRY = "retry"
     APPROVE = "approve"
@@ -38,6 +39,9 @@ class CommandName(StrEnum):
     MODE = "mode"
     EFFORT = "effort"
     TIMEOUT = "timeout"
+    SESSIONS = "sessions"
+    RESUME = "resume"
+    COMPACT = "compact"
     QUEUE = "queue"
     SCHEDULE = "schedule"
     DIFF = "diff"
@@ -94,9 +98,20 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
             summary="stop what is running",
             group=Group.CONVERSATION,
         ),
+        CommandName.STEER: CommandSpec(
+            summary="say something into the turn that runs",
+            group=Group.CONVERSATION,
+            usage="TEXT",
+            details="The agent reads it after the tool that runs, or right after its answer, and "
+            "answers in the same turn. 20 in a turn at most. Where `while_running` is `steer`, "
+            "every message does that.",
+            examples=("!steer leave the tests as they are",),
+        ),
         CommandName.NEW: CommandSpec(
             summary="start a new conversation; the files stay",
             group=Group.CONVERSATION,
+            details="Of the thread that it is said in, or of the room. The old one can be gone on "
+            "with: see `!sessions`.",
         ),
         CommandName.RETRY: CommandSpec(
             summary="another go at the last message that ended without an answer",
@@ -108,7 +123,9 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
             needs=Permission.READ,
             usage="[NUMBER]",
             details=(
-                "The same as a ✅ on the question. Where several wait, it lists them by number. "
+                "The same as a ✅ on the question. Where several wait, or another one ended within "
+                "the last minute, it lists them by number. A question's number stands in it, and "
+                "no other question here gets it. "
                 "Who may: those who may decide, and whoever asked for the turn where that is set."
             ),
             examples=("!approve", "!approve 2"),
@@ -180,12 +197,35 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
             "admin.",
             examples=("!timeout", "!timeout 10m", "!timeout default"),
         ),
+        CommandName.SESSIONS: CommandSpec(
+            summary="the conversations that this room has had",
+            group=Group.CONVERSATION,
+            details="The last 15, by number; a thread's are among them.",
+        ),
+        CommandName.RESUME: CommandSpec(
+            summary="go on with an earlier conversation",
+            group=Group.CONVERSATION,
+            usage="NUMBER",
+            details="Here: in the room, or in the thread that it is said in. One that goes on "
+            "elsewhere too is copied. The files stay as they are. Conversations of other rooms "
+            "can't be reached.",
+            examples=("!resume 2",),
+        ),
+        CommandName.COMPACT: CommandSpec(
+            summary="put a summary in the place of the conversation so far",
+            group=Group.CONVERSATION,
+            usage="[WHAT TO KEEP]",
+            details="The model writes it, which costs about as much as a message. The files stay "
+            "as they are.",
+            examples=("!compact", "!compact keep what we decided on the schema"),
+        ),
         CommandName.QUEUE: CommandSpec(
             summary="what waits here, and who asked",
             group=Group.CONVERSATION,
             needs=Permission.RUN,
             usage="[drop NUMBER]",
-            details="With `drop` a message is taken back: one's own, or by an admin any.",
+            details="With `drop` a message is taken back: one's own, or by an admin any. A "
+            "message's number stays its own: no other one here gets it.",
             examples=("!queue", "!queue drop 2"),
         ),
         CommandName.SCHEDULE: CommandSpec(
@@ -244,10 +284,14 @@ COMMANDS: Mapping[CommandName, CommandSpec] = MappingProxyType(
         CommandName.CLONE: CommandSpec(
             summary="fetch a repository into the workspace",
             group=Group.FILES,
-            usage="URL",
+            usage="URL [FOLDER]",
             details="By https, without a password in the address, over this room's way out: where "
-            "its host may not be reached, the room is asked.",
-            examples=("!clone https://example.org/team/project.git",),
+            "its host may not be reached, the room is asked. Without a folder it goes into one of "
+            "the repository's name.",
+            examples=(
+                "!clone https://example.org/team/project.git",
+                "!clone https://example.org/team/project.git other",
+            ),
         ),
         CommandName.RESTART: CommandSpec(
             summary="start this room's container anew",

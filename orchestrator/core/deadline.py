@@ -89,3 +89,15 @@ class TurnClock:
     def __repr__(self) -> str:
         paused = f", paused {self._pauses} times" if self._pauses else ""
         return f"TurnClock(stalls at {self._stalls_at:.1f}, ceiling {self._ceiling_at:.1f}{paused})"
+
+
+def take_up_clock(timeout_s: float, ceiling_s: float, now: float, *, ran_for_s: float) -> TurnClock:
+    """The clock of a turn that has run for so long, by the wall clock, which is not trusted.
+
+    It may have been set ahead between two lives: the time of one silence is left at least.
+    """
+    most_s = max(0.0, ceiling_s - timeout_s)
+    began = now - min(max(0.0, ran_for_s), most_s)
+    clock = TurnClock(timeout_s=timeout_s, ceiling_s=ceiling_s, now=began)
+    clock.progress(now)
+    return clock

@@ -140,6 +140,8 @@ class Evidence:
     events: Sequence[SeenEvent] = ()
     confirmed: frozenset[EventId] = frozenset()
     """Events that the homeserver has, asked for one by one."""
+    errands: frozenset[EventId] = frozenset()
+    """Commands that take their time and are not answered yet."""
     strangers: frozenset[UserId] = frozenset()
     """Those of the senders who may not use the agent."""
 

@@ -25,6 +25,14 @@ def room_slug(room_id: RoomId) -> RoomSlug:
     return RoomSlug(f"{readable or 'room'}---{_digest(room_id)[:16]}")
 
 
+def spare_slug(token: str) -> RoomSlug:
+    """The name of a place that is made before its room is known; `token` is random, 16 hexdigits.
+
+    The room that takes the place keeps the name: it says nothing of either.
+    """
+    return RoomSlug(f"room---{token}")
+
+
 def runner_name(installation: InstallationId, slug: RoomSlug) -> str:
     """The container's name: unique per installation and room."""
     return f"aiagentchat-{installation[:8]}-{slug}"
@@ -63,6 +71,11 @@ def txn_id(source: str, part: int) -> TxnId:
     return TxnId(f"aac-{_digest(source)[:24]}-{part}")
 
 
+def sibling_txn_id(txn: TxnId, part: int) -> TxnId:
+    """The transaction id of the `part`-th message of what has caused this one."""
+    return TxnId(f"{txn.rpartition('-')[0]}-{part}")
+
+
 def live_txn_id(turn_id: TurnId) -> TxnId:
     """The transaction id of the message that shows how a turn goes on."""
     return txn_id(f"{turn_id}:live", 0)
@@ -71,6 +84,17 @@ def live_txn_id(turn_id: TurnId) -> TxnId:
 def approval_id(room_id: RoomId, kind: str, subject: str, number: int) -> str:
     """The `number`-th question of a room about the same subject."""
     return f"a{_digest(f'{room_id}|{kind}|{subject}|{number}')[:24]}"
+
+
+def question_file_txn_id(own_id: str) -> TxnId:
+    """The transaction id of the file with all of what a long question asks."""
+    return txn_id(f"{own_id}:file", 0)
+
+
+def is_text_of_question(txn: TxnId, own_id: str) -> bool:
+    """Whether a message says what a long question asks: its file, or the text in its place."""
+    file = question_file_txn_id(own_id)
+    return txn == file or sibling_txn_id(txn, 0) == txn_id(f"{file}:instead", 0)
 
 
 def refused_txn_id(refused: TxnId) -> TxnId:

@@ -30,16 +30,17 @@ class Pieces:
         changed = (replace(m, text=text) if m.event_id == event_id else m for m in self.messages)
         return replace(self, messages=tuple(changed))
 
-    def without(self, event_id: EventId) -> Pieces:
+    def without(self, *event_ids: EventId) -> Pieces:
         """The others."""
-        kept = tuple(m for m in self.messages if m.event_id != event_id)
+        kept = tuple(m for m in self.messages if m.event_id not in event_ids)
         return replace(self, messages=kept)
 
 
 def encode_pieces(messages: Sequence[Message], *, name_senders: bool) -> str:
     """As they are stored."""
     rows = [
-        [m.event_id, m.sender, m.name, m.text, encode_attachment(m.attachment)] for m in messages
+        [m.event_id, m.sender, m.name, m.text, encode_attachment(m.attachment), m.quotes]
+        for m in messages
     ]
     return json.dumps({"named": name_senders, "messages": rows})
 
@@ -54,7 +55,8 @@ def decode_pieces(text: str) -> Pieces:
             name=name,
             text=words,
             attachment=decode_attachment(attachment),
+            quotes=EventId(more[0]) if more and more[0] is not None else None,
         )
-        for event, sender, name, words, attachment in stored.get("messages", [])
+        for event, sender, name, words, attachment, *more in stored.get("messages", [])
     )
     return Pieces(messages=messages, name_senders=bool(stored.get("named")))

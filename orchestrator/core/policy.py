@@ -101,6 +101,10 @@ class Message:
     """The sender's display name, cleaned (`core.display_name`), as it was then."""
     attachment: Attachment | None = None
     """The file that it brings."""
+    thread: EventId | None = None
+    """The event that its thread hangs on; None in the main timeline."""
+    quotes: EventId | None = None
+    """What it is a reply to, where its words don't say that themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

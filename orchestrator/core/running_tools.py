@@ -30,27 +30,28 @@ class RunningTools:
     def __repr__(self) -> str:
         return f"RunningTools({list(self._tools.values())})"
 
-    def feed(self, event: CliEvent) -> None:
-        """Take in a line of the CLI's."""
+    def feed(self, event: CliEvent) -> tuple[str, ...]:
+        """Take in a line of the CLI's; what it says that it starts, a line each."""
         match event:
             case AssistantMessage():
-                for block in event.blocks:
-                    if isinstance(block, ToolUseBlock):
-                        self._start(block)
+                calls = [block for block in event.blocks if isinstance(block, ToolUseBlock)]
+                return tuple(self._start(call) for call in calls)
             case UserMessage():
                 for result in event.results:
                     self._tools.pop(result.tool_use_id[:_ID_CHARS], None)
+        return ()
 
     def describe(self) -> tuple[str, ...]:
         """One line for each, the latest first: the tool's name and what it was given."""
         return tuple(reversed(self._tools.values()))
 
-    def _start(self, block: ToolUseBlock) -> None:
+    def _start(self, block: ToolUseBlock) -> str:
         name = one_line(block.name, max_chars=_NAME_CHARS)
         what = one_line(summarise_input(block.input) or "", max_chars=_WHAT_CHARS)
-        self._tools[block.tool_use_id[:_ID_CHARS]] = f"{name}: {what}" if what else name
+        line = self._tools[block.tool_use_id[:_ID_CHARS]] = f"{name}: {what}" if what else name
         while len(self._tools) > _MAX_TOOLS:
             self._tools.popitem(last=False)
+        return line
 
 
 def summarise_input(given: JsonObject) -> str | None:

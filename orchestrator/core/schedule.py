@@ -39,6 +39,15 @@ class Fault(StrEnum):
     TOO_LONG = "too_long"
 
 
+class Hindrance(StrEnum):
+    """Why nothing is run for whoever made a schedule."""
+
+    LEFT = "left"
+    """They are not in the room any more: they went, or were sent away."""
+    ROLE = "role"
+    """They may not run turns here any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """A turn at a time; with `cron` again and again."""

@@ -1,6 +1,7 @@
-"""The mark that every message of a turn carries, read back. Pure.
+"""The marks that messages carry: of a turn, and of what is answered without one. Pure.
 
-`rooms.outgoing` writes it; a program that asked finds its answer by it, and so does the audit.
+`rooms.outgoing` writes them; a program that asked finds its answer by them (docs/protocol.md), and
+the audit reads a turn's back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from dataclasses import dataclass
 from orchestrator.model import EventId, JsonObject, JsonValue, TurnId
 
 TURN_KEY = "org.aiagentchat.turn"
+ANSWER_KEY = "org.aiagentchat.answer"
+"""On what answers a message without being of a turn: a command's answer, a refusal's reason."""
+
+MARK_KEYS = (TURN_KEY, ANSWER_KEY)
 
 
 # In the mark of a message that shows how a turn goes on, and is no answer yet.
@@ -33,6 +38,14 @@ def build_live_mark(turn_id: TurnId, asked: Sequence[EventId]) -> JsonObject:
     return {"turn": turn_id, "asked": list(asked), "part": 0, "final": False, _LIVE: True}
 
 
+def build_answer_mark(to: EventId, *, final: bool, is_live: bool = False) -> JsonObject:
+    """The mark of what is said in answer to the event `to`; nothing follows the final one.
+
+    With `is_live` it shows how a command goes on, and is no answer yet.
+    """
+    return {"to": to, "final": final, **({_LIVE: True} if is_live else {})}
+
+
 def parse_mark(content: Mapping[str, JsonValue]) -> TurnMark | None:
     """The mark in a content, or None where there is no well-formed one."""
     value = content.get(TURN_KEY)
@@ -50,8 +63,13 @@ def parse_mark(content: Mapping[str, JsonValue]) -> TurnMark | None:
 
 
 def parse_reply(content: Mapping[str, JsonValue]) -> EventId | None:
-    """The event that a message is a reply to, or None."""
+    """The event that a message is a reply to, or None.
+
+    A message of a thread that only names another for clients that know no threads is no reply.
+    """
     relation = content.get("m.relates_to")
-    reply = relation.get("m.in_reply_to") if isinstance(relation, dict) else None
+    if not isinstance(relation, dict) or relation.get("is_falling_back") is True:
+        return None
+    reply = relation.get("m.in_reply_to")
     event_id = reply.get("event_id") if isinstance(reply, dict) else None
     return EventId(event_id) if isinstance(event_id, str) else None

@@ -27,6 +27,7 @@ from orchestrator.core.cli_input import build_control_error, build_mcp_answer
 from orchestrator.core.failure import explain_failure, is_unresumable, is_usage_limit
 from orchestrator.core.room_tools import SERVER, FileCall, build_answer, parse_call
 from orchestrator.core.running_tools import summarise_input
+from orchestrator.core.steer import SteerState
 from orchestrator.model import JsonObject, Seq, TurnOutcome
 
 _SUMMARY_CHARS = 200
@@ -125,8 +126,16 @@ class Ended:
     denied_tools: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteersAnswered:
+    """A result that is not the turn's last named these messages of those that went into it."""
+
+    uuids: tuple[str, ...]
+
+
 Show = (
     TextReady
+    | SteersAnswered
     | PermissionAsked
     | FileWanted
     | PermissionWithdrawn
@@ -143,6 +152,8 @@ class TurnView:
     def __init__(self, *, message_uuid: str, now: float, text_shown: bool = False) -> None:
         """`text_shown`: a view before a crash already had text of this turn shown."""
         self._message_uuid = message_uuid
+        self._steers: dict[str, SteerState] = {}
+        self._held_end: tuple[Seq, Ended] | None = None
         self._text_shown = text_shown
         self._last_text: str | None = None
         self._is_started = False
@@ -171,13 +182,14 @@ class TurnView:
     def needs_replay_from(self) -> Seq | None:
         """The first event that a new view would have to be fed; None: all may be acknowledged.
 
-        That is the oldest permission request without an answer, or the news of a limit that the
-        result may be about. Deltas, marks, heartbeats and what was shown are never needed again.
-        Text that comes behind an open request is held back until the answer, and the model's text
-        makes the news of a limit old: so no text is ever shown from an event that will be replayed.
+        That is the oldest permission request without an answer, the news of a limit that the
+        result may be about, or a result after which a message may or may not have come in time.
+        Deltas, marks, heartbeats and what was shown are never needed again. Text that comes behind
+        an open request is held back until the answer, and the model's text makes the news of a
+        limit old: so no text is ever shown from an event that will be replayed.
         """
-        limit = [] if self._limit is None else [self._limit[0]]
-        return min([*self._open_requests.values(), *limit], default=None)
+        held = [part[0] for part in (self._limit, self._held_end) if part is not None]
+        return min([*self._open_requests.values(), *held], default=None)
 
     def feed(self, event: CliEvent, *, seq: Seq, now: float) -> list[Show]:
         """What the room should see because of the event, in order. Never raises."""
@@ -191,9 +203,35 @@ class TurnView:
                 self._limit = None
             self._held += self._texts(event)
         if isinstance(event, Result) and self._is_ours(event):
-            return [*self._release(), *self._result(event)]
+            return [*self._release(), *self._result_of(event, seq)]
         released = [] if self._open_requests else self._release()
         return [*released, *self._control(event, seq)]
+
+    def expect(self, message_uuid: str, state: SteerState) -> None:
+        """One more message goes into the turn, which ends once a result names each of them.
+
+        The CLI takes it in at the next result of a tool, and then one result names both; or works
+        on it after the turn's own result, and then another one names it.
+        """
+        known = self._steers.get(message_uuid)
+        if known is not SteerState.ANSWERED:
+            self._steers[message_uuid] = state
+        if state is SteerState.GIVEN:
+            self._held_end = None  # its result comes
+
+    def forget(self, message_uuid: str) -> list[Show]:
+        """It has not reached the CLI and never will; the end, if it is all that was waited for."""
+        self._steers.pop(message_uuid, None)
+        if self._held_end is None or self.waits_for_steer:
+            return []
+        end = self._held_end[1]
+        self._ended, self._held_end = True, None
+        return [end]
+
+    @property
+    def waits_for_steer(self) -> bool:
+        """Whether a message that went into the turn has had no result."""
+        return any(state is not SteerState.ANSWERED for state in self._steers.values())
 
     def answered(self, request_id: str) -> None:
         """A permission request was answered, and the answer is on its way. Idempotent."""
@@ -262,8 +300,25 @@ class TurnView:
     def _is_ours(self, event: Result) -> bool:
         """A result names the messages that it answers; only a failure to start names none."""
         if event.user_message_uuids:
-            return self._message_uuid in event.user_message_uuids
+            ours = {self._message_uuid, *self._steers}
+            return not ours.isdisjoint(event.user_message_uuids)
         return event.origin is None
+
+    def _result_of(self, event: Result, seq: Seq) -> list[Show]:
+        if is_unresumable(event):
+            return self._result(event)  # nothing ran, so nothing that went into it, either
+        named = [uuid for uuid in event.user_message_uuids if uuid in self._steers]
+        self._steers.update(dict.fromkeys(named, SteerState.ANSWERED))
+        if not self.waits_for_steer or event.terminal_reason in _INTERRUPTED:
+            return self._result(event)
+        # The CLI goes on with the next message by itself.
+        *shown, end = self._result(event)
+        self._ended = False
+        if isinstance(end, Ended):
+            shown += self._text(f"*[{end.reason}]*") if end.reason else []
+            if SteerState.GIVEN not in self._steers.values():
+                self._held_end = (seq, end)
+        return [*shown, SteersAnswered(uuids=tuple(named))]
 
     def _result(self, event: Result) -> list[Show]:
         if event.is_error:

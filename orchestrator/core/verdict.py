@@ -53,7 +53,7 @@ ADVICE: Mapping[Problem, str] = {
     Problem.NO_TURN: "ask for it to be sent again; a bug, unless a backup was restored",
     Problem.NO_OUTCOME: "ask for it to be sent again; this is a bug: keep the database",
     Problem.NO_END: "ask for it to be sent again; this is a bug: keep the database",
-    Problem.NOT_TOLD: "ask for it to be sent again; the log has the error (intake.failed)",
+    Problem.NOT_TOLD: "ask for it to be sent again; this is a bug: keep the database and the log",
     Problem.NOT_SHOWN: "let the agent send in this room, then ask for it to be sent again",
     Problem.GONE: "ask for it to be sent again; was the homeserver restored from a backup?",
     Problem.DOUBLED: "redact the second; this is a bug: keep the log",

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
+from orchestrator import meters
 from orchestrator.core.allowance import Allowance, LimitName
 from orchestrator.core.ask import Ask
 from orchestrator.core.budget import Verdict, decide, not_now, over_budget, over_person_budget
@@ -108,6 +109,18 @@ class Meter:
             return floor_micro_usd(self._ask, output_tokens=written)
         return self._said_micro_usd(reader)
 
+    def count(self, micro_usd: int) -> None:
+        """Into what Prometheus is told, once."""
+        status = "none" if self._status is None else f"{self._status // 100}xx"
+        meters.API_REQUESTS.labels(status).inc()
+        meters.API_USD.inc(micro_usd / 1e6)
+        for share in [] if self._reader is None else self._reader.shares():
+            used = share.usage
+            meters.API_TOKENS.labels("input").inc(used.input_tokens)
+            meters.API_TOKENS.labels("cache_write").inc(used.write_5m_tokens + used.write_1h_tokens)
+            meters.API_TOKENS.labels("cache_read").inc(used.read_tokens)
+            meters.API_TOKENS.labels("output").inc(used.output_tokens)
+
     def _with_unseen(self, tokens: int) -> int:
         """With what may have been written since, where the client did not wait for the end."""
         if self.is_over:
@@ -178,6 +191,7 @@ class Purse:
             if route is Route.MESSAGES:
                 cost = meter.cost_micro_usd()
                 self._ledger.charge(self._slug, cost, people=payers, model=meter.model)
+                meter.count(cost)
             self._settled.set()
 
     async def _wait_for_turn(self) -> None:

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from orchestrator import meters
 from orchestrator.core.egress_http import Denial, DenialReason
 from orchestrator.core.egress_rules import Target, is_covered
 from orchestrator.core.pace import Pace
@@ -233,6 +234,7 @@ class RoomProxy:
     def note_denial(self, denial: Denial, target: Target | None = None) -> None:
         """Count a refusal, and log it unless there were many just now."""
         self._denied += 1
+        meters.EGRESS.labels("denied").inc()
         self._last_denial = denial.reason.value
         named: dict[str, str | int] = {}
         if target is not None:
@@ -242,6 +244,7 @@ class RoomProxy:
             action="egress_proxy_denied",
             reason=denial.reason.value,
             status=denial.status,
+            audit=True,
             **named,
         )
 
@@ -259,6 +262,7 @@ class RoomProxy:
         """Count one connection to a target while it lasts, and log it once at its end."""
         flow = Flow(target, method)
         self._allowed += 1
+        meters.EGRESS.labels("allowed").inc()
         self._open += 1
         try:
             yield flow
@@ -270,6 +274,8 @@ class RoomProxy:
             raise
         finally:
             self._open -= 1
+            meters.EGRESS_BYTES.labels("up").inc(flow.up)
+            meters.EGRESS_BYTES.labels("down").inc(flow.down)
             self._up += flow.up
             self._down += flow.down
             self._door.log.info(
@@ -285,6 +291,7 @@ class RoomProxy:
                 ended_by=flow.ended_by,
                 put_in=",".join(flow.put_in),
                 seconds=round(time.monotonic() - flow.began, 3),
+                audit=True,
             )
 
     async def _serve(self, raw: bytes, client: SocketClient) -> None:

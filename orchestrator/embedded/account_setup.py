@@ -6,8 +6,6 @@ anywhere is finished by the next start.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -21,7 +19,7 @@ from orchestrator.errors import (
     RequestRefusedError,
 )
 from orchestrator.model import JsonObject, RoomId, UserId
-from orchestrator.synapse_admin import SynapseAdmin
+from orchestrator.synapse_admin import Nonce, SynapseAdmin, build_registration
 
 USER_ID = UserId(f"@you:{SERVER_NAME}")
 AGENT_USER_ID = UserId(f"@claude:{SERVER_NAME}")
@@ -29,10 +27,6 @@ ROOM_ALIAS = f"#demo:{SERVER_NAME}"
 _ROOM_TOPIC = "Talk to the agent here. Send !help to see what it understands."
 # Local requests answer in milliseconds; a slow disk at the first start takes seconds.
 _REQUEST_TIMEOUT_S = 30.0
-
-
-class _Nonce(BaseModel):
-    nonce: str
 
 
 class _Login(BaseModel):
@@ -111,21 +105,15 @@ class _Setup:
         admin: bool,
     ) -> None:
         path = "/_synapse/admin/v1/register"
-        nonce = _Nonce.model_validate_json(await self._get(path, "registration")).nonce
-        local = user_id[1:].partition(":")[0]
-        parts = (nonce, local, password.get_secret_value(), "admin" if admin else "notadmin")
-        key = held.registration_shared_secret.get_secret_value().encode()
-        # SHA-1 is what Synapse's interface asks for; HMAC does not depend on its collisions.
-        mac = hmac.new(key, "\0".join(parts).encode(), hashlib.sha1).hexdigest()
-        body: JsonObject = {
-            "nonce": nonce,
-            "username": local,
-            "password": password.get_secret_value(),
-            "displayname": name,
-            "admin": admin,
-            "mac": mac,
-            "inhibit_login": True,
-        }
+        nonce = Nonce.model_validate_json(await self._get(path, "registration")).nonce
+        body = build_registration(
+            nonce,
+            user_id,
+            password,
+            secret=held.registration_shared_secret,
+            name=name,
+            admin=admin,
+        )
         status, data = await self._ask("POST", path, body)
         if status != 200 and _errcode(data) != "M_USER_IN_USE":
             raise _refusal(f"registering {user_id}", status, data)

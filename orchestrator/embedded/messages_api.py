@@ -104,6 +104,7 @@ class _MessagesServer:
         app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._guard])
         app.router.add_post("/v1/messages", self._messages)
         app.router.add_post("/v1/messages/count_tokens", self._count_tokens)
+        app.router.add_get("/v1/models", self._models)
         return app
 
     @web.middleware
@@ -158,6 +159,12 @@ class _MessagesServer:
             return _refuse(request, 400, "invalid_request_error", _first_problem(e))
         count = {"input_tokens": estimate_tokens(len(body))}
         return web.json_response(count, headers={"request-id": request[_REQUEST_ID]})
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        """What anybody with a credential may read."""
+        model = {"type": "model", "id": "claude-offline", "display_name": "Offline model"}
+        answer = {"data": [model], "has_more": False}
+        return web.json_response(answer, headers={"request-id": request[_REQUEST_ID]})
 
 
 async def _wait_for_error(reply: Reply) -> HttpError | None:

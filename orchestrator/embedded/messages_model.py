@@ -35,6 +35,8 @@ class ContentPart(_Lenient):
     tool_use_id: str = ""
     content: str | tuple[ContentPart, ...] = ""
     is_error: bool = False
+    source: dict[str, JsonValue] = {}
+    """Of an image: its kind and its bytes."""
 
     @property
     def result_text(self) -> str:

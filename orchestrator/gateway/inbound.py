@@ -1,7 +1,7 @@
 """The async shell of the inbound windows: one task that closes each window when it is due.
 
 Rules:
-- one window for each (room, sender); it becomes one turn;
+- one window for each (room, thread, sender); it becomes one turn;
 - turns of a room follow the arrival of their first message: of two overlapping windows the one
   that opened first closes first. The other waits for it, and goes on collecting; that is never
   longer than its own `window_s`, for the first one closes within `window_s` of an earlier start;
@@ -24,7 +24,7 @@ from loguru import logger
 from orchestrator.core.batching import InboundWindow
 from orchestrator.errors import StoreError
 from orchestrator.gateway.clock import Clock, SteadyClock, wait_for_event
-from orchestrator.model import RoomId, UserId
+from orchestrator.model import EventId, RoomId, UserId
 
 # Closing is one short transaction; the store's own busy timeout is below this.
 CLOSE_TIMEOUT_S = 30.0
@@ -45,6 +45,7 @@ class _Batch(Generic[ItemT]):
     """A window, and once it was due, what was in it."""
 
     sender: UserId
+    thread: EventId | None
     window: InboundWindow[ItemT]
     items: tuple[ItemT, ...] = ()
     failures: int = 0
@@ -88,7 +89,9 @@ class InboundGate(Generic[ItemT]):
         self._changed = asyncio.Event()
         self._closing = asyncio.Lock()
 
-    def add(self, room: RoomId, sender: UserId, item: ItemT) -> bool:
+    def add(
+        self, room: RoomId, sender: UserId, item: ItemT, *, thread: EventId | None = None
+    ) -> bool:
         """Put an item into the sender's window, opening one where none is open.
 
         Returns:
@@ -97,11 +100,13 @@ class InboundGate(Generic[ItemT]):
         """
         now = self._clock()
         batches = self._rooms.setdefault(room, deque())
-        batch = next((b for b in batches if b.sender == sender and b.is_open), None)
+        own = (b for b in batches if (b.sender, b.thread) == (sender, thread) and b.is_open)
+        batch = next(own, None)
         if batch is not None:
             batch.window.add(item, now=now)
         elif len(batches) < MAX_WINDOWS_PER_ROOM:
-            batches.append(_Batch(sender=sender, window=self._open_window(room, sender, item, now)))
+            window = self._open_window(room, sender, item, now)
+            batches.append(_Batch(sender=sender, thread=thread, window=window))
         else:
             logger.bind(action="inbound.refuse", room=room).error("the room's windows are full")
             return False

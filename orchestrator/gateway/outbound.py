@@ -9,6 +9,8 @@ Rules:
   ids after a day: an older row that may have been sent is looked for first;
 - a row's file is uploaded before its event is sent, as a step of its own: the payload is frozen
   with the file's address first. A file that can't be had there counts as refused;
+- a message that may have been refused for what it relates to is sent again without that: an answer
+  is worth more than its place;
 - a refusal for good takes the row out of the way, after the daemon was told (it tells the room);
 - a homeserver that fails for several rooms in a row is left alone by all of them, and asked again
   by one at a time. A homeserver that fails for one room only delays that room.
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from loguru import logger
 
+from orchestrator import meters
 from orchestrator.core.outage import Outage, backoff_s
 from orchestrator.core.pacing import SendBudget
 from orchestrator.core.progress import KEPT_FROM_ASIDES, ProgressShare, count_spare
@@ -38,8 +41,8 @@ from orchestrator.errors import (
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.clock import Clock, SteadyClock, wait_for_event
 from orchestrator.gateway.outbox_port import EventSender, OutboxStore
-from orchestrator.gateway.upload import upload_file, upload_verdict
-from orchestrator.model import EventId, JsonObject, RoomId, TxnId
+from orchestrator.gateway.upload import leave_thumbnail_out, upload_file, upload_verdict
+from orchestrator.model import EventId, JsonObject, Priority, RoomId, TxnId
 from orchestrator.store.api import OutboxRow
 
 if TYPE_CHECKING:
@@ -54,6 +57,9 @@ SEND_TIMEOUT_S = 60.0
 ASIDE_TIMEOUT_S = 10.0
 # Synapse forgets transaction ids that are older than 24 h; an hour less, for its clock and ours.
 TXN_REMEMBERED_S = 23 * 3600.0
+# Synapse answers 400 M_UNKNOWN to a relation with an event that it does not have (any more), and to
+# a thread that hangs on what is a relation itself; no code tells that from other reasons.
+_MAY_BE_RELATION = frozenset({400, 404})
 # Looks at the outbox at least this often, whatever was or wasn't announced.
 LOOK_AGAIN_S = 60.0
 # While a due row can't leave, the store's "next" tells of that row only, not of the ones in the
@@ -316,7 +322,12 @@ class OutboxSender:
             log.bind(action="outbox.moved").info("its room was replaced; it goes into the new one")
         except RequestRefusedError as error:
             self._answered(row)
-            await self._give_up(row, error, log=log)
+            if error.status in _MAY_BE_RELATION and await self._store.loosen(row.seq):
+                log.bind(action="outbox.loosen", errcode=error.errcode).warning(
+                    "an event was refused; it is sent again without what it relates to"
+                )
+            else:
+                await self._give_up(row, error, log=log)
         except AiAgentChatError as error:
             if not error.retryable:
                 raise
@@ -326,6 +337,8 @@ class OutboxSender:
             reach(FaultPoint.OUTBOX_SENT)
             await self._store.mark_sent(row.seq, event_id, now=self._clock())
             reach(FaultPoint.OUTBOX_MARKED)
+            if row.priority is Priority.FINAL:
+                meters.ACCEPTED.observe(max(0.0, self._clock() - row.created_at))
             log.bind(action="outbox.send", event=event_id).debug("an event was sent")
 
     async def _give_up(self, row: OutboxRow, error: RequestRefusedError, *, log: Logger) -> None:
@@ -354,7 +367,8 @@ class OutboxSender:
         match upload_verdict(error, failures, is_outage=self._outage.is_on):
             case RequestRefusedError() as refusal:
                 self._answered(row)
-                await self._give_up(row, refusal, log=log)
+                if not await leave_thumbnail_out(row, self._store):
+                    await self._give_up(row, refusal, log=log)
             case float() as wait_s:
                 self._outage.answered()
                 self._failures[row.room_id] = failures

@@ -31,8 +31,10 @@ class OutboxStore(Protocol):
         """The file that is still to be uploaded for a row, or None."""
         ...
 
-    async def store_uploaded(self, seq: int, content: JsonObject) -> None:
-        """The file is uploaded: the payload is `content` from here on, the file forgotten."""
+    async def store_uploaded(
+        self, seq: int, content: JsonObject, *, rest: bytes | None = None
+    ) -> None:
+        """The payload is `content` from here on; of the file `rest` is still to be uploaded."""
         ...
 
     async def mark_attempt(self, seq: int, room_id: RoomId, *, now: float) -> bool:
@@ -48,6 +50,10 @@ class OutboxStore(Protocol):
 
     async def mark_retry(self, seq: int, *, not_before: float) -> None:
         """Not before that time again."""
+        ...
+
+    async def loosen(self, seq: int) -> bool:
+        """Take a relation out of a message that was refused; False: it has none (any more)."""
         ...
 
     async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:

@@ -1,13 +1,20 @@
 """A row's file: uploaded, and named in the payload before the event is sent; or given up in time.
 
 A crash between the upload and the transaction that names it leaves a file that nothing names, and
-the next life uploads it again.
+the next life uploads it again. An image's thumbnail is uploaded after it, as a step of its own; one
+that can't be had there is left out.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+from orchestrator.core.thumbnail import (
+    drop_thumbnail,
+    name_upload,
+    next_upload,
+    waits_for_thumbnail,
+)
 from orchestrator.errors import (
     AiAgentChatError,
     HomeserverUnreachableError,
@@ -29,7 +36,7 @@ _PAUSE_S = 5.0
 
 
 async def upload_file(row: OutboxRow, store: OutboxStore, homeserver: EventSender) -> None:
-    """Upload the row's file and store its address in the payload.
+    """Upload the row's file, or then its thumbnail, and store its address in the payload.
 
     Raises:
         MatrixError: as `ports.Homeserver.upload_file`.
@@ -38,13 +45,25 @@ async def upload_file(row: OutboxRow, store: OutboxStore, homeserver: EventSende
     data = await store.file(row.seq)
     if data is None:
         return  # dropped since it was listed
+    upload = next_upload(row.content, data)
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-            address = await homeserver.upload_file(row.room_id, data, mimetype=_mimetype(row))
+            address = await homeserver.upload_file(
+                row.room_id, upload.data, mimetype=upload.mimetype
+            )
     except TimeoutError as error:
         raise HomeserverUnreachableError from error
     reach(FaultPoint.OUTBOX_UPLOADED)
-    await store.store_uploaded(row.seq, {**row.content, **address})
+    content = name_upload(row.content, upload, address)
+    await store.store_uploaded(row.seq, content, rest=upload.rest)
+
+
+async def leave_thumbnail_out(row: OutboxRow, store: OutboxStore) -> bool:
+    """Whether it was the row's thumbnail that was refused: it is sent without one then."""
+    if not waits_for_thumbnail(row.content):
+        return False
+    await store.store_uploaded(row.seq, drop_thumbnail(row.content))
+    return True
 
 
 def upload_verdict(
@@ -69,9 +88,3 @@ def upload_verdict(
         what = f"uploading a file, given up after {type(error).__name__}"
         return RequestRefusedError(errcode="UPLOAD_FAILED", status=0, what=what)
     return wait_s
-
-
-def _mimetype(row: OutboxRow) -> str:
-    info = row.content.get("info")
-    mimetype = info.get("mimetype") if isinstance(info, dict) else None
-    return mimetype if isinstance(mimetype, str) else "application/octet-stream"

@@ -272,6 +272,20 @@ class MatrixClient:
                 return None
             raise
 
+    async def find_event(self, room_id: RoomId, event_id: EventId) -> JsonObject | None:
+        """An event of a room, in clear; None where there is none, or no key to it.
+
+        Raises MatrixError as every request does.
+        """
+        path = api_path("rooms", room_id, "event", event_id)
+        try:
+            event = await self._http.get(path, what="reading an event of a room")
+        except RequestRefusedError as e:
+            if e.errcode in _GONE:
+                return None
+            raise
+        return await self._in_clear(room_id, event)
+
     async def joined_members(self, room_id: RoomId) -> Mapping[UserId, str | None]:
         """The joined members and their names."""
         what = "reading a room's members"
@@ -304,19 +318,25 @@ class MatrixClient:
         event_id = event_id_of(event)
         if event_id is None or event.get("sender") != self.user_id or "state_key" in event:
             return []
-        if event.get("type") == "m.room.encrypted":
-            try:
-                event = parse_object(
-                    (await self.encryption.decrypt(dump_json(event), room_id)).encode()
-                )
-            except UndecryptableError:
-                return []
+        clear = await self._in_clear(room_id, event)
+        if clear is None:
+            return []
+        event = clear
         unsigned, content, kind = (event.get(key) for key in ("unsigned", "content", "type"))
         txn = unsigned.get("transaction_id") if isinstance(unsigned, dict) else None
         if not isinstance(content, dict) or not isinstance(kind, str):
             return []
         txn_id = TxnId(txn) if isinstance(txn, str) else None
         return [OwnEvent(event_id=event_id, txn_id=txn_id, event_type=kind, content=content)]
+
+    async def _in_clear(self, room_id: RoomId, event: JsonObject) -> JsonObject | None:
+        if event.get("type") != "m.room.encrypted":
+            return event
+        try:
+            clear = await self.encryption.decrypt(dump_json(event), room_id)
+        except UndecryptableError:
+            return None
+        return parse_object(clear.encode())
 
     async def _messages(
         self, room_id: RoomId, *, start: str | None, end: str | None, sender: UserId | None = None

@@ -113,6 +113,9 @@ class KeyExchange:
             messages: JsonObject = {message.recipient: {message.recipient_device: content}}
             await self._send_to_device(message.type, {"messages": messages})
             self._machine.outgoing_to_device_messages.remove(message)
+        self._machine.forget_begun_anew(
+            d.curve25519 for d in wedged if self._machine.session_store.get(d.curve25519)
+        )
 
     async def share_room_key(
         self, room_id: str, users: Sequence[UserId], rotation: Rotation

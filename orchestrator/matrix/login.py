@@ -174,13 +174,7 @@ class Login:
         self._use(token)
 
     async def _post_login(self, device_id: str, password: SecretStr) -> _Login:
-        body: JsonObject = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": self._user_id},
-            "password": password.get_secret_value(),
-            "device_id": device_id,
-            "initial_device_display_name": _DEVICE_NAME,
-        }
+        body = build_password_login(self._user_id, password, device_id=device_id, name=_DEVICE_NAME)
         self._http.token = None
         what = f"logging in {self._user_id}"
         answer = await self._http.exchange("POST", api_path("login"), what, None, body)
@@ -243,6 +237,19 @@ class Login:
                 # It is tried again with the request; a device that is not kept is not made.
                 raise HomeserverUnreachableError(str(e)) from e
             return True
+
+
+def build_password_login(
+    user_id: UserId, password: SecretStr, *, device_id: str, name: str
+) -> JsonObject:
+    """The body of a login; `name` is the device's, for people."""
+    return {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": user_id},
+        "password": password.get_secret_value(),
+        "device_id": device_id,
+        "initial_device_display_name": name,
+    }
 
 
 async def _patiently(attempt: Callable[[], Awaitable[None]], homeserver: str) -> None:

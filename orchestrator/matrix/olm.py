@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from orchestrator.errors import StoreCorruptError, StoreFullError
 from orchestrator.model import JsonObject, JsonValue, RoomId, UserId
 
 STORE_DIR = "crypto"
+# A table of ours beside nio's: devices that are owed a new session since a restore.
+_BEGUN_ANEW = "aiagentchat_begun_anew"
 # The store of an account in many rooms has some megabytes; a change of it, and the journal that
 # makes the change whole, some hundred KiB.
 RESERVE_BYTES = 2 << 20
@@ -58,6 +60,7 @@ def open_machine(
         try:
             store = SqliteStore(user_id, device_id, str(path.parent), pickle_key, path.name)
             machine = Machine(user_id, device_id, store)
+            machine.queue_begun_anew()
         except (PeeweeException, sqlite3.Error, ValueError) as e:
             if is_disk_full(e):
                 msg = f"The disk of {path} is full. Free some space, then start again."
@@ -72,6 +75,28 @@ def open_machine(
     finally:
         if store is not None:
             store.database.close()
+
+
+def begin_anew(path: Path) -> None:
+    """The store is of a backup: its sessions with other devices must not be used again.
+
+    The devices have gone on with them since; the same ratchet would encrypt twice. What the device
+    is, and what opens rooms' messages, stays. At the next start each of those devices is sent a
+    message in a new session, so that it uses that one from then on.
+
+    Raises:
+        StoreCorruptError: the store can't be used.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute(f"CREATE TABLE IF NOT EXISTS {_BEGUN_ANEW} (sender_key TEXT PRIMARY KEY)")
+            db.execute(
+                f"INSERT OR IGNORE INTO {_BEGUN_ANEW} SELECT sender_key FROM olmsessions"  # noqa: S608 - a constant
+            )
+            db.execute("DELETE FROM olmsessions")
+    except sqlite3.Error as e:
+        msg = f"The encryption keys in {path.name} of the backup can't be used ({e})."
+        raise StoreCorruptError(msg) from e
 
 
 class Machine(Olm):
@@ -105,6 +130,27 @@ class Machine(Olm):
         self._by_id.setdefault(session_id, []).append(session)
         if not foreign:
             self.save_inbound_group_session(session)
+
+    def queue_begun_anew(self) -> None:
+        """Devices whose sessions a restore dropped get new ones, as wedged ones do."""
+        keys = self._begun_anew()
+        known = [device for device in self.device_store if device.curve25519 in keys]
+        self.wedged_devices.extend(d for d in known if d not in self.wedged_devices)
+
+    def forget_begun_anew(self, reached: Iterable[str]) -> None:
+        """These devices (by their identity key) have a new session."""
+        if self._begun_anew():
+            for key in reached:
+                self.store.database.execute_sql(
+                    f"DELETE FROM {_BEGUN_ANEW} WHERE sender_key = ?",  # noqa: S608 - a constant
+                    (key,),
+                )
+
+    def _begun_anew(self) -> frozenset[str]:
+        if _BEGUN_ANEW not in self.store.database.get_tables():
+            return frozenset()
+        rows = self.store.database.execute_sql(f"SELECT sender_key FROM {_BEGUN_ANEW}")  # noqa: S608 - a constant
+        return frozenset(str(row[0]) for row in rows.fetchall())
 
     def sessions_with_id(self, session_id: str) -> list[InboundGroupSession]:
         """All sessions with this id, whoever sent them, the latest first."""

@@ -6,11 +6,13 @@ requests are; here a turn that could get no answer any more is not begun at all.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from orchestrator.core.allowance import (
     Allowance,
     LimitName,
+    Limits,
     Used,
     build_allowance,
     find_met,
@@ -55,12 +57,19 @@ class Allowances:
             }
         )
 
+    def share(self, room: RoomRow, people: Collection[UserId]) -> None:
+        """Requests of turns that run side by side count for all who asked for one of them.
+
+        Between turns they count for whoever asked last.
+        """
+        if people:
+            self.kit.doors.set_payers(room.slug, tuple(set(people)))
+
     async def begin(self, room: RoomRow, turn: TurnRow, *, is_new: bool) -> str | None:
-        """Before a turn: the gateway learns for whom it is. A clause says why it may not start.
+        """Before a turn: a clause says why it may not start.
 
         A turn that runs already, or goes on by itself with what was begun, is not counted again.
         """
-        self.kit.doors.set_payers(room.slug, (turn.sender,))
         now, allowance = self.kit.wall_clock(), await self.of(room)
         if not is_new:
             return None
@@ -71,11 +80,24 @@ class Allowances:
         met = find_met(limits, used)
         if met is not None:
             return texts.limit_met(met, limits.amounts[met], left_s=seconds_left(now))
-        return await self._agents_in_a_row(room, turn)
+        return None if turn.resumes else await self._agents_in_a_row(room, turn.sender)
 
-    async def _agents_in_a_row(self, room: RoomRow, turn: TurnRow) -> str | None:
+    async def begin_steer(self, room: RoomRow, person: UserId) -> str | None:
+        """Before somebody's message goes into a running turn: a clause says why it may not.
+
+        It is that person's as a turn would be. The room's own limits hold for the turn itself.
+        """
+        now = self.kit.wall_clock()
+        limits = (await self.of(room)).on(utc_day(now)).amounts
+        own = Limits(amounts={name: n for name, n in limits.items() if name.is_personal})
+        met = find_met(own, await self.used(room, person))
+        if met is not None:
+            return texts.limit_met(met, own.amounts[met], left_s=seconds_left(now))
+        return await self._agents_in_a_row(room, person)
+
+    async def _agents_in_a_row(self, room: RoomRow, person: UserId) -> str | None:
         agents = self.kit.config.agent_accounts
-        if turn.sender not in agents or turn.resumes:
+        if person not in agents:
             return None
         profile = self.kit.config.profile(room.room_id, room.alias, room.former)
         most = profile.budget.agent_turns_in_a_row

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from loguru import logger
 
 from orchestrator.core.attachment import Attachment, choose_path, sniff
-from orchestrator.core.cli_input import build_user_message, message_uuid
+from orchestrator.core.cli_input import Image, build_user_message, message_uuid
 from orchestrator.core.going_on import build_prompt_again
 from orchestrator.core.policy import Message
+from orchestrator.core.shown_image import choose_image
 from orchestrator.core.texts import file as texts
 from orchestrator.errors import FileRefusedError, MatrixError, RunnerError
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.connection import Connection
-from orchestrator.rooms.copies import files_of, hearing
+from orchestrator.rooms.copies import files_of
 from orchestrator.rooms.kit import Kit
-from orchestrator.rooms.outgoing import build_turn_notice_rows
 from orchestrator.store.api import TurnRow
 
 _ATTEMPTS = 3
@@ -35,15 +36,21 @@ _MOST_S = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What stands below the messages of a turn, for the agent."""
+    """What stands below the messages of a turn, for the agent, and what it is shown."""
 
     note: str = ""
+    images: tuple[Image, ...] = ()
 
     def line(self, turn: TurnRow) -> str:
         """The message that the CLI is given."""
         prompt = build_prompt_again(turn.prompt) if turn.continues else turn.prompt
         text = f"{prompt}\n\n{self.note}" if self.note else prompt
-        return build_user_message(text, message_uuid=message_uuid(turn.turn_id))
+        uuid = message_uuid(turn.turn_id)
+        return build_user_message(text, message_uuid=uuid, images=self.images)
+
+    def below(self, words: str) -> Brought:
+        """The same with more words before it."""
+        return replace(self, note="\n\n".join(part for part in (words, self.note) if part))
 
 
 NOTHING = Brought()
@@ -60,33 +67,30 @@ class RoomAttachments:
         return "<RoomAttachments>"
 
     async def bring(
-        self, turn: TurnRow, connection: Connection | None, *, is_idle: bool
+        self, turn: TurnRow, messages: Sequence[Message], connection: Connection | None
     ) -> Brought:
-        """Put a turn's files into the workspace. Only the store's errors come out.
-
-        Unless the runner is idle, what it says is left to whoever follows the turn: it may be the
-        turn's own output. Its mailbox holds more than the answers to all of this.
-        """
-        came = [m for m in await self._kit.store.files.of_turn(turn.turn_id) if m.attachment]
+        """Put a turn's files into the workspace. Only the store's errors come out."""
+        came = [message for message in messages if message.attachment]
         if not came or connection is None:
             return NOTHING
-        if not is_idle:
-            return await self._bring_all(turn, came, connection)
-        async with hearing(connection, turn.room_id, self._kit):
-            return await self._bring_all(turn, came, connection)
+        return await self._bring_all(turn, came, connection)
 
     async def _bring_all(
         self, turn: TurnRow, came: Sequence[Message], connection: Connection
     ) -> Brought:
         lines: list[str] = []
+        images: list[Image] = []
         for number, message in enumerate(came):
             if number < self._files.received_per_turn:
-                lines.append(await self._bring(turn, message, connection))
+                lines.append(await self._bring(turn, message, connection, images))
             else:
                 lines.append(await self._refuse(turn, message, texts.TOO_MANY))
-        return Brought(note=texts.note(lines))
+        return Brought(note=texts.note(lines), images=tuple(images))
 
-    async def _bring(self, turn: TurnRow, message: Message, connection: Connection) -> str:
+    async def _bring(
+        self, turn: TurnRow, message: Message, connection: Connection, images: list[Image]
+    ) -> str:
+        """A line on the file; one that can be shown is added to `images`."""
         attachment = message.attachment
         if attachment is None:
             return ""
@@ -110,7 +114,9 @@ class RoomAttachments:
             )
             return await self._refuse(turn, message, texts.NOT_FETCHED)
         logger.bind(action="file.received", room=turn.room_id, bytes=len(data)).info("a file came")
-        return texts.brought(path, sniff(data), len(data))
+        if (image := choose_image(data, images)) is not None:
+            images.append(image)
+        return texts.brought(path, sniff(data), len(data), is_shown=image is not None)
 
     async def _fetch(self, attachment: Attachment) -> bytes:
         for attempt in range(_ATTEMPTS):
@@ -128,21 +134,14 @@ class RoomAttachments:
         if message.event_id in known:
             return known[message.event_id]
         name = message.attachment.name if message.attachment else ""
-        taken = {*known.values(), *await _names(connection)}
-        path = choose_path(name, taken)
-        await self._kit.store.files.note_path(turn.turn_id, message.event_id, path)
-        return path
+        names = await _names(connection)
+        return await self._kit.store.files.choose_path(
+            turn.turn_id, message.event_id, names, partial(choose_path, name)
+        )
 
     async def _refuse(self, turn: TurnRow, message: Message, reason: str) -> str:
         name = message.attachment.name if message.attachment else ""
-        rows = build_turn_notice_rows(
-            turn,
-            f"file:{message.event_id}",
-            texts.not_taken(name, reason),
-            max_event_bytes=self._kit.config.gateway.max_event_bytes,
-        )
-        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
-        self._kit.notify_outbox()
+        await self._kit.tell(turn, f"file:{message.event_id}", texts.not_taken(name, reason))
         return texts.not_brought(name, reason)
 
 

@@ -1,4 +1,4 @@
-"""`!clone URL`: the room's repository, fetched by the runner's git over the room's own way out.
+"""`!clone URL [FOLDER]`: a repository, fetched by the runner's git over the room's own way out.
 
 The address is one that `core.clone_url` let through. Whether its host may be reached decides the
 egress gateway; where it refuses, the room is asked as for anything else.

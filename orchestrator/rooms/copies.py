@@ -26,10 +26,9 @@ from orchestrator.core.workspace_copy import (
 )
 from orchestrator.errors import FileRefusedError, RunnerError
 from orchestrator.faultpoint import FaultPoint, reach
-from orchestrator.model import RoomId, RoomSlug
+from orchestrator.model import RoomSlug
 from orchestrator.room_profile import SnapshotsConfig
-from orchestrator.rooms.connection import Connection, LinkLost
-from orchestrator.rooms.idle import IdleEar
+from orchestrator.rooms.connection import Connection
 from orchestrator.rooms.kit import Kit
 from orchestrator.runners.file_client import PIECE_BYTES, FileClient, Piece
 from orchestrator.store.api import RoomRow, SessionRow, TurnRow
@@ -81,12 +80,17 @@ class RoomCopies:
         *,
         session: SessionRow,
         connection: Connection | None,
+        is_shared: bool = False,
     ) -> None:
-        """Copy the workspace as it is before the turn; where that can't be, note why."""
+        """Copy the workspace as it is before the turn; where that can't be, note why.
+
+        It can't be of what another turn changes (`is_shared`).
+        """
         self._ended = None
         if settings.keep == 0 or connection is None:
             return
-        manifest, missing = await self._try(settings, connection)
+        nothing: tuple[str | None, str | None] = (None, texts.COPY_SHARED)
+        manifest, missing = nothing if is_shared else await self._try(settings, connection)
         reach(FaultPoint.COPY_TAKEN)
         await self._kit.store.copies.add(
             self._slug,
@@ -106,11 +110,7 @@ class RoomCopies:
     ) -> tuple[str | None, str | None]:
         started = asyncio.get_running_loop().time()
         try:
-            async with (
-                hearing(connection, self._room_id, self._kit),
-                asyncio.timeout(BEFORE_S) as self._limit,
-                self._lock,
-            ):
+            async with asyncio.timeout(BEFORE_S) as self._limit, self._lock:
                 captured = await self.capture(settings, connection)
         except TimeoutError:
             return None, texts.COPY_TOO_SLOW
@@ -134,6 +134,11 @@ class RoomCopies:
         """The turn is cancelled: whatever it waits for here, it waits no longer."""
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether one is being made, or about to be."""
+        return self._lock.locked() or self._wake.is_set()
 
     def note_ended(
         self,
@@ -344,32 +349,3 @@ def _batches(entries: Sequence[CopyEntry]) -> Iterator[list[CopyEntry]]:
         size += entry.size_bytes
     if batch:
         yield batch
-
-
-@asynccontextmanager
-async def hearing(connection: Connection, room_id: RoomId, kit: Kit) -> AsyncIterator[None]:
-    """Take in, and acknowledge, what the runner says while nobody else does."""
-    body_error: Exception | None = None
-    async with asyncio.TaskGroup() as group:
-        ear = group.create_task(_hear(connection, IdleEar(room_id, kit)), name="ear")
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - raised again below: the group would wrap it
-            body_error = error
-        finally:
-            ear.cancel()
-    if body_error is not None:
-        raise body_error
-
-
-async def _hear(connection: Connection, ear: IdleEar) -> None:
-    while True:
-        item = await connection.receive(None)
-        if isinstance(item, LinkLost):
-            return  # whoever asks the runner something hears of it, too
-        if item is None:
-            continue
-        try:
-            await ear.hear(item, await connection.ready(), is_last=connection.is_empty)
-        except RunnerError:
-            return

@@ -17,7 +17,8 @@ from orchestrator.core.workspace_diff import (
     is_of_git,
 )
 from orchestrator.model import RoomSlug
-from orchestrator.rooms.errand import Answer, ErrandWork, OutFile
+from orchestrator.rooms.errand import Answer, ErrandWork
+from orchestrator.rooms.outgoing_file import OutFile
 from orchestrator.store.copy_files import CopyFiles
 
 _MOST_DIGITS = 3

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from loguru import logger
 
-from orchestrator.core.approval import Approval, ApprovalKind
+from orchestrator.core.approval import Answer, Approval, ApprovalEvent, ApprovalKind
 from orchestrator.core.denial import Denial, Denials, Wanted, is_worth_asking
 from orchestrator.core.egress_rules import Target, is_covered, parse_rule
 from orchestrator.core.grant import build_subject
@@ -30,7 +30,7 @@ from orchestrator.core.policy import RoomEvent
 from orchestrator.core.texts import egress as egress_texts
 from orchestrator.errors import StoreError
 from orchestrator.gateway.clock import wait_for_event
-from orchestrator.model import EventId, RoomId, RoomSlug, UserId
+from orchestrator.model import EventId, RoomId, RoomSlug, TxnId, UserId
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.egress_order import EgressOrders
 from orchestrator.rooms.egress_question import (
@@ -44,7 +44,7 @@ from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.reaction import LOOK_EVERY_S, Reactions, Reply
 from orchestrator.rooms.tool_question import build_tool_end_rows
-from orchestrator.store.api import InboxRow, NewOutboxRow, Replacement, RoomRow
+from orchestrator.store.api import InboxRow, NewOutboxRow, OutboxRow, Replacement, RoomRow
 from orchestrator.store.approval_row import NewApproval
 from orchestrator.store.approval_table import Asked
 
@@ -112,11 +112,33 @@ class EgressAsking:
         """Act on a reply to a question, and mark its row; False: it is none."""
         return await self._reactions.take_reply(row, room_id, reply)
 
+    async def decide(
+        self, seq: int, approval: Approval, event: ApprovalEvent, *, by: UserId
+    ) -> None:
+        """Act on a decision that did not come as an event of the room, and mark its row."""
+        await self._reactions.decide(approval, Answer(event=event), seq=seq, by=by)
+
     async def obey(
         self, room_id: RoomId, seq: int, event_id: EventId, *, sender: UserId, argument: str
     ) -> None:
         """Carry out `!egress`, and answer it."""
         await self._orders.obey(room_id, seq, event_id, sender=sender, argument=argument)
+
+    async def note_unsent(self, row: OutboxRow) -> None:
+        """A message is refused for good: nobody allows unseen what it asked for. Idempotent."""
+        await self._withdraw(row.txn_id)
+
+    async def note_redacted(self, row: InboxRow, target: EventId) -> None:
+        """The same of a message that somebody took out of the room, by its event."""
+        txn_id = await self._kit.store.approvals.find_txn(RoomId(row.room_id or ""), target)
+        if txn_id is not None:
+            await self._withdraw(txn_id)
+
+    async def _withdraw(self, txn_id: TxnId) -> None:
+        approvals, now = self._kit.store.approvals, self._kit.wall_clock()
+        unshown = await approvals.withdraw_unshown(txn_id, now=now)
+        if unshown is not None:
+            await self._on_decided(unshown)
 
     async def end_room(self, room: RoomRow) -> None:
         """The agent left the room: what was asked and allowed there is over. Idempotent."""

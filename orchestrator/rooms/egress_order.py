@@ -72,7 +72,7 @@ class EgressOrders:
             await self._say(asked, order)
         elif order.verb is EgressVerb.LIST or order.rule is None:
             await self._say(asked, await self._overview(room))
-        elif not await self._may_decide(room_id, sender):
+        elif not await self._deciders.may_decide(room_id, sender):
             await self._say(asked, egress_texts.NOT_APPROVER)
         elif order.verb is EgressVerb.ALLOW and not self._can_be_granted(room, order.rule):
             await self._say(asked, egress_texts.NOT_PUBLIC)
@@ -85,10 +85,6 @@ class EgressOrders:
             host=rule.host, port=rule.port or DEFAULT_PORTS[Scheme.HTTPS], scheme=Scheme.HTTPS
         )
         return is_worth_asking(target, internal=internal, never=self._never)
-
-    async def _may_decide(self, room_id: RoomId, sender: UserId) -> bool:
-        is_named = await self._deciders.may_decide(room_id, sender)
-        return is_named and not await self._kit.store.absences.is_absent(room_id, sender)
 
     async def _change(self, asked: _Asked, order: EgressOrder, rule: HostRule) -> None:
         now, room_id, by = self._kit.wall_clock(), asked.room.room_id, asked.sender
@@ -116,6 +112,7 @@ class EgressOrders:
             until=next((g.expires_at for g in change.grants), None),
             grants=[g.grant_id for g in change.grants],
             approvals=[a.approval_id for a in change.answered],
+            audit=True,
         ).info("a command changed what a room may reach")
         await self._on_changed(room_id)
 

@@ -18,30 +18,24 @@ from loguru import logger
 from orchestrator.core import texts
 from orchestrator.core.naming import txn_id
 from orchestrator.core.texts import workspace as workspace_texts
+from orchestrator.core.thread import conversation_in
+from orchestrator.core.turn_mark import ANSWER_KEY, build_answer_mark
 from orchestrator.errors import FileRefusedError, StoreError
 from orchestrator.model import Priority
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.connection import Connection
-from orchestrator.rooms.copies import RoomCopies, hearing
+from orchestrator.rooms.copies import RoomCopies
 from orchestrator.rooms.kit import Kit
-from orchestrator.rooms.outgoing import MESSAGE, build_notice_rows
-from orchestrator.rooms.outgoing_file import build_file_content
+from orchestrator.rooms.outgoing import MESSAGE, build_notice_rows, build_progress_rows
+from orchestrator.rooms.outgoing_file import OutFile, build_file_content
 from orchestrator.rooms.room_runner import TROUBLE, RoomRunner
 from orchestrator.store.api import NewOutboxRow, RoomRow, TurnRow
 from orchestrator.store.errand_table import Errand, ErrandKind, end_errand
 
 # Well above what the longest takes (a clone: 10 minutes, and it says so itself).
 _MOST_S = 1200.0
-EXCLUSIVE = frozenset({ErrandKind.UNDO, ErrandKind.CLONE})
-"""Those that change the workspace."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutFile:
-    """A file that goes with an answer."""
-
-    name: str
-    data: bytes
+EXCLUSIVE = frozenset({ErrandKind.UNDO, ErrandKind.CLONE, ErrandKind.COMPACT})
+"""Those that change the workspace or a conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +52,8 @@ class ErrandWork:
     """What an errand is given."""
 
     errand: Errand
+    conversation: str
+    """Of the thread that it was asked for in."""
     room: RoomRow
     profile: RoomProfile
     kit: Kit
@@ -74,7 +70,13 @@ class ErrandWork:
         """Say how it stands, in between; sparsely. The same number is said once."""
         source = f"{self.errand.event_id}:progress{number}"
         limit = self.kit.config.gateway.max_event_bytes
-        rows = build_notice_rows(self.room.room_id, source, text, max_event_bytes=limit)
+        rows = build_progress_rows(
+            self.room.room_id,
+            source,
+            text,
+            max_event_bytes=limit,
+            reply_to=self.errand.event_id,
+        )
         await self.kit.store.outbox.add(rows, now=self.kit.wall_clock())
         self.kit.notify_outbox()
 
@@ -121,6 +123,11 @@ class RoomErrands:
         self._wake.set()
 
     @property
+    def is_at_work(self) -> bool:
+        """Whether one is being done."""
+        return self._doing is not None
+
+    @property
     def can_cancel(self) -> bool:
         """Whether one is being done that can be stopped: not one that changes files halfway."""
         return self._doing is not None and self._kind is not ErrandKind.UNDO
@@ -130,16 +137,14 @@ class RoomErrands:
         if self._doing is not None and self.can_cancel:
             self._doing.cancel()
 
-    async def settle(self, turn: TurnRow, runner: RoomRunner) -> None:
-        """Until those that the turn must wait for are done, and none needs that no turn runs."""
-        while self.idle.locked() or await self._is_awaited(turn):
+    async def settle(self, turn: TurnRow, *, is_shared: Callable[[], bool]) -> None:
+        """Until those that the turn must wait for are done, and none needs that no turn runs.
+
+        `is_shared`: it is a turn that holds `idle`.
+        """
+        while (self.idle.locked() and not is_shared()) or await self._is_awaited(turn):
             self._changed.clear()
-            connection = runner.connection
-            if connection is None or connection.lost:
-                await self._changed.wait()
-            else:
-                async with hearing(connection, self._owner.room.room_id, self._kit):
-                    await self._changed.wait()
+            await self._changed.wait()
 
     async def _is_awaited(self, turn: TurnRow) -> bool:
         return await self._kit.store.errands.is_before(turn.turn_id, EXCLUSIVE)
@@ -178,8 +183,10 @@ class RoomErrands:
         self._kit.notify_outbox()
 
     async def _answer(self, errand: Errand, runner: RoomRunner) -> Answer:
+        thread = await self._kit.store.inbox.thread_of(errand.event_id, errand.room_id)
         work = ErrandWork(
             errand=errand,
+            conversation=conversation_in(thread),
             room=self._owner.room,
             profile=self._owner.profile,
             kit=self._kit,
@@ -226,6 +233,7 @@ class RoomErrands:
         before = runner.connection
         if before is not None and not before.lost and not self.idle.locked():
             return before
+        await self._kit.places.wait(self._owner.room.room_id)
         await runner.connect(busy=not self.idle.locked())
         connection = runner.connection
         if connection is None:
@@ -246,6 +254,7 @@ class RoomErrands:
             answer.text,
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
             reply_to=errand.event_id,
+            more_follows=answer.file is not None,
         )
         return rows if answer.file is None else [*rows, _file_row(errand, answer.file)]
 
@@ -256,9 +265,10 @@ def _file_row(errand: Errand, file: OutFile) -> NewOutboxRow:
         txn_id=txn_id(f"{errand.event_id}:file", 0),
         event_type=MESSAGE,
         content={
-            **build_file_content(file.name, file.data),
+            **build_file_content(file),
             "m.relates_to": {"m.in_reply_to": {"event_id": errand.event_id}},
+            ANSWER_KEY: build_answer_mark(errand.event_id, final=True),
         },
         priority=Priority.NOTICE,
-        file=file.data,
+        file=file.waiting,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from orchestrator.rooms.clone import clone
+from orchestrator.rooms.compact import compact
 from orchestrator.rooms.diff import diff
 from orchestrator.rooms.errand import Work
 from orchestrator.rooms.export import export
@@ -21,5 +22,6 @@ WORKS: Mapping[ErrandKind, Work] = MappingProxyType(
         ErrandKind.CLONE: clone,
         ErrandKind.LS: list_files,
         ErrandKind.GET: get_file,
+        ErrandKind.COMPACT: compact,
     }
 )

@@ -20,10 +20,10 @@ from orchestrator.core.transcript import Said, read_transcript, render_jsonl, re
 from orchestrator.core.workspace_copy import DIRECTORY, FILE, LINK, CopyEntry, Manifest, name_of
 from orchestrator.errors import FileRefusedError
 from orchestrator.model import RoomSlug
-from orchestrator.rooms.cli_session import MAIN
 from orchestrator.rooms.connection import Connection
 from orchestrator.rooms.copies import files_of
-from orchestrator.rooms.errand import Answer, ErrandWork, OutFile
+from orchestrator.rooms.errand import Answer, ErrandWork
+from orchestrator.rooms.outgoing_file import OutFile
 from orchestrator.store.copy_files import CopyFiles
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ async def export(work: ErrandWork) -> Answer:
 
 
 async def _read_conversation(work: ErrandWork, connection: Connection) -> list[Said]:
-    session = await work.kit.store.turns.session(work.room.room_id, MAIN)
+    session = await work.kit.store.sessions.get(work.room.room_id, work.conversation)
     if session is None:
         return []
     path = _SESSION_FILE.format(session.session_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from orchestrator.core.texts import file as texts
 from orchestrator.errors import FileRefusedError
 from orchestrator.rooms.copies import files_of
-from orchestrator.rooms.errand import Answer, ErrandWork, OutFile
+from orchestrator.rooms.errand import Answer, ErrandWork
+from orchestrator.rooms.outgoing_file import read_out_file
 
 
 async def list_files(work: ErrandWork) -> Answer:
@@ -27,12 +28,10 @@ async def get_file(work: ErrandWork) -> Answer:
         return Answer(text=texts.GET_FORM)
     connection, limit = await work.connect(), work.profile.files.max_size
     try:
-        data = await files_of(connection).read(path, max_bytes=limit)
+        file = await read_out_file(files_of(connection), path, max_bytes=limit)
     except FileRefusedError as e:
         return Answer(text=f"{texts.not_listed(path, str(e))} {texts.GET_FORM}")
-    name = path.rpartition("/")[2]
-    file = OutFile(name=name, data=data)
-    return Answer(text=texts.gotten(path, len(data)), file=file)
+    return Answer(text=texts.gotten(path, len(file.data)), file=file)
 
 
 def _clean(argument: str) -> str:

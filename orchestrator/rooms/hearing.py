@@ -47,6 +47,10 @@ class Rooms(Protocol):
         """A message was taken back; mark the row of that."""
         ...
 
+    async def act(self, row: InboxRow) -> None:
+        """Do what was asked for on the status page, and mark its row."""
+        ...
+
     async def retire(self, room_id: RoomId) -> None:
         """The agent is no longer in the room."""
         ...

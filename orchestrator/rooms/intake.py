@@ -17,9 +17,11 @@ from typing import NoReturn
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orchestrator import meters
 from orchestrator.config import Config
 from orchestrator.core import texts
 from orchestrator.core.policy import RoomEvent
+from orchestrator.core.poll import RESPONSE_TYPES
 from orchestrator.core.reason import LEFT_ROOM, UNDECRYPTABLE
 from orchestrator.core.rotation import Rotation
 from orchestrator.errors import StoreError, UndecryptableError
@@ -218,6 +220,8 @@ class Intake:
                 await self._summary(row)
             case InboxKind.RESTORED:
                 await self._restored(row)
+            case InboxKind.PAGE:
+                await self._rooms.act(row)
             case InboxKind.STATE | InboxKind.TIMELINE:
                 await self._event(row, RoomEvent.model_validate_json(row.raw), row.raw)
 
@@ -245,7 +249,7 @@ class Intake:
         """What may stand in a message, encrypted or not: never state, which is the server's."""
         if event.type == "m.room.message":
             await self._messages.take(room, row, event)
-        elif event.type == REACTION_TYPE:
+        elif event.type == REACTION_TYPE or event.type in RESPONSE_TYPES:
             await self._rooms.react(row, room.room_id, event)
         else:
             await self._done(row, "event type")
@@ -305,6 +309,7 @@ class Intake:
                 is_first = room_id not in told and await self._may_be_told(row)
                 if is_first:
                     told.add(room_id)
+                meters.UNDECRYPTED.inc()
                 text = texts.UNDECRYPTABLE if is_first else None
                 current = await self._store.rooms.current(room_id)
                 tell_in = current.room_id if current else room_id

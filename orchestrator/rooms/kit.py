@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +16,13 @@ from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target
 from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.gateway.courtesy import Courtesies
-from orchestrator.model import JsonObject, RoomId, RoomSlug, TxnId, UserId
+from orchestrator.model import EventId, JsonObject, RoomId, RoomSlug, TxnId, UserId
 from orchestrator.ports import RunnerBackend
 from orchestrator.rooms.live_answer import Lives
-from orchestrator.store.api import RoomRow
+from orchestrator.rooms.outgoing import build_turn_notice_rows
+from orchestrator.rooms.places import RunnerPlaces
+from orchestrator.rooms.starts import RunnerStarts
+from orchestrator.store.api import RoomRow, SpareRow, TurnRow
 from orchestrator.store.copy_files import CopyFiles
 from orchestrator.store.store import Store
 
@@ -48,8 +51,32 @@ class Housing(Protocol):
         """
         ...
 
+    async def prepare_spare(self, spare: SpareRow, *, is_vacant: bool = False) -> SandboxSpec:
+        """The same for a room to come, as far as it does not depend on the room: without a door.
+
+        Raises:
+            PreconditionError: the directories can't be made.
+        """
+        ...
+
+    async def has_space(self) -> bool:
+        """Whether the host's disk has room for what nobody has asked for yet."""
+        ...
+
+    async def clear(self, slug: RoomSlug) -> None:
+        """Remove the place of a spare that no room has taken. Idempotent.
+
+        Raises:
+            PreconditionError: it can't be removed.
+        """
+        ...
+
     async def disk_usage(self, room: RoomRow) -> DiskUsage | None:
         """What the room's workspace and home hold; None: not known now."""
+        ...
+
+    async def known_disks(self, rooms: Sequence[RoomRow]) -> Mapping[RoomSlug, DiskUsage]:
+        """What is known of them without counting, of hibernated rooms, too."""
         ...
 
     async def is_full(self, home: Path) -> bool:
@@ -125,12 +152,25 @@ class Kit:
     """Sends a courtesy past the outbox; as `OutboxSender.send_aside` says."""
     download: Callable[[Attachment], Awaitable[bytes]]
     """A file from the homeserver, in clear; as `MatrixClient.download_file` says."""
+    find_event: Callable[[RoomId, EventId], Awaitable[JsonObject | None]]
+    """An event of a room, in clear; as `MatrixClient.find_event` says."""
     copies: CopyFiles
     """The rooms' workspaces as they were before their turns."""
+    places: RunnerPlaces = field(default_factory=lambda: RunnerPlaces(None))
+    """How many runners run at once."""
+    starts: RunnerStarts = field(default_factory=lambda: RunnerStarts(None))
+    """How many of them start at once."""
     lives: Lives = field(default_factory=Lives)
     """What running turns show of themselves."""
     invite: Callable[[RoomId, UserId], Awaitable[None]]
     """Invites to a room; as `ports.Homeserver` says."""
+
+    async def tell(self, turn: TurnRow, topic: str, text: str) -> None:
+        """Say something of a turn in its room, once a topic. Only the store's errors come out."""
+        limit = self.config.gateway.max_event_bytes
+        rows = build_turn_notice_rows(turn, topic, text, max_event_bytes=limit)
+        await self.store.outbox.add(rows, now=self.wall_clock())
+        self.notify_outbox()
 
     async def event_limit(self, room_id: RoomId) -> int:
         """The most bytes that a message's content may have in this room."""

@@ -8,12 +8,12 @@ all of the room's processes are ended, and the room is told.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from loguru import logger
 
 from orchestrator.core import texts
 from orchestrator.room_profile import RoomProfile
-from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.room_runner import TROUBLE, RoomRunner
@@ -27,7 +27,12 @@ _MOST_SPARE = 64
 
 
 async def end_leftovers(
-    turn: TurnRow, *, kit: Kit, profile: RoomProfile, runner: RoomRunner, sessions: CliSessions
+    turn: TurnRow,
+    *,
+    kit: Kit,
+    profile: RoomProfile,
+    runner: RoomRunner,
+    clear: Callable[[], Awaitable[None]],
 ) -> None:
     """End the room's processes, should so many be left that the next turn could not work."""
     limit = profile.limits.pids
@@ -36,7 +41,7 @@ async def end_leftovers(
     logger.bind(action="runner.crowded", room=turn.room_id, turn=turn.turn_id, limit=limit).warning(
         "what turns left behind uses up the room's processes; they are ended"
     )
-    await sessions.clear()
+    await clear()
     rows = build_notice_rows(
         turn.room_id,
         f"{turn.turn_id}:processes",

@@ -17,12 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
+from orchestrator import meters
 from orchestrator.core.cli_event import CliEvent
 from orchestrator.core.edit import build_edit
 from orchestrator.core.live_view import LiveView
 from orchestrator.core.naming import live_txn_id, txn_id
 from orchestrator.core.turn_mark import TURN_KEY, build_live_mark
-from orchestrator.model import EventId, JsonObject, Priority, TurnId
+from orchestrator.model import EventId, JsonObject, Priority, TurnId, TurnState
 from orchestrator.room_profile import RoomProfile
 from orchestrator.store.api import NewOutboxRow, TurnRow
 
@@ -69,7 +70,10 @@ class LiveAnswer:
 
     def feed(self, event: CliEvent, now: float) -> None:
         """Take in a line of the CLI's."""
+        before = self.view.changes
         self.view.feed(event, now)
+        if before == 0 < self.view.changes and self.turn.state is TurnState.QUEUED:
+            meters.FIRST_OUTPUT.observe(max(0.0, now - self.begun_at))
 
     def waits(self, *, is_waiting: bool) -> None:
         """Whether the turn waits for somebody's decision."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from loguru import logger
 
 from orchestrator.core import texts
-from orchestrator.core.command import Command, CommandName, parse_command
+from orchestrator.core.command import COMMANDS, Command, CommandName, parse_command
 from orchestrator.core.denial import Wanted
 from orchestrator.core.lifecycle import restart_delay_s
 from orchestrator.core.naming import turn_id
 from orchestrator.core.piece import encode_pieces
 from orchestrator.core.policy import Message, RoomEvent, build_prompt
 from orchestrator.core.reason import LEFT_ROOM
-from orchestrator.errors import RequestRefusedError, StoreError
+from orchestrator.core.thread import conversation_in
+from orchestrator.errors import StoreError
 from orchestrator.faultpoint import FaultPoint, reach
+from orchestrator.log import AUDIT_ONLY
 from orchestrator.model import EventId, RoomId, RoomSlug, TurnId, TurnOutcome, TurnState, UserId
 from orchestrator.rooms.amending import Amending
 from orchestrator.rooms.commands.table import execute
@@ -28,34 +31,32 @@ from orchestrator.rooms.hearing import Heard
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.mark import Marks
 from orchestrator.rooms.mishap import build_mishap_notice
-from orchestrator.rooms.outgoing import (
-    MESSAGE,
-    build_notice_rows,
-    build_refusal_row,
-    build_rows_instead_of_file,
-    build_turn_notice_rows,
-    is_answer_file,
-)
+from orchestrator.rooms.outgoing import build_notice_rows, build_turn_notice_rows
+from orchestrator.rooms.page_acting import PageActing
 from orchestrator.rooms.patience import Patience
 from orchestrator.rooms.people import People
 from orchestrator.rooms.reaction import Reply
 from orchestrator.rooms.refusal import Refusals
+from orchestrator.rooms.refused_message import RefusedMessages
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.rooms.schedules import Schedules
-from orchestrator.rooms.stray_runner import remove_strays
-from orchestrator.rooms.worker import MAIN, RoomWorker
+from orchestrator.rooms.stray_runner import leave_unused, remove_strays
+from orchestrator.rooms.warm_pool import WarmPool
+from orchestrator.rooms.worker import RoomWorker
 from orchestrator.store.api import (
     InboxRow,
     InboxState,
     NewOutboxRow,
-    OutboxRow,
     Replacement,
     RoomRow,
     TurnRow,
 )
+from orchestrator.store.steer_table import NewSteer
 from orchestrator.store.turn_table import NewTurn
 
+# Of what stands in the audit log.
+_MOST_OF_COMMAND = 200
 # A worker that ran for so long after a failure is well again; the next failure is its first.
 _WELL_AFTER_S = 600.0
 
@@ -75,7 +76,12 @@ class RoomManager:
         self._amending = Amending(kit, self._cancel)
         self._marks = Marks(kit)
         kit.store.turns.on_ended = self._marks.note_ended
+        self.spares = WarmPool(kit, self._take_up)
         self.asking = EgressAsking(kit, self._find_work, self._tool_decided)
+        self.tell_refused = RefusedMessages(kit, self.asking).tell
+        self.act = PageActing(
+            kit=kit, asking=self.asking, errands=self._errands, ensure_worker=self._ensure_worker
+        ).act
 
     def __repr__(self) -> str:
         busy = sum(worker.current is not None for worker in self._workers.values())
@@ -102,6 +108,7 @@ class RoomManager:
             for room_id in await self._kit.store.errands.rooms():
                 await self._take_up(room_id)
             await self._adopt_runners()
+            group.create_task(self.spares.run(), name="spares")
             await asyncio.Event().wait()
         raise AssertionError
 
@@ -126,8 +133,11 @@ class RoomManager:
                     "the engine does not list its runners yet"
                 )
                 await asyncio.sleep(restart_delay_s(failures))
+        # In this order: a spare that a room takes meanwhile is seen as the one or the other.
+        spares = await self._kit.store.spares.all()
         rooms = await self._kit.store.rooms.all()
-        await remove_strays(self._kit, found, rooms)
+        own = [spare.slug for spare in spares] + [room.slug for room in rooms]
+        await remove_strays(self._kit, found, own)
         known = {info.slug for info in found}
         for room in rooms:
             if room.slug in known:
@@ -171,11 +181,11 @@ class RoomManager:
                 await self._kit.store.inbox.mark(item.seq, InboxState.IGNORED, reason=LEFT_ROOM)
             return
         messages = [item.message for item in items]
-        named = (room.joined_members or 0) > 2
+        named = room.has_several_people
         turn = NewTurn(
             turn_id=turn_id(room_id, items[0].message.event_id),
             room_id=room.room_id,
-            session=MAIN,
+            session=conversation_in(messages[0].thread),
             prompt=build_prompt(messages, name_senders=named),
             pieces=encode_pieces(messages, name_senders=named),
             sender=sender,
@@ -183,6 +193,8 @@ class RoomManager:
             inbox=tuple(item.seq for item in items),
         )
         reach(FaultPoint.WINDOW_CLOSING)
+        if await self._steer(turn, messages):
+            return
         row = await self._kit.store.turns.admit(
             turn,
             max_queued=self._kit.config.gateway.max_queued_turns,
@@ -194,21 +206,45 @@ class RoomManager:
             self._refusals.note_queue_full(room.room_id)
         reach(FaultPoint.WINDOW_CLOSED)
         self._kit.notify_outbox()
-        logger.bind(action="turn.admitted", room=room_id, turn=row.turn_id, state=row.state).info(
-            "messages became a turn"
-        )
+        logger.bind(
+            action="turn.admitted",
+            room=room_id,
+            turn=row.turn_id,
+            state=row.state,
+            sender=row.sender,
+            asked=",".join(row.asked),
+            audit=True,
+        ).info("messages became a turn")
         self._marks.note_accepted(row)
         worker = await self._ensure_worker(row.room_id)
         if worker is not None:
             await self._interrupt(worker, row)
             worker.wake()
 
+    async def _steer(self, turn: NewTurn, messages: Sequence[Message]) -> bool:
+        """Where the room wishes it, a new message goes into the turn that runs; True: it does."""
+        worker = self._workers.get(turn.room_id)
+        running = worker.current_in(turn.session) if worker is not None else None
+        if worker is None or running is None or worker.profile.while_running != "steer":
+            return False
+        if any(message.attachment for message in messages):
+            return False
+        if await worker.why_not_steer(turn.sender) is not None:
+            return False  # as a turn of its own its sender is told why
+        new = NewSteer(turn_id=running.turn_id, pieces=turn.pieces, inbox=turn.inbox)
+        if not await self._kit.store.steers.add(new):
+            return False
+        reach(FaultPoint.WINDOW_CLOSED)
+        worker.note_steered(running.turn_id, turn.sender)
+        self._marks.note_accepted(replace(running, asked=turn.asked))
+        return True
+
     async def _interrupt(self, worker: RoomWorker, turn: TurnRow) -> None:
         """Where the room wishes it, a new message stops what runs, and is worked on next.
 
         A crash between its being stored and this leaves it waiting as others do.
         """
-        running = worker.current
+        running = worker.current_in(turn.session)
         if worker.profile.while_running != "interrupt" or running is None:
             return
         if turn.state is TurnState.QUEUED and running.turn_id != turn.turn_id:
@@ -222,9 +258,9 @@ class RoomManager:
             worker.wake()
 
     def _queue_notices(self, turn: TurnRow, ahead: int) -> list[NewOutboxRow]:
-        if ahead == 0:
-            return []
         worker = self._workers.get(turn.room_id)
+        if ahead == 0 or (worker is not None and worker.begins_at_once(turn, ahead)):
+            return []
         text = texts.queued(ahead, waits_until=worker.waits_until if worker else None)
         max_event_bytes = self._kit.config.gateway.max_event_bytes
         return build_turn_notice_rows(turn, "queued", text, max_event_bytes=max_event_bytes)
@@ -235,7 +271,9 @@ class RoomManager:
         Who floods by mistake must be able to stop it: a `!cancel` still has its effect.
         """
         command = parse_command(message.text)
-        cancels = isinstance(command, Command) and command.name is CommandName.CANCEL
+        is_cancel = isinstance(command, Command) and command.name is CommandName.CANCEL
+        may = await self._people.permissions(room.room_id, message.sender) if is_cancel else ()
+        cancels = is_cancel and COMMANDS[CommandName.CANCEL].needs in may
         worker = await self._ensure_worker(room.room_id) if cancels else None
         cancelled = await self._refusals.refuse(
             room.room_id, row.seq, message, why, cancels=cancels
@@ -257,10 +295,20 @@ class RoomManager:
             seq=row.seq,
             event_id=message.event_id,
             sender=message.sender,
+            name=message.name,
+            conversation=conversation_in(row.thread),
             permissions=await self._people.permissions(room.room_id, message.sender),
             errands=self._errands,
         )
         reach(FaultPoint.COMMAND_TAKEN)
+        logger.bind(
+            action="command",
+            room=room.room_id,
+            event=message.event_id,
+            sender=message.sender,
+            command=message.text[:_MOST_OF_COMMAND],
+            audit=AUDIT_ONLY,
+        ).info("a command was given")
         await execute(doing, command)
         reach(FaultPoint.COMMAND_ANSWERED)
         self._kit.notify_outbox()
@@ -271,6 +319,7 @@ class RoomManager:
 
     async def redact(self, row: InboxRow, target: EventId) -> None:
         """A message was taken back; its row is marked."""
+        await self.asking.note_redacted(row, target)
         await self._amending.redact(row, target)
 
     def _cancel(self, room_id: RoomId, turn_id: TurnId) -> None:
@@ -342,6 +391,9 @@ class RoomManager:
             self._retiring[move.new] = before
         self._kit.notify_outbox()
         await self._ensure_worker(move.new if is_moved else move.old)
+        if is_moved and self._group is not None:
+            leaving = leave_unused(self._kit, move.old)
+            self._group.create_task(leaving, name=f"unused {move.old}")
 
     async def _end_worker(self, room_id: RoomId) -> RoomWorker | None:
         """End the room's worker; its turns and its runner are left as they are."""
@@ -349,6 +401,7 @@ class RoomManager:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+        self._kit.places.forget(room_id)
         self._kit.courtesies.typing(room_id, typing=False)
         return worker
 
@@ -364,37 +417,6 @@ class RoomManager:
         finally:
             if self._retiring.get(worker.room_id) is asyncio.current_task():
                 del self._retiring[worker.room_id]
-
-    async def tell_refused(self, row: OutboxRow, error: RequestRefusedError) -> None:
-        """A message will never be accepted: its room is told so in its place. Idempotent.
-
-        That may be accepted where the message was not (for its size, its type, its content). Where
-        the agent may not send messages at all, nothing can be said.
-        """
-        logger.bind(action="outbox.refused", room=row.room_id, errcode=error.errcode).error(
-            "the homeserver refused a message for good"
-        )
-        if row.has_file and is_answer_file(row):
-            await self._send_instead_of_file(row)
-            return
-        room = await self._kit.store.rooms.get(row.room_id)
-        if error.errcode == "M_FORBIDDEN" and room is not None and room.replaced_by is not None:
-            return  # an upgrade forbids it there; it moves with its conversation
-        may_not_speak = error.errcode == "M_FORBIDDEN" and row.event_type == MESSAGE
-        if may_not_speak or texts.is_message_refused(row.content.get("body")):
-            return
-        notice = build_refusal_row(
-            row, error.errcode, max_event_bytes=self._kit.config.gateway.max_event_bytes
-        )
-        await self._kit.store.outbox.add([notice], now=self._kit.wall_clock())
-
-    async def _send_instead_of_file(self, row: OutboxRow) -> None:
-        file = await self._kit.store.outbox.file(row.seq)
-        if file is None:
-            return  # the room was left, and all that waited for it dropped
-        limit = await self._kit.event_limit(row.room_id)
-        rows = await asyncio.to_thread(build_rows_instead_of_file, row, file, max_event_bytes=limit)
-        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
 
     def note_out_of_memory(self, slug: RoomSlug) -> None:
         """The kernel ended a process of this room's runner for its memory."""

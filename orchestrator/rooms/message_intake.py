@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
+from orchestrator import meters
 from orchestrator.config import Config
 from orchestrator.core import texts
 from orchestrator.core.attachment import (
@@ -92,6 +93,8 @@ class MessageIntake:
             await self._take(room, row, event.model_copy(update={"content": said}))
 
     async def _take(self, room: RoomRow, row: InboxRow, event: RoomEvent) -> None:
+        if event.sent_at is not None:
+            meters.RECEIVED.observe(max(0.0, row.received_at - event.sent_at))
         try:
             content = MessageContent.model_validate(event.content)
         except ValidationError:
@@ -105,6 +108,8 @@ class MessageIntake:
             text=_words_of(event, attachment) if attachment else content.body,
             attachment=attachment,
             name=await self._people.name(room.room_id, UserId(event.sender)),
+            thread=row.thread,
+            quotes=None if content.body.startswith("> <") else parse_reply(event.content),
         )
         if await self._answers(room, row, message, event):
             return
@@ -232,7 +237,8 @@ class MessageIntake:
                 await self._done(row, reason)
             case Verdict.PROMPT:
                 self._courtesies.seen(room.room_id, message.event_id)
-                if self._gate.add(room.room_id, message.sender, Heard(row.seq, message)):
+                heard = Heard(row.seq, message)
+                if self._gate.add(room.room_id, message.sender, heard, thread=message.thread):
                     self._courtesies.typing(room.room_id, typing=True)
                     reach(FaultPoint.WINDOW_JOINED)
                 else:

@@ -2,7 +2,8 @@
 
 Every message that belongs to a turn carries `org.aiagentchat.turn`, so that a program that asked
 can find its answer: the turn's id, the events that asked, the part's number, whether it is the
-last one, and then the outcome.
+last one, and then the outcome. What answers a message without being of a turn (a command's answer)
+carries `org.aiagentchat.answer`: the event that asked, and whether it is the last one.
 
 A text that would take more messages than the installation allows is its beginning and a file.
 """
@@ -22,12 +23,20 @@ from orchestrator.core.chunking import (
     split_markdown,
 )
 from orchestrator.core.naming import refused_txn_id, txn_id
+from orchestrator.core.poll import POLL_END, POLL_START
 from orchestrator.core.render import build_text_content
 from orchestrator.core.sanitise import sanitise
+from orchestrator.core.texts import approval as approval_texts
 from orchestrator.core.texts import file as file_texts
 from orchestrator.core.texts import live as live_texts
+from orchestrator.core.turn_mark import (
+    ANSWER_KEY,
+    MARK_KEYS,
+    build_answer_mark,
+    build_live_mark,
+    parse_reply,
+)
 from orchestrator.core.turn_mark import TURN_KEY as TURN_KEY
-from orchestrator.core.turn_mark import build_live_mark, parse_reply
 from orchestrator.model import EventId, JsonObject, Priority, RoomId, TurnId, TurnOutcome, TxnId
 from orchestrator.store.api import NewOutboxRow, OutboxRow, TurnRow
 
@@ -58,16 +67,31 @@ def build_notice_rows(
     *,
     max_event_bytes: int,
     reply_to: EventId | None = None,
+    more_follows: bool = False,
 ) -> list[NewOutboxRow]:
     """What is said about something that is no turn: an `m.notice`, so that no bot answers it.
 
-    As a reply to `reply_to`, so that whoever asked (a program, too) knows what it is about.
+    As a reply to `reply_to`, so that whoever asked (a program, too) knows what it is about, and
+    when the answer is whole: the last message is marked so, unless `more_follows`.
     """
     contents = split_for_event(text, max_event_bytes=max_event_bytes, notice=True)
     if reply_to is not None:
         for content in contents:
             content["m.relates_to"] = {"m.in_reply_to": {"event_id": reply_to}}
+            is_last = content is contents[-1]
+            content[ANSWER_KEY] = build_answer_mark(reply_to, final=is_last and not more_follows)
     return _rows(room_id, source, contents, first_part=0, priority=Priority.NOTICE)
+
+
+def build_progress_rows(
+    room_id: RoomId, source: str, text: str, *, max_event_bytes: int, reply_to: EventId
+) -> list[NewOutboxRow]:
+    """How a command goes on that takes its time; its answer follows."""
+    rows = build_notice_rows(
+        room_id, source, text, max_event_bytes=max_event_bytes, reply_to=reply_to
+    )
+    mark = build_answer_mark(reply_to, final=False, is_live=True)
+    return [replace(row, content={**row.content, ANSWER_KEY: mark}) for row in rows]
 
 
 def build_turn_notice_rows(
@@ -120,9 +144,8 @@ def build_rows_instead_of_file(
     row: OutboxRow, file: bytes, *, max_event_bytes: int
 ) -> list[NewOutboxRow]:
     """The text of a file that the homeserver does not take, as messages; its mark on the last."""
-    mark = row.content.get(TURN_KEY)
-    mark = mark if isinstance(mark, dict) else {}
-    reserve_bytes = RESERVE_BYTES + len(json.dumps({TURN_KEY: mark}).encode())
+    marks = {key: m for key in MARK_KEYS if isinstance(m := row.content.get(key), dict)}
+    reserve_bytes = RESERVE_BYTES + len(json.dumps(marks).encode())
     max_bytes = max(LEAST_BYTES, max_event_bytes - reserve_bytes)
     pieces = split_markdown(file.decode(), max_bytes=max_bytes)
     shown = list(islice(pieces, _MOST_INSTEAD_OF_FILE))
@@ -132,8 +155,9 @@ def build_rows_instead_of_file(
     if next(pieces, None) is not None:
         contents.append(build_text_content(texts.file_left_out(left_bytes), notice=True))
     for content in contents[:-1]:
-        content[TURN_KEY] = {k: v for k, v in mark.items() if k != "outcome"} | {"final": False}
-    contents[-1][TURN_KEY] = mark
+        for key, mark in marks.items():
+            content[key] = {k: v for k, v in mark.items() if k != "outcome"} | {"final": False}
+    contents[-1].update(marks)
     source = f"{row.txn_id}:instead"
     first, *others = _rows(row.room_id, source, contents, first_part=0, priority=row.priority)
     # By its id an audit finds what stands in place of a refused message.
@@ -146,12 +170,19 @@ def is_answer_file(row: OutboxRow) -> bool:
     return isinstance(info, dict) and info.get("mimetype") == _ANSWER_TYPE
 
 
+def is_left_out_unsaid(row: OutboxRow) -> bool:
+    """Whether nobody misses the row where it is refused: a stand-in, or the end of a poll."""
+    return row.event_type == POLL_END or texts.is_message_refused(row.content.get("body"))
+
+
 def build_refusal_row(row: OutboxRow, errcode: str, *, max_event_bytes: int) -> NewOutboxRow:
     """What stands in place of a refused message: with its mark, for whoever waits for that.
 
     A reply where it was one, so that whoever asked knows what it is about.
     """
     text = texts.message_refused(errcode)
+    if row.event_type == POLL_START:
+        text = approval_texts.no_poll(errcode)
     if row.has_file:
         info = row.content.get("info")
         size = info.get("size") if isinstance(info, dict) else None
@@ -159,8 +190,7 @@ def build_refusal_row(row: OutboxRow, errcode: str, *, max_event_bytes: int) -> 
     (content,) = split_for_event(text, max_event_bytes=max_event_bytes, notice=True)
     if (reply_to := parse_reply(row.content)) is not None:
         content["m.relates_to"] = {"m.in_reply_to": {"event_id": reply_to}}
-    if (mark := row.content.get(TURN_KEY)) is not None:
-        content[TURN_KEY] = mark
+    content.update({key: row.content[key] for key in MARK_KEYS if key in row.content})
     return NewOutboxRow(
         room_id=row.room_id,
         txn_id=refused_txn_id(row.txn_id),

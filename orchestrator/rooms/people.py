@@ -13,8 +13,11 @@ from orchestrator.core.command import Permission
 from orchestrator.core.display_name import clean_name
 from orchestrator.core.policy import RoomEvent
 from orchestrator.core.role import Permissions, Roles
+from orchestrator.core.schedule import Hindrance
 from orchestrator.model import RoomId, UserId
 from orchestrator.store.store import Store
+
+_ON_THE_WAY = ("invite", "knock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,12 @@ class People:
         """Whether somebody has this one."""
         return permission in await self.permissions(room_id, user_id)
 
+    async def find_hindrance(self, room_id: RoomId, user_id: UserId) -> Hindrance | None:
+        """Why nothing is run in a room in somebody's name that they asked for before, if so."""
+        if await self.store.people.has_left(room_id, user_id):
+            return Hindrance.LEFT
+        return None if await self.may(Permission.RUN, room_id, user_id) else Hindrance.ROLE
+
     async def name(self, room_id: RoomId, user_id: UserId) -> str | None:
         """The name that somebody goes by, as a prompt can bear it."""
         return clean_name(await self.store.people.name(room_id, user_id), user_id=user_id)
@@ -61,8 +70,10 @@ class People:
         self, room_id: RoomId, person: UserId, content: Mapping[str, object]
     ) -> None:
         is_there = content.get("membership") == "join"
-        name = clean_name(content.get("displayname"), user_id=person)
-        await self.store.people.note_member(room_id, person, name, is_there=is_there)
-        # Who may decide and leaves decides nothing more there.
-        if await self.may(Permission.DECIDE, room_id, person):
-            await self.store.absences.note(room_id, person, is_there=is_there)
+        if content.get("membership") in _ON_THE_WAY:
+            await self.store.people.note_on_the_way(room_id, person)
+        else:
+            name = clean_name(content.get("displayname"), user_id=person)
+            await self.store.people.note_member(room_id, person, name, is_there=is_there)
+        # Who leaves decides nothing more there, whatever they may do there then, or later.
+        await self.store.absences.note(room_id, person, is_there=is_there)

@@ -16,8 +16,8 @@ from orchestrator.core import texts
 from orchestrator.core.naming import turn_id
 from orchestrator.core.policy import Message
 from orchestrator.core.sender_limit import Episodes
+from orchestrator.core.thread import conversation_in
 from orchestrator.model import RoomId, TurnId, TurnOutcome
-from orchestrator.rooms.cli_session import MAIN
 from orchestrator.rooms.flood import Flood
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import Final, build_refusal_mark_row, build_turn_notice_rows
@@ -72,7 +72,7 @@ class Refusals:
         turn = NewTurn(
             turn_id=turn_id(room_id, message.event_id),
             room_id=room_id,
-            session=MAIN,
+            session=conversation_in(message.thread),
             prompt="",
             sender=message.sender,
             asked=(message.event_id,),

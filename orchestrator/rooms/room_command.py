@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from orchestrator.core.reason import COMMAND
 from orchestrator.core.role import Permissions
+from orchestrator.core.texts import status_page as page_texts
 from orchestrator.model import EventId, UserId
 from orchestrator.rooms.egress_asking import EgressAsking
 from orchestrator.rooms.kit import Kit
@@ -35,10 +36,17 @@ class RoomCommand:
     seq: int
     event_id: EventId
     sender: UserId
+    name: str | None
+    """The sender's display name, cleaned."""
+    conversation: str
+    """Of the thread that it was given in (core.thread)."""
     permissions: Permissions
     """The sender's, in this room."""
     errands: Patience
     """For what asks the homeserver: other messages don't wait for it."""
+    is_from_page: bool = False
+    """Given on the status page: there is no message to reply to, and the room is told whose it is.
+    """
 
     @property
     def now(self) -> float:
@@ -57,10 +65,12 @@ class RoomCommand:
 
     def rows(self, text: str) -> list[NewOutboxRow]:
         """The answer, as a reply to the command."""
+        if self.is_from_page:
+            text = page_texts.from_page(text)
         return build_notice_rows(
             self.worker.room_id,
             f"{self.event_id}:command",
             text,
             max_event_bytes=self.kit.config.gateway.max_event_bytes,
-            reply_to=self.event_id,
+            reply_to=None if self.is_from_page else self.event_id,
         )

@@ -4,23 +4,25 @@ Rules:
 - a schedule becomes a turn in the transaction that puts it off to its next time;
 - what was missed by more than some minutes is told once, and not made up for: after a night without
   power nobody wants forty answers;
-- whoever may not run turns any more has none run for them: the schedule is removed, and that told.
+- whoever has left the room, or may not run turns any more, has none run for them: the room is told
+  once; a schedule for one time is removed, one with a pattern waits for that to change;
+- it runs where it was made: what is said of a thread's schedule is said in the thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from loguru import logger
 
-from orchestrator.core.command import Permission
 from orchestrator.core.naming import turn_id
 from orchestrator.core.schedule import GRACE_S, next_due
 from orchestrator.core.texts import schedule as texts
+from orchestrator.core.thread import put_in_thread, thread_of
 from orchestrator.model import EventId, RoomId
-from orchestrator.rooms.cli_session import MAIN
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.rooms.people import People
@@ -60,15 +62,19 @@ class Schedules:
         if room is None or not room.joined:
             # Whoever invites the agent again has the list as it was, but for what is over.
             await self._kit.store.schedules.skip(schedule, following=following, rows=(), now=now)
-        elif not await self._people.may(Permission.RUN, schedule.room_id, schedule.made_by):
-            await self._skip(schedule, texts.not_run(schedule.text, schedule.made_by), None)
+        elif (why := await self._people.find_hindrance(room.room_id, schedule.made_by)) is not None:
+            is_kept = following is not None
+            text = texts.not_run(schedule.text, schedule.made_by, why, is_kept=is_kept)
+            await self._skip(schedule, text, following, pauses=True)
         elif now - schedule.due_at > GRACE_S or _is_overtaken(schedule, now):
             text = texts.missed(schedule.text, schedule.due_at, following)
             await self._skip(schedule, text, following)
         else:
             await self._queue(schedule, following, now)
 
-    async def _skip(self, schedule: ScheduleRow, text: str, following: float | None) -> None:
+    async def _skip(
+        self, schedule: ScheduleRow, text: str, following: float | None, *, pauses: bool = False
+    ) -> None:
         logger.bind(
             action="schedule.skip", room=schedule.room_id, schedule=schedule.schedule_id
         ).info("a scheduled turn is not run")
@@ -76,6 +82,7 @@ class Schedules:
             schedule,
             following=following,
             rows=self._rows(schedule, text),
+            pauses=pauses,
             now=self._kit.wall_clock(),
         )
         self._kit.notify_outbox()
@@ -84,7 +91,7 @@ class Schedules:
         new = NewTurn(
             turn_id=turn_id(schedule.room_id, EventId(_source(schedule))),
             room_id=schedule.room_id,
-            session=MAIN,
+            session=schedule.session,
             prompt=schedule.text,
             sender=schedule.made_by,
             asked=(),
@@ -110,7 +117,11 @@ class Schedules:
     def _rows(self, schedule: ScheduleRow, text: str) -> Sequence[NewOutboxRow]:
         limit = self._kit.config.gateway.max_event_bytes
         source = _source(schedule)
-        return build_notice_rows(RoomId(schedule.room_id), source, text, max_event_bytes=limit)
+        rows = build_notice_rows(RoomId(schedule.room_id), source, text, max_event_bytes=limit)
+        thread = thread_of(schedule.session)
+        if thread is None:
+            return rows
+        return [replace(row, content=put_in_thread(row.content, thread)) for row in rows]
 
 
 def _is_overtaken(schedule: ScheduleRow, now: float) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from orchestrator.core import texts
 from orchestrator.core.quoting import quote
+from orchestrator.core.thread import MAIN
 from orchestrator.errors import AiAgentChatError
 from orchestrator.model import TurnState
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.kit import Kit
-from orchestrator.rooms.worker import MAIN, RoomWorker
+from orchestrator.rooms.worker import RoomWorker
+from orchestrator.store.api import TurnRow
 
 # The messages of all rooms wait while a command is answered. A sample takes some 20 ms.
 _ENGINE_S = 2.0
@@ -19,16 +22,16 @@ _ENGINE_S = 2.0
 async def render_status(worker: RoomWorker, kit: Kit) -> str:
     """The room's status as Markdown; an engine that does not answer is a line of it."""
     turns = await kit.store.turns.open_turns(worker.room_id)
-    session = await kit.store.turns.session(worker.room_id, MAIN)
+    session = await kit.store.sessions.get(worker.room_id, MAIN)
     profile = worker.profile
     limits = profile.limits
     waiting = sum(turn.state is TurnState.QUEUED for turn in turns)
     unsent = await kit.store.outbox.waiting()
-    running = next((turn for turn in turns if turn.state is not TurnState.QUEUED), None)
+    running = [turn for turn in turns if turn.state is not TurnState.QUEUED]
     lines = [
         f"- Runner: {await _runner_line(worker, kit)}",
         f"- Session: {_session_word(worker, resumable=bool(session and session.resumable))}",
-        f"- Turn: {_turn_line(running.started_at if running else None, kit)}; {waiting} waiting "
+        f"- Turn: {_turn_line(running, kit)}; {waiting} waiting "
         f"(at most {kit.config.gateway.max_queued_turns}){_until(worker.waits_until)}",
         f"- Limits: {texts.size(limits.memory)} of memory, {limits.cpus:g} CPUs, "
         f"{limits.pids} processes, {texts.size(limits.tmp)} in /tmp; "
@@ -72,6 +75,9 @@ async def _disk_line(worker: RoomWorker, kit: Kit) -> str:
     try:
         async with asyncio.timeout(_ENGINE_S):
             usage = await kit.housing.disk_usage(worker.room)
+            if usage is None:
+                known = await kit.housing.known_disks([worker.room])
+                usage = known.get(worker.room.slug)
             if usage is not None:
                 return texts.disk(usage)
     except (TimeoutError, OSError, AiAgentChatError) as e:
@@ -94,7 +100,11 @@ def _until(waits_until: float | None) -> str:
     return f", until {texts.utc_time(waits_until)} for a usage limit" if waits_until else ""
 
 
-def _turn_line(started_at: float | None, kit: Kit) -> str:
-    if started_at is None:
+def _turn_line(running: Sequence[TurnRow], kit: Kit) -> str:
+    started = [turn.started_at for turn in running if turn.started_at is not None]
+    if not started:
         return "none running"
-    return f"one running for {max(0.0, kit.wall_clock() - started_at):.0f} s"
+    longest = f"{max(0.0, kit.wall_clock() - min(started)):.0f} s"
+    if len(started) == 1:
+        return f"one running for {longest}"
+    return f"{len(started)} running, the longest for {longest}"

@@ -87,6 +87,13 @@ class ToolAsking:
         """Whether the turn waits for a person."""
         return bool(self._waiting)
 
+    def shown(self, approval_id: str) -> Shown | None:
+        """One of the questions that wait, all of it as the room was shown it; None: no such one."""
+        for request in self._waiting.values():
+            if request.approval.approval_id == approval_id:
+                return request.shown[len(request.answers)]
+        return None
+
     def pace(self, clock: TurnClock, now: float) -> bool:
         """The turn's time stands still while it waits for a person; whether that changed now."""
         if self.is_waiting is clock.is_paused:
@@ -167,6 +174,7 @@ class ToolAsking:
             approval=approval.approval_id,
             state=approval.state,
             by=approval.decided_by,
+            audit=True,
         ).info("what the agent asked was decided")
         return Reply(seq=request.seq, request_id=request.asked.request_id, line=_line(request))
 
@@ -182,7 +190,13 @@ class ToolAsking:
             asker=self._asker(shown.kind),
             details=shown.details,
         )
-        rows = partial(build_tool_question_rows, shown=shown, turn=turn)
+        polls = self._profile.questions == "polls"
+        rows = partial(
+            build_tool_question_rows,
+            shown=shown,
+            turn=turn,
+            max_poll_bytes=await self._kit.event_limit(turn.room_id) if polls else 0,
+        )
         approval = await self._kit.store.approvals.ask_once(new, rows, most_open=_MAX_OPEN, now=now)
         if approval is not None:
             self._kit.notify_outbox()
@@ -233,6 +247,8 @@ def _line(request: _Request) -> str:
         case ApprovalState.REFUSED:
             by = approval.decided_by or "somebody"
             reason = approval_texts.refused_reason(by, approval.reason)
+        case ApprovalState.WITHDRAWN:
+            reason = approval_texts.UNSHOWN_REASON
         case _ if approval.kind is ApprovalKind.QUESTION:
             reason = approval_texts.ANSWER_EXPIRED
         case _:

@@ -2,6 +2,7 @@
 
 The question itself is one event, whatever its length, because a reaction to it must find it. What
 is too long for it is a file that is sent before it: whoever can see the question can see all of it.
+A poll stands below it, and is never all there is: clients that know no polls show nothing of one.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from orchestrator.core.approval import (
     APPROVAL_TABLE,
     Approval,
     ApprovalEvent,
+    ApprovalKind,
     ApprovalState,
     ToolDetails,
 )
-from orchestrator.core.naming import txn_id
+from orchestrator.core.chunking import RESERVE_BYTES, measure_content
+from orchestrator.core.naming import question_file_txn_id, sibling_txn_id
+from orchestrator.core.poll import POLL_PART, POLL_START, build_poll
 from orchestrator.core.render import build_text_content
 from orchestrator.core.sanitise import sanitise
 from orchestrator.core.texts import approval as approval_texts
@@ -32,18 +36,24 @@ _UNKNOWN = ToolDetails(what="…")
 
 
 def build_tool_question_rows(
-    approval: Approval, shown: Shown, turn: TurnRow
+    approval: Approval, shown: Shown, turn: TurnRow, *, max_poll_bytes: int = 0
 ) -> Sequence[NewOutboxRow]:
-    """The question, and before it the file with all of it where it is long."""
+    """The question, and before it the file with all of it where it is long.
+
+    With `max_poll_bytes` a poll behind it, where it has options and the poll is not larger.
+    """
+    poll = _poll_row(approval, turn, max_bytes=max_poll_bytes)
     is_long = len(shown.markdown) > INLINE_CHARS
     preview = f"{fence(shown.markdown[:_PREVIEW_CHARS])}\n\n…"
     text = approval_texts.question(
         approval.kind,
         shown.details,
         preview if is_long else shown.markdown,
+        number=approval.number,
         until=approval.expires_at,
         asker=approval.asker,
         in_file=_FILE_NAME if is_long else None,
+        has_poll=poll is not None,
     )
     content = build_text_content(text)
     content.update(mark_of_turn(turn))
@@ -55,7 +65,24 @@ def build_tool_question_rows(
         # What a person waits for, as for an answer.
         priority=Priority.FINAL,
     )
-    return [_file_row(question, approval, shown.markdown), question] if is_long else [question]
+    rows = [_file_row(question, approval, shown.markdown), question] if is_long else [question]
+    return rows if poll is None else [*rows, poll]
+
+
+def _poll_row(approval: Approval, turn: TurnRow, *, max_bytes: int) -> NewOutboxRow | None:
+    content = build_poll(approval) if approval.kind is ApprovalKind.QUESTION else None
+    if content is None:
+        return None
+    content.update(mark_of_turn(turn))
+    if measure_content(content) + RESERVE_BYTES > max_bytes:
+        return None
+    return NewOutboxRow(
+        room_id=approval.room_id,
+        txn_id=sibling_txn_id(approval.txn_id, POLL_PART),
+        event_type=POLL_START,
+        content=content,
+        priority=Priority.FINAL,
+    )
 
 
 def _file_row(question: NewOutboxRow, approval: Approval, markdown: str) -> NewOutboxRow:
@@ -68,9 +95,8 @@ def _file_row(question: NewOutboxRow, approval: Approval, markdown: str) -> NewO
         "info": info,
         "m.mentions": {},
     }
-    return replace(
-        question, txn_id=txn_id(f"{approval.approval_id}:file", 0), content=content, file=data
-    )
+    txn = question_file_txn_id(approval.approval_id)
+    return replace(question, txn_id=txn, content=content, file=data)
 
 
 def build_tool_end_rows(approval: Approval, *, max_event_bytes: int) -> Sequence[NewOutboxRow]:

@@ -7,17 +7,22 @@ be working on it gets no other turn.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum
+from functools import partial
 
 from loguru import logger
 
 from orchestrator.core import texts
 from orchestrator.core.lifecycle import restart_delay_s
+from orchestrator.core.tool_request import Shown
 from orchestrator.errors import (
     EngineRefusedError,
     EngineUnavailableError,
     PreconditionError,
     RunnerGoneError,
+    StartWithdrawnError,
+    WireClosedError,
     WireError,
     WireProtocolError,
     WireVersionError,
@@ -27,10 +32,11 @@ from orchestrator.ports import RunnerInfo
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.attachments import NOTHING, Brought, RoomAttachments
 from orchestrator.rooms.cli_session import CliSessions
+from orchestrator.rooms.connection import Connection
 from orchestrator.rooms.copies import RoomCopies
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.leftover import end_leftovers
-from orchestrator.rooms.outgoing import build_notice_rows, build_turn_notice_rows
+from orchestrator.rooms.quotations import find_quotations
 from orchestrator.rooms.room_runner import TROUBLE, RoomRunner
 from orchestrator.rooms.turn_end import end_turn
 from orchestrator.rooms.turn_error import NotTakenError, ResumeFailedError, StuckError
@@ -75,13 +81,16 @@ class TurnDriver:
         profile: RoomProfile,
         runner: RoomRunner,
         copies: RoomCopies,
+        is_shared: Callable[[], bool],
     ) -> None:
+        """`is_shared`: whether other turns run in the room now."""
         self.turn = turn
+        self._is_shared = is_shared
         self._copies = copies
         self._kit = kit
         self._profile = profile
         self._runner = runner
-        self._sessions = CliSessions(turn.room_id, profile, kit, runner)
+        self._sessions = CliSessions(turn.room_id, turn.session, profile, kit, runner)
         self._run: TurnRun | None = None
         self._is_cancelled = False
         self._hurry = asyncio.Event()
@@ -110,6 +119,10 @@ class TurnDriver:
         """The tools that the CLI is running now, by its own word; the latest first."""
         return self._run.tools.describe() if self._run is not None else ()
 
+    def asked(self, approval_id: str) -> Shown | None:
+        """A question that the turn waits for, all of it; None: it waits for no such one."""
+        return self._run.requests.asking.shown(approval_id) if self._run is not None else None
+
     def note_out_of_memory(self) -> None:
         """The kernel ended a process of the room's runner for its memory."""
         if self._run is not None:
@@ -119,7 +132,13 @@ class TurnDriver:
     def note_decided(self) -> None:
         """Something that the turn may have asked was decided."""
         if self._run is not None:
-            self._run.asking.is_due = True
+            self._run.requests.note_decided()
+            self._nudge()
+
+    def note_steered(self) -> None:
+        """A message is to go into the turn."""
+        if self._run is not None:
+            self._run.steering.is_due = True
             self._nudge()
 
     def stop(self, reason: str) -> None:
@@ -136,9 +155,13 @@ class TurnDriver:
 
     async def drive(self) -> None:
         """Take the turn to its end. Only the store's errors come out. May be cancelled anywhere."""
-        run = await (self._start() if self.turn.state is TurnState.QUEUED else self._resume())
-        if run is not None:
-            await self._follow(run)
+        try:
+            run = await (self._start() if self.turn.state is TurnState.QUEUED else self._resume())
+            if run is not None:
+                await self._follow(run)
+        finally:
+            if self._run is not None:
+                self._run.at.close()
 
     async def _start(self) -> TurnRun | None:
         while True:
@@ -148,8 +171,11 @@ class TurnDriver:
             if await self._must_wait_for_start():
                 continue
             try:
-                link = await self._runner.connect(busy=False)
-                session = await self._sessions.ensure(link)
+                busy = self._is_beside()
+                link = await self._runner.connect(busy=busy, withdrawn=self._hurry)
+                session = await self._take_session(link, _Session.ANY)
+            except StartWithdrawnError:
+                continue  # it is cancelled
             except TROUBLE as e:
                 if not await self._is_worth_another(e):
                     await self._end(TurnOutcome.FAILED, str(e))
@@ -160,10 +186,26 @@ class TurnDriver:
                 self._profile.snapshots,
                 session=session,
                 connection=self._runner.connection,
+                is_shared=self._is_shared(),
             )
-            brought = await self._bring(is_idle=True)
-            if not self._is_cancelled:
-                return self._begin(session, link, brought=brought)
+            brought = await self._bring()
+            connection = self._runner.connection
+            if not self._is_cancelled and connection is not None:
+                link = await connection.ready()
+                return self._begin(session, connection, link, brought=brought)
+
+    def _is_beside(self) -> bool:
+        """Whether another turn is in the runner."""
+        return bool(self._runner.working - {self.turn.turn_id})
+
+    async def _take_session(self, link: RunnerLink, due: _Session) -> SessionRow:
+        """The session that is due; from here on the start of no other turn ends it."""
+        async with self._runner.beginning:
+            self._runner.unfollow(self.turn.turn_id)
+            begin = self._sessions.begin if due is _Session.NEW else self._sessions.ensure
+            session = await begin(link)
+            self._runner.followed[self.turn.turn_id] = session.session_id
+        return session
 
     async def _resume(self) -> TurnRun | None:
         """Go on with a turn that an earlier life of the orchestrator had offered."""
@@ -183,8 +225,8 @@ class TurnDriver:
                     self._runner.condemn()
                     await self._end(TurnOutcome.INTERRUPTED, _clause(e))
                     return None
-        session = await self._sessions.of_turn(self.turn, link)
-        if session is None or self.turn.epoch != link.welcome.epoch:
+        session, connection = await self._sessions.of_turn(self.turn, link), self._runner.connection
+        if session is None or connection is None or self.turn.epoch != link.welcome.epoch:
             await self._end(TurnOutcome.INTERRUPTED, "the room's runner was started anew")
             return None
         self._log.bind(action="turn.resume").info("taking up a turn again")
@@ -193,17 +235,19 @@ class TurnDriver:
         )
         # What was offered and may not have arrived is offered again, with its files.
         is_open = self.turn.state is TurnState.DELIVERING
-        brought = await self._bring(is_idle=False) if is_open else NOTHING
-        return self._begin(session, link, asked_s=asked_s, brought=brought)
+        brought = await self._bring() if is_open else NOTHING
+        return self._begin(session, connection, link, asked_s=asked_s, brought=brought)
 
-    async def _bring(self, *, is_idle: bool) -> Brought:
-        return await RoomAttachments(self._kit, self._profile).bring(
-            self.turn, self._runner.connection, is_idle=is_idle
-        )
+    async def _bring(self) -> Brought:
+        messages = await self._kit.store.files.of_turn(self.turn.turn_id)
+        attachments = RoomAttachments(self._kit, self._profile)
+        brought = await attachments.bring(self.turn, messages, self._runner.connection)
+        return brought.below(await find_quotations(self.turn, messages, self._kit))
 
     def _begin(
         self,
         session: SessionRow,
+        connection: Connection,
         link: RunnerLink,
         *,
         asked_s: float = 0.0,
@@ -214,9 +258,11 @@ class TurnDriver:
             kit=self._kit,
             profile=self._profile,
             session=session,
+            connection=connection,
             link=link,
             asked_s=asked_s,
             brought=brought,
+            start=self._runner.start,
         )
         self._failures = 0
         self._connected_at = asyncio.get_running_loop().time()
@@ -236,7 +282,8 @@ class TurnDriver:
             why=str(error),
             attempt=self._failures,
         ).warning("no connection to the runner yet")
-        self._runner.disconnect()
+        if not self._is_beside():
+            self._runner.disconnect()
         is_away = isinstance(error, EngineUnavailableError) and self.turn.state is TurnState.QUEUED
         if is_lasting or (self._failures >= _CONNECT_ATTEMPTS and not is_away):
             return False
@@ -260,29 +307,23 @@ class TurnDriver:
             return False
         delay_s = starts.ready_at - now
         if delay_s > _TELL_START_AFTER_S:
-            await self._tell("starts", texts.start_trouble(starts.failures, delay_s))
+            text = texts.start_trouble(starts.failures, delay_s)
+            await self._kit.tell(self.turn, "starts", text)
         await self._pause(starts.ready_at)
         return True
 
     async def _tell_trouble(self, error: Exception) -> None:
         """Once a turn: it is not forgotten, it waits for something that is broken."""
-        await self._tell("trouble", texts.runner_trouble(_clause(error)))
-
-    async def _tell(self, topic: str, text: str) -> None:
-        """Say something of the turn, once a topic."""
-        limit = self._kit.config.gateway.max_event_bytes
-        rows = build_turn_notice_rows(self.turn, topic, text, max_event_bytes=limit)
-        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
-        self._kit.notify_outbox()
+        await self._kit.tell(self.turn, "trouble", texts.runner_trouble(_clause(error)))
 
     async def _pause(self, until: float) -> None:
-        """Wait until then (loop time), or until somebody cancels the turn."""
-        self._hurry.clear()
+        """Wait until then (loop time), or for a cancel that ended no wait yet."""
         try:
             async with asyncio.timeout_at(until):
                 await self._hurry.wait()
         except TimeoutError:
             return
+        self._hurry.clear()
 
     # On the runner...
 
@@ -292,16 +333,17 @@ class TurnDriver:
             self._runner.starts.failed(asyncio.get_running_loop().time())
         elif run.had_result:
             self._runner.starts.worked()
-        if ended.outcome is TurnOutcome.TIMED_OUT:
-            # It may have left processes; none stays.
-            await self._sessions.clear()
+        if ended.outcome is TurnOutcome.TIMED_OUT or run.leaves_work:
+            # It may have left processes, or a message that went into it; none stays.
+            await self._sessions.clear(run.session_id)
 
     async def _follow_to_end(self, run: TurnRun) -> TurnRow:
         while run.ended is None:
             try:
                 await self._go_on(run)
             except ResumeFailedError:
-                await self._tell_session_lost(run)
+                await self._tell_session_lost()
+                await run.steering.start_over()
                 self._session_due = _Session.NEW
             except NotTakenError as e:
                 await self._offer_elsewhere(run, e)
@@ -315,45 +357,46 @@ class TurnDriver:
             except RunnerGoneError:
                 await self._gone(run)
             except WireError:
-                self._runner.disconnect()
+                self._runner.disconnect(run.at.connection)
                 await self._wait_for_link(run)
             except TROUBLE as e:
                 await self._trouble(run, e)
+        run.at.close()
         if run.ended.outcome is not TurnOutcome.TIMED_OUT:
             await end_leftovers(
                 self.turn,
                 kit=self._kit,
                 profile=self._profile,
                 runner=self._runner,
-                sessions=self._sessions,
+                clear=partial(self._sessions.clear, run.session_id),
             )
         return run.ended
 
     async def _go_on(self, run: TurnRun) -> None:
         connection = self._runner.connection
         if connection is None or connection.lost:
-            link = await self._runner.connect(busy=run.is_offered)
-            if run.is_offered and run.epoch != link.welcome.epoch:
-                raise RunnerGoneError
+            await self._runner.connect(busy=run.is_offered or self._is_beside())
             self._connected_at = asyncio.get_running_loop().time()
-            run.use_link(link)
-            if not run.is_offered:
-                self._session_due = _Session.ANY
-        await self._change_session(run)
-        await run.offer()
-        connection = self._runner.connection
-        if connection is not None:
-            await run.follow(connection)
-
-    async def _change_session(self, run: TurnRun) -> None:
-        due, connection = self._session_due, self._runner.connection
-        if due is None or connection is None:
-            return
+            connection = self._runner.connection
+        if connection is None:
+            raise WireClosedError
         link = await connection.ready()
-        if due is _Session.NEW:
-            run.use_session(await self._sessions.begin(link), start_over=True)
-        else:
-            run.use_session(await self._sessions.ensure(link))
+        if connection is not run.at.connection and not run.is_offered:
+            self._session_due = _Session.ANY
+        if run.is_offered and run.epoch != link.welcome.epoch:
+            raise RunnerGoneError
+        await self._change_session(run, link)
+        self._runner.working.add(run.turn_id)
+        run.use(connection, link)
+        await run.offer()
+        await run.follow()
+
+    async def _change_session(self, run: TurnRun, link: RunnerLink) -> None:
+        due = self._session_due
+        if due is None:
+            return
+        session = await self._take_session(link, due)
+        run.use_session(session, start_over=due is _Session.NEW)
         self._session_due = None
 
     async def _wait_for_link(self, run: TurnRun) -> None:
@@ -375,16 +418,20 @@ class TurnDriver:
         self._log.bind(action="runner.trouble", error=type(error).__name__, why=str(error)).warning(
             "the turn's runner can't be reached"
         )
-        if self._runner.connection is not None and not self._runner.connection.lost:
+        if not run.at.connection.lost:
             # The connection is well: what we wanted to say is at fault (a prompt over the limit).
             await run.failed(_clause(error))
             return
-        self._runner.disconnect()
+        self._runner.disconnect(run.at.connection)
         await self._wait_for_link(run)
 
     async def _gone(self, run: TurnRun) -> None:
         info = await self._inspect()
-        self._runner.disconnect()
+        self._runner.disconnect(run.at.connection)
+        if not run.is_offered:
+            # It was another turn's; this one's is made when that has ended.
+            await self._wait_for_link(run)
+            return
         if info is not None and info.oom_killed:
             run.note_out_of_memory()
         code = f" (exit code {info.exit_code})" if info and info.exit_code is not None else ""
@@ -420,20 +467,14 @@ class TurnDriver:
         if self._is_cancelled:
             await run.failed("cancelled")
             return
-        await self._sessions.clear()
+        run.at.close()
+        await self._sessions.clear(run.session_id)
         self._session_due = _Session.ANY
 
-    async def _tell_session_lost(self, run: TurnRun) -> None:
+    async def _tell_session_lost(self) -> None:
         """The conversation could not be resumed: the room is told that it is a new one."""
         self._log.bind(action="session.lost").warning("session could not be resumed")
-        rows = build_notice_rows(
-            self.turn.room_id,
-            f"{run.turn_id}:session-lost",
-            texts.SESSION_LOST,
-            max_event_bytes=self._kit.config.gateway.max_event_bytes,
-        )
-        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
-        self._kit.notify_outbox()
+        await self._kit.tell(self.turn, "session-lost", texts.SESSION_LOST)
 
     # An end without the runner...
 
@@ -445,6 +486,9 @@ class TurnDriver:
             await self._end(TurnOutcome.INTERRUPTED, "the room's runner ended")
 
     async def _end(self, outcome: TurnOutcome, reason: str | None) -> None:
+        if self._is_cancelled and outcome is TurnOutcome.INTERRUPTED:
+            # Somebody wished its end; or took its words back, which are not to be quoted then.
+            outcome, reason = TurnOutcome.CANCELLED, None
         await end_turn(self.turn, outcome, reason, kit=self._kit, profile=self._profile)
 
 

@@ -78,7 +78,12 @@ async def end_turn(
     output = TurnOutput(turn, kit=kit, epoch=Epoch(""), acked=Seq(0))
     end = plan_end(turn, outcome, reason, profile, now=kit.wall_clock())
     logger.bind(
-        action="turn.end", room=turn.room_id, turn=turn.turn_id, outcome=outcome, reason=reason
+        action="turn.end",
+        room=turn.room_id,
+        turn=turn.turn_id,
+        outcome=outcome,
+        reason=reason,
+        audit=True,
     ).info("turn ended")
     return await output.end(
         outcome,

@@ -25,8 +25,10 @@ from orchestrator.core.naming import live_txn_id
 from orchestrator.core.sanitise import sanitise
 from orchestrator.errors import RunnerError
 from orchestrator.faultpoint import FaultPoint, reach
-from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome
+from orchestrator.model import Epoch, Seq, SessionId, TurnOutcome, TurnState
+from orchestrator.rooms.connection import Connection
 from orchestrator.rooms.kit import Kit
+from orchestrator.rooms.line import Line
 from orchestrator.rooms.outgoing import (
     MESSAGE,
     Final,
@@ -35,7 +37,6 @@ from orchestrator.rooms.outgoing import (
     build_turn_notice_rows,
     build_turn_text_rows,
 )
-from orchestrator.runners.link import RunnerLink
 from orchestrator.runners.wire import SPOOL_BYTES
 from orchestrator.store.api import NewOutboxRow, TurnRow
 from orchestrator.store.message_place import Place
@@ -71,10 +72,13 @@ class TurnOutput:
         self._show_at: float | None = 0.0 if turn.draft_chars and shows_parts else None
         self._held_from: Seq | None = None
         self._pending_chars = 0
-        self._seen = acked
+        # What it took in before a crash is replayed where another turn needs it.
+        is_same = turn.epoch == epoch
+        self._seen = Seq(max(acked, turn.taken)) if is_same else acked
         self._received = acked
-        self._acked = acked
+        self._acked = self._seen
         self._acked_at = 0.0
+        self._line: tuple[Connection, Line] | None = None
 
     def __repr__(self) -> str:
         return f"<TurnOutput {self.turn.turn_id} pending={len(self._pending)} acked={self._acked}>"
@@ -85,13 +89,21 @@ class TurnOutput:
         return bool(self._pending) or self.turn.draft_chars > 0 or self.turn.parts > 0
 
     @property
+    def seen(self) -> Seq:
+        """The last frame that was taken in."""
+        return self._seen
+
+    @property
     def received(self) -> Seq:
         """The last frame that came over the present link, taken in now or before."""
         return self._received
 
-    def use_link(self, link: RunnerLink) -> None:
+    def use_line(self, connection: Connection, line: Line) -> None:
         """Go on over a new attach: it has yet to replay what was not acknowledged."""
-        self._received = Seq(link.welcome.first - 1)
+        self._line = (connection, line)
+        self._received = line.acked
+        if self.turn.state is TurnState.QUEUED:
+            self._seen = self._acked = Seq(max(self._seen, line.acked))
 
     def receive(self, seq: Seq) -> bool:
         """A frame came; False when it was taken in over an earlier link."""
@@ -118,20 +130,20 @@ class TurnOutput:
         times = (self._keep_at, self._show_at)
         return min((t for t in times if t is not None), default=None)
 
-    async def flush(self, link: RunnerLink, now: float, *, needed_from: Seq | None) -> None:
+    async def flush(self, now: float, *, needed_from: Seq | None) -> None:
         """Store the text, as messages or as it is; then acknowledge the frames it came from."""
         is_show_due = self._show_at is not None and self._show_at <= now
         if self.turn.draft_chars + self._pending_chars > MAX_DRAFT_CHARS or (
             is_show_due and await self._kit.may_show_progress(self.turn.room_id)
         ):
-            await self._show(link, now, needed_from)
+            await self._show(now, needed_from)
             return
         if is_show_due:
             self._show_at = now + self._kit.config.gateway.outbound_window_s
         if self._pending:
-            await self._keep(link, now, needed_from)
+            await self._keep(now, needed_from)
 
-    async def _show(self, link: RunnerLink, now: float, needed_from: Seq | None) -> None:
+    async def _show(self, now: float, needed_from: Seq | None) -> None:
         done = _before(needed_from, self._seen)
         rows = await self._text_rows(final=None)
         reach(FaultPoint.OUTPUT_FLUSHING)
@@ -147,10 +159,10 @@ class TurnOutput:
         self._clear()
         self._show_at = None
         self._kit.notify_outbox()
-        await self._acknowledged(link, done, now)
+        await self._acknowledged(done, now)
         reach(FaultPoint.OUTPUT_ACKED)
 
-    async def _keep(self, link: RunnerLink, now: float, needed_from: Seq | None) -> None:
+    async def _keep(self, now: float, needed_from: Seq | None) -> None:
         done = _before(needed_from, self._seen)
         self.turn = await self._kit.store.turns.advance(
             self.turn.turn_id,
@@ -160,7 +172,7 @@ class TurnOutput:
             now=self._kit.wall_clock(),
         )
         self._clear()
-        await self._acknowledged(link, done, now)
+        await self._acknowledged(done, now)
 
     async def _clean_pending(self) -> str:
         """As it will be shown: a lone surrogate can't be stored. Doing it twice changes nothing."""
@@ -169,11 +181,7 @@ class TurnOutput:
 
     async def notice(self, topic: str, text: str) -> None:
         """Tell the room something about the turn, at once. Once per topic and turn."""
-        rows = build_turn_notice_rows(
-            self.turn, topic, text, max_event_bytes=self._kit.config.gateway.max_event_bytes
-        )
-        await self._kit.store.outbox.add(rows, now=self._kit.wall_clock())
-        self._kit.notify_outbox()
+        await self._kit.tell(self.turn, topic, text)
 
     async def applied(self, session: SessionId) -> None:
         """The runner has the turn; the CLI keeps a session from its first message on.
@@ -188,7 +196,7 @@ class TurnOutput:
             now=self._kit.wall_clock(),
         )
 
-    async def acknowledge(self, link: RunnerLink, now: float, *, needed_from: Seq | None) -> None:
+    async def acknowledge(self, now: float, *, needed_from: Seq | None) -> None:
         """Acknowledge what needs no replay, when enough of it has come together.
 
         `needed_from` is the first frame that whoever reads the frames would need again.
@@ -198,11 +206,11 @@ class TurnOutput:
             done - self._acked >= _ACK_FRAMES
             or now - self._acked_at >= _ACK_EVERY_S
             # Long lines fill the spool before either; once it is full no frame comes to act on.
-            or link.unacked_bytes > _ACK_BYTES
+            or self._unacked_bytes > _ACK_BYTES
         )
         if done > self._acked and is_due:
             await self._kit.store.turns.store_acked(self._acked_row(done))
-            await self._acknowledged(link, done, now)
+            await self._acknowledged(done, now)
             reach(FaultPoint.OUTPUT_ACKED)
 
     async def end(
@@ -224,6 +232,8 @@ class TurnOutput:
         self._kit.lives.close(self.turn.turn_id)
         if footer and self.has_shown_text:
             self._pending.append(footer)
+        # Messages may have gone into it since it was read: its end is theirs, too.
+        self.turn = await self._kit.store.turns.get(self.turn.turn_id) or self.turn
         rows = await self._last_rows(None if go_on else Final(outcome=outcome), sentence)
         rows = await self._put_in_place(rows, is_answer=sentence is None)
         reach(FaultPoint.END_STORING)
@@ -244,10 +254,10 @@ class TurnOutput:
         self._kit.notify_outbox()
         return self.turn
 
-    async def acknowledge_all(self, link: RunnerLink, now: float) -> None:
+    async def acknowledge_all(self, now: float) -> None:
         """After the end, which is stored: the runner may forget all of it, now or later."""
         try:
-            await self._acknowledged(link, self._seen, now)
+            await self._acknowledged(self._seen, now)
             reach(FaultPoint.END_ACKED)
         except RunnerError as e:
             # The next hello says it.
@@ -302,14 +312,22 @@ class TurnOutput:
             return build()
         return await to_thread(build)
 
-    async def _acknowledged(self, link: RunnerLink, seq: Seq, now: float) -> None:
+    async def _acknowledged(self, seq: Seq, now: float) -> None:
         self._acked, self._acked_at = seq, now
+        if self._line is None:
+            return
+        connection, line = self._line
         # A new link has yet to replay what an earlier one brought; what it has not said yet can't
         # be acknowledged on it. The next hello does it.
-        await link.ack(min(seq, self._received))
+        await connection.acknowledge(line, min(seq, self._received))
+
+    @property
+    def _unacked_bytes(self) -> int:
+        return self._line[0].unacked_bytes if self._line is not None else 0
 
     def _acked_row(self, seq: Seq) -> Acked:
-        return Acked(room_id=self.turn.room_id, epoch=self._epoch, seq=seq)
+        turn = self.turn
+        return Acked(room_id=turn.room_id, epoch=self._epoch, seq=seq, turn_id=turn.turn_id)
 
     def _done_with(self) -> Seq:
         return self._seen if self._held_from is None else Seq(self._held_from - 1)

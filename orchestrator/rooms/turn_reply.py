@@ -6,8 +6,11 @@ written into a connection that is just ending is gone, and the CLI would wait fo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from orchestrator.core.turn_view import TurnView
 from orchestrator.model import Seq, SessionId, TurnId
+from orchestrator.rooms.tool_asking import Reply
 from orchestrator.runners.link import RunnerLink
 
 
@@ -25,9 +28,18 @@ class TurnReplies:
         self, link: RunnerLink, session: SessionId, seq: Seq, request_id: str, line: str
     ) -> None:
         """Answer the frame `seq`. Its number makes the id: what the CLI says can't be one."""
+        command_id = self._note(seq, request_id, line)
+        await link.send_line(command_id, session, line)
+
+    def note_all(self, replies: Iterable[Reply]) -> None:
+        """These are to be sent: where the connection is lost at one, a new attach sends each."""
+        for reply in replies:
+            self._note(reply.seq, reply.request_id, reply.line)
+
+    def _note(self, seq: Seq, request_id: str, line: str) -> str:
         command_id = f"{self._turn_id}:reply:{seq}"
         self._open[command_id] = (request_id, line)
-        await link.send_line(command_id, session, line)
+        return command_id
 
     async def send_again(self, link: RunnerLink, session: SessionId) -> None:
         """After a new attach: each is applied once, however often it is sent."""

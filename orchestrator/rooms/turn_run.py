@@ -12,9 +12,8 @@ from loguru import logger
 
 from orchestrator.core import texts
 from orchestrator.core.cli_input import build_control_error, message_uuid
-from orchestrator.core.deadline import TurnClock
+from orchestrator.core.deadline import take_up_clock
 from orchestrator.core.failure import explain_refusal
-from orchestrator.core.lifecycle import TurnEvent
 from orchestrator.core.running_tools import RunningTools
 from orchestrator.core.stream import parse_line
 from orchestrator.core.turn_view import (
@@ -25,22 +24,29 @@ from orchestrator.core.turn_view import (
     ReplyToCli,
     Retrying,
     Show,
+    SteersAnswered,
     TextReady,
     TurnView,
 )
 from orchestrator.faultpoint import FaultPoint, reach
-from orchestrator.model import Seq, TurnOutcome, TurnState
+from orchestrator.log import AUDIT_ONLY
+from orchestrator.model import Seq, SessionId, TurnOutcome, TurnState
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.attachments import NOTHING, Brought
 from orchestrator.rooms.connection import Connection, LinkLost
 from orchestrator.rooms.cut_line import CutKind, parse_cut
+from orchestrator.rooms.deaf import DeafWatch
 from orchestrator.rooms.kit import Kit
-from orchestrator.rooms.sending import RoomSending
-from orchestrator.rooms.tool_asking import Reply, ToolAsking
+from orchestrator.rooms.line import PassedOver
+from orchestrator.rooms.sending import Starter
+from orchestrator.rooms.steering import TurnSteering
+from orchestrator.rooms.tool_asking import Reply
 from orchestrator.rooms.turn_end import LastWords, LimitMet, how_ended, plan_end, render_footer
 from orchestrator.rooms.turn_error import NotTakenError, ResumeFailedError, StuckError
+from orchestrator.rooms.turn_link import TurnLink
 from orchestrator.rooms.turn_output import TurnOutput
 from orchestrator.rooms.turn_reply import TurnReplies
+from orchestrator.rooms.turn_request import TurnRequests
 from orchestrator.rooms.turn_stop import TurnStop
 from orchestrator.runners.event import (
     Applied,
@@ -54,11 +60,6 @@ from orchestrator.runners.event import (
 from orchestrator.runners.link import RunnerLink
 from orchestrator.store.api import SessionRow, TurnRow
 
-# What the runner kept while nobody listened (8 MiB) is here within a second or two. Until it is,
-# or this time is over, silence says nothing of the turn.
-_REPLAY_S = 30.0
-# A wait ends within milliseconds of its time. So much later: the machine or we were suspended.
-_DEAF_S = 2.0
 # The engine tells of an out-of-memory kill within milliseconds, but not in order with the wire.
 _OOM_NEWS_S = 1.0
 # A stop takes 15 s (core.ladder).
@@ -80,14 +81,16 @@ class TurnRun:
         kit: Kit,
         profile: RoomProfile,
         session: SessionRow,
+        connection: Connection,
         link: RunnerLink,
+        start: Starter,
         asked_s: float = 0.0,
         brought: Brought = NOTHING,
     ) -> None:
         self._kit = kit
         self._profile = profile
         self._session = session
-        self._link = link
+        self.at = TurnLink(connection, link)
         self._brought = brought
         epoch, acked = link.welcome.epoch, Seq(link.welcome.first - 1)
         parts = profile.stream == "messages"
@@ -95,20 +98,12 @@ class TurnRun:
         self._loop = asyncio.get_running_loop()
         now, wall = self._loop.time(), kit.wall_clock()
         self._view = self._new_view(text_shown=self._output.has_shown_text)
-        # The clock may have been set ahead between two lives: what is taken up again has the time
-        # of one silence left at least. In `asked_s` of it people were waited for.
-        most_s = max(0.0, profile.ceiling_s - profile.timeout_s)
-        ran_for_s = min(max(0.0, wall - (turn.started_at or wall) - asked_s), most_s)
-        self._clock = TurnClock(
-            timeout_s=profile.timeout_s, ceiling_s=profile.ceiling_s, now=now - ran_for_s
-        )
-        self._clock.progress(now)
-        self._disk_waited_s = kit.store.database.waited_s
-        self._attached_at = now
+        ran_for_s = wall - (turn.started_at or wall) - asked_s
+        self._clock = take_up_clock(profile.timeout_s, profile.ceiling_s, now, ran_for_s=ran_for_s)
+        self._deafness = DeafWatch(kit.store.database, turn)
         self._stop = TurnStop(turn.turn_id)
         self._stderr = LastWords()
-        self._bytes = 0
-        self._is_over_limit = False
+        self._bytes, self._is_over_limit = 0, False
         self._out_of_memory = False
         self._memory_told = False
         self._denied: set[str] = set()
@@ -117,9 +112,10 @@ class TurnRun:
         self._is_applied = turn.state is TurnState.RUNNING and not self._attempt
         self._why_not_opened: str | None = None
         self._replies = TurnReplies(turn.turn_id)
-        self.asking = ToolAsking(kit, profile, lambda: self._output.turn)
-        self._sending = RoomSending(kit, profile.files, lambda: self._output.turn)
-        self._connection: Connection | None = None
+        self.steering = TurnSteering(kit, turn.turn_id, is_new=turn.state is TurnState.QUEUED)
+        self.requests = TurnRequests(
+            kit, profile, lambda: self._output.turn, start=start, wake=self.at.nudge
+        )
         self.tools = RunningTools()
         self._live = kit.lives.open(turn, profile, now=now)
         self._footer = ""
@@ -132,6 +128,8 @@ class TurnRun:
         self.ended: TurnRow | None = None
         self.had_result = False
         """Whether the CLI did what it should: it brought the turn to a result, good or bad."""
+        self.leaves_work = False
+        """Whether the CLI goes on with a message of the turn's after its end."""
         self.was_abandoned = False
         """Whether the CLI ended by itself in the turn."""
         self._log = logger.bind(room=turn.room_id, turn=turn.turn_id)
@@ -143,6 +141,11 @@ class TurnRun:
     def epoch(self) -> str | None:
         """The life of the shim that the turn was offered to; None before."""
         return self._output.turn.epoch
+
+    @property
+    def session_id(self) -> SessionId:
+        """The session that it is in."""
+        return self._session.session_id
 
     @property
     def is_offered(self) -> bool:
@@ -159,7 +162,7 @@ class TurnRun:
         """When there is no sense in waiting for a connection any longer (loop time)."""
         if self._stop.asked is not None:
             return self._stop.since + _STOP_WITHOUT_LINK_S
-        return self._clock.next_deadline() or self._loop.time()
+        return self._clock.next_deadline() or self.at.lost_at() + self._profile.timeout_s
 
     # What the driver does with it...
 
@@ -169,20 +172,22 @@ class TurnRun:
         The same id is applied once by the runner, however often it is sent.
         """
         turn = self._output.turn
-        if turn.state is TurnState.QUEUED:
+        if turn.state is TurnState.QUEUED or turn.session_id != self.session_id:
             reach(FaultPoint.OFFER_STORING)
-            turn = self._output.turn = await self._kit.store.turns.advance(
+            turn = self._output.turn = await self._kit.store.turns.offer(
                 turn.turn_id,
-                TurnEvent.OFFERED,
-                epoch=self._link.welcome.epoch,
+                session_id=self.session_id,
+                epoch=self.at.link.welcome.epoch,
+                taken=self._output.seen,
                 now=self._kit.wall_clock(),
             )
             reach(FaultPoint.OFFER_STORED)
         if not self._is_applied:
             line = self._brought.line(turn)
-            await self._link.send_line(self._offer_id, self._session.session_id, line)
+            await self.at.link.send_line(self._offer_id, self.session_id, line)
             reach(FaultPoint.OFFER_WRITTEN)
-        await self._replies.send_again(self._link, self._session.session_id)
+        await self._replies.send_again(self.at.link, self.session_id)
+        await self.steering.send_again(self.at.link, self.session_id)
 
     def use_session(self, session: SessionRow, *, start_over: bool = False) -> None:
         """Go on in this session; `start_over` after a ResumeFailedError: it reached no model."""
@@ -194,13 +199,14 @@ class TurnRun:
             self._attempt += 1
             self._view = self._new_view(text_shown=False)
 
-    def use_link(self, link: RunnerLink) -> None:
-        """Go on over a new attach to the same runner."""
-        now = self._loop.time()
-        self._link = link
-        self._output.use_link(link)
-        self._attached_at = now
-        self._stop.restart(now)
+    def use(self, connection: Connection, link: RunnerLink) -> None:
+        """Go on over this attach to the same runner, which may be a new one; idempotent."""
+        is_new = connection is not self.at.connection
+        line = self.at.use(connection, link, self.session_id)
+        if line is not None:
+            self._output.use_line(connection, line)
+        if is_new:
+            self._stop.restart(self._loop.time())
 
     def stop(self, outcome: TurnOutcome, reason: str | None = None) -> None:
         """Ask for the end. The first reason counts."""
@@ -210,30 +216,30 @@ class TurnRun:
         """The kernel ended a process of this runner for its memory."""
         self._out_of_memory = True
 
-    async def follow(self, connection: Connection) -> TurnRow:
-        """Take in frames until the turn has ended; returns its stored row.
+    async def follow(self) -> TurnRow:
+        """Take in frames until the turn has ended; returns its stored row. After `use`.
 
         Raises:
             ResumeFailedError, NotTakenError: give it another session and offer it again.
             StuckError: nothing helps but a new container; then call `interrupted`.
             RunnerError: the connection is lost; the turn goes on in the runner.
         """
-        self._connection = connection
         while True:
             self._note_deaf(None)
             await self._act_on_time()
             if self.ended is not None:
                 return self.ended
             deadline = self._next_deadline()
-            item = await connection.receive(deadline)
+            item = await self.at.receive(deadline)
             self._note_deaf(deadline)
             if isinstance(item, LinkLost):
                 raise item.error
             if item is not None and self._output.receive(item.q):
-                await self._take(item)
+                if not isinstance(item, PassedOver):
+                    await self._take(item)
                 if self.ended is None:
                     now = self._loop.time()
-                    await self._output.acknowledge(self._link, now, needed_from=self._needed_from)
+                    await self._output.acknowledge(now, needed_from=self._needed_from)
 
     async def interrupted(self, reason: str) -> TurnRow:
         """End the turn because its runner is gone, or can't be reached in time."""
@@ -250,8 +256,8 @@ class TurnRun:
     @property
     def _needed_from(self) -> Seq | None:
         """The first frame without which another life would not know what this one knows."""
-        needed = (self._view.needs_replay_from, self._held_from)
-        return min((seq for seq in needed if seq is not None), default=None)
+        needed = [s for s in (self._view.needs_replay_from, self._held_from) if s is not None]
+        return min(needed, default=None)
 
     @property
     def _offer_id(self) -> str:
@@ -264,44 +270,38 @@ class TurnRun:
     # What time brings...
 
     def _note_deaf(self, deadline: float | None) -> None:
-        """Nobody listened to the turn for a while, which says nothing of it.
-
-        We waited for the disk; or a wait until `deadline` (loop time) ended much later than asked
-        for, so that we were frozen.
-        """
-        waited_s, self._disk_waited_s = self._disk_waited_s, self._kit.store.database.waited_s
-        late_s = 0.0 if deadline is None else self._loop.time() - deadline
-        deaf_s = max(self._disk_waited_s - waited_s, late_s if late_s > _DEAF_S else 0.0)
-        if deaf_s <= 0:
-            return
-        self._log.bind(action="turn.deaf", seconds=round(deaf_s, 1)).warning(
-            "frozen, or held up by the disk; it does not count for the turn"
-        )
-        self._clock.deaf(deaf_s, self._loop.time())
+        deaf_s = self._deafness.measure_s(deadline)
+        if deaf_s > 0:
+            self._clock.deaf(deaf_s, self._loop.time())
 
     def _next_deadline(self) -> float | None:
         now = self._loop.time()
         clock = self._clock.next_deadline() if self._stop.asked is None else None
-        if clock is not None and self._is_replaying(now):
-            clock = max(clock, self._attached_at + _REPLAY_S)
+        if clock is not None and (ends_at := self._replay_ends_at(now)) is not None:
+            clock = max(clock, ends_at)
         times = [self._output.due_at(), clock, self._stop.next_step_at(now)]
         times += [self._killed_at + _OOM_NEWS_S] if self._killed_at is not None else []
-        times += [now] if self.asking.is_due else []
+        is_due = self.requests.is_due or (self.steering.is_due and self._is_applied)
+        times += [now] if is_due else []
         return min((t for t in times if t is not None), default=None)
 
-    def _is_replaying(self, now: float) -> bool:
-        is_behind = self._output.received + 1 < self._link.welcome.next
-        return is_behind and now < self._attached_at + _REPLAY_S
+    def _replay_ends_at(self, now: float) -> float | None:
+        return self.at.replay_ends_at(self._output.received, now)
 
     async def _act_on_time(self) -> None:
-        if self.asking.is_due:
-            for reply in await self.asking.look():
-                await self._answer(reply)
+        if self.requests.is_due:
+            answered = await self.requests.look()
+            self._replies.note_all(answered)
             self._pace_clock()
+            for reply in answered:
+                await self._answer(reply)
+        if self.steering.is_due and self._is_applied:
+            sends, own = self._stop.asked is None, self.session_id
+            await self.steering.look(self._view, self.at.link, own, sends=sends)
         now = self._loop.time()
         due = self._output.due_at()
         if due is not None and due <= now:
-            await self._output.flush(self._link, now, needed_from=self._needed_from)
+            await self._output.flush(now, needed_from=self._needed_from)
         is_told = self._out_of_memory or (self._killed_at or 0.0) + _OOM_NEWS_S <= now
         if self._killed_at is not None and is_told:
             await self._end(*self._how_it_exited("signal 9"))
@@ -310,15 +310,15 @@ class TurnRun:
             self._memory_told = True
             limits = self._profile.limits.limits()
             await self._output.notice("memory", texts.memory_limit_met(limits))
-        if not self._is_replaying(now) and (why := self._clock.expired(now)) is not None:
+        if self._replay_ends_at(now) is None and (why := self._clock.expired(now)) is not None:
             self.stop(TurnOutcome.TIMED_OUT, why)
-        if await self._stop.climb(now, self._link, self._session.session_id):
+        if await self._stop.climb(now, self.at.link, self.session_id):
             raise StuckError
 
     # What the runner says...
 
     async def _take(self, event: UpEvent) -> None:
-        own = self._session.session_id
+        own = self.session_id
         match event:
             case CliLine() if event.session == own:
                 await self._line(event)
@@ -346,11 +346,14 @@ class TurnRun:
             await self._end(TurnOutcome.CANCELLED, None)
         elif is_offer and not self._is_applied:
             reach(FaultPoint.APPLIED_RECEIVED)
-            await self._output.applied(self._session.session_id)
+            await self._output.applied(self.session_id)
             reach(FaultPoint.APPLIED_STORED)
             self._is_applied = True
         else:
             self._replies.settle(event.command_id, self._view)
+            is_taken = isinstance(event, Applied)
+            for show in await self.steering.settle(event.command_id, self._view, is_taken=is_taken):
+                await self._show(show, event.q, self._loop.time())
 
     def _why_not_taken(self, refused: str) -> str:
         """The nearest cause that is known."""
@@ -368,23 +371,26 @@ class TurnRun:
         cli = parse_line(event.line)
         if cli.is_progress:
             self._clock.progress(now)
-        self.tools.feed(cli)
+        for tool in self.tools.feed(cli):
+            self._log.bind(action="tool.run", tool=tool, audit=AUDIT_ONLY).debug("a tool is run")
         self._live.feed(cli, now)
         for show in self._view.feed(cli, seq=event.q, now=now):
-            await self._show(show, event, now)
+            await self._show(show, event.q, now)
 
-    async def _show(self, show: Show, event: CliLine, now: float) -> None:
+    async def _show(self, show: Show, seq: Seq, now: float) -> None:
         match show:
             case TextReady() if not self._is_over_limit:
-                self._output.add_text(show.text, event.q, now)
+                self._output.add_text(show.text, seq, now)
                 reach(FaultPoint.OUTPUT_TAKEN)
+            case SteersAnswered():
+                await self.steering.note_answered(show.uuids)
             case PermissionAsked() | FileWanted():
-                await self._ask(show, event.q)
+                await self._ask(show, seq)
             case PermissionWithdrawn():
-                await self.asking.withdraw(show.request_id)
+                await self.requests.withdraw(show.request_id)
                 self._pace_clock()
             case ReplyToCli():
-                await self._reply(event.q, "", show.line)
+                await self._reply(seq, "", show.line)
             case Retrying() if show.attempt > 1 and (why := explain_refusal(show.status)):
                 # The CLI would go on for 100 s. The first time it may have met a change of the key.
                 self.stop(TurnOutcome.FAILED, why)
@@ -397,14 +403,12 @@ class TurnRun:
                 limit = LimitMet(resets_at=show.limit_resets_at)
                 self._limit = limit if show.is_usage_limit else None
                 self._footer = render_footer(self._profile.footer, show)
-                await self._result_came(show.outcome, show.reason, event.q)
+                await self._result_came(show.outcome, show.reason, seq)
             case _:
                 pass  # how much is left of a limit
 
     async def _ask(self, asked: PermissionAsked | FileWanted, seq: Seq) -> None:
-        if isinstance(asked, FileWanted):
-            await self._answer(await self._sending.send(asked, seq, self._connection))
-        elif (reply := await self.asking.begin(asked, seq)) is not None:
+        if (reply := await self.requests.begin(asked, seq, self.at.connection)) is not None:
             await self._answer(reply)
         self._pace_clock()
 
@@ -419,20 +423,20 @@ class TurnRun:
             await self._output.notice(topic, text)
 
     def _pace_clock(self) -> None:
-        waiting = self.asking.is_waiting
+        waiting = self.requests.asking.is_waiting
         self._live.waits(is_waiting=waiting)
-        if self.asking.pace(self._clock, self._loop.time()):
+        if self.requests.asking.pace(self._clock, self._loop.time()):
             self._kit.courtesies.typing(self._output.turn.room_id, typing=not waiting)
 
     async def _reply(self, seq: Seq, request_id: str, line: str) -> None:
-        await self._replies.send(self._link, self._session.session_id, seq, request_id, line)
+        await self._replies.send(self.at.link, self.session_id, seq, request_id, line)
 
     async def _result_came(self, outcome: TurnOutcome, reason: str | None, seq: Seq) -> None:
         self.had_result = True
         if self._stop.closes_session:
             # The CLI was told to end. The next turn must not meet it while it does.
             self._result = (outcome, reason)
-            self._hold(seq)
+            self._held_from = self._held_from or seq  # it ends the turn, but not yet
         else:
             await self._end(outcome, reason)
 
@@ -452,13 +456,9 @@ class TurnRun:
     async def _exited(self, event: SessionExited) -> None:
         if event.signal == 9 and self._stop.asked is None and not self._out_of_memory:
             self._killed_at = self._loop.time()
-            self._hold(event.q)
+            self._held_from = self._held_from or event.q
             return
         await self._end(*self._how_it_exited(how_ended(event)))
-
-    def _hold(self, seq: Seq) -> None:
-        """This frame ends the turn, but not yet: it must not be forgotten before."""
-        self._held_from = self._held_from or seq
 
     def _how_it_exited(self, how: str) -> tuple[TurnOutcome, str | None]:
         if self._out_of_memory:
@@ -471,9 +471,11 @@ class TurnRun:
         self, outcome: TurnOutcome, reason: str | None, *, lost: bool = False
     ) -> TurnRow:
         """Store the end. A stop that was asked for is the reason, unless the answer came first."""
+        await self.requests.close()
         stop = self._stop.asked
         if stop is not None and (outcome is not TurnOutcome.DONE or self._is_over_limit):
             outcome, reason = stop.outcome, stop.reason
+        self.leaves_work = self._view.waits_for_steer and not lost
         is_answered = outcome is TurnOutcome.DONE and self._output.has_shown_text
         end = plan_end(
             self._output.turn,
@@ -491,7 +493,7 @@ class TurnRun:
             go_on=end.go_on,
             footer=self._footer if is_answered else "",
         )
-        self._log.bind(action="turn.end", outcome=outcome, reason=reason).info("turn ended")
+        self._log.bind(action="turn.end", outcome=outcome, reason=reason, audit=True).info("ended")
         if not lost:
-            await self._output.acknowledge_all(self._link, self._loop.time())
+            await self._output.acknowledge_all(self._loop.time())
         return self.ended

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from orchestrator.core.cli_input import message_uuid
 from orchestrator.core.rewind import Rewound, build_rewind, parse_rewound
 from orchestrator.core.texts import workspace as texts
+from orchestrator.core.thread import MAIN
 from orchestrator.core.workspace_copy import (
     OTHER,
     Change,
@@ -28,7 +29,7 @@ from orchestrator.core.workspace_copy import (
 )
 from orchestrator.errors import FileRefusedError, RunnerError
 from orchestrator.model import SessionId
-from orchestrator.rooms.cli_session import MAIN, CliSessions
+from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.connection import Connection, Item, LinkLost
 from orchestrator.rooms.copies import files_of
 from orchestrator.rooms.errand import Answer, ErrandWork
@@ -84,7 +85,7 @@ async def _take_back(work: ErrandWork, *, keeps_conversation: bool) -> Answer:
     if (partly := await _restore(work, way.plan, connection)) is not None:
         return partly
     turn = await work.kit.store.turns.get(row.turn_id)
-    session = await work.kit.store.turns.session(work.room.room_id, row.session)
+    session = await work.kit.store.sessions.get(work.room.room_id, row.session)
     changed, removed = _names(way.changes)
     told = texts.Undone(
         prompt=turn.prompt if turn else "",
@@ -196,10 +197,10 @@ async def _rewind_once(work: ErrandWork, row: CopyRow, connection: Connection) -
 
 
 async def _rewind(work: ErrandWork, row: CopyRow, connection: Connection) -> Rewound:
-    session = await work.kit.store.turns.session(work.room.room_id, row.session)
+    session = await work.kit.store.sessions.get(work.room.room_id, row.session)
     if session is None or not session.resumable:
         return Rewound.UNKNOWN
-    sessions = CliSessions(work.room.room_id, work.profile, work.kit, work.runner)
+    sessions = CliSessions(work.room.room_id, row.session, work.profile, work.kit, work.runner)
     link = await connection.ready()
     session = await sessions.ensure(link)
     request_id = f"rewind-{uuid.uuid4()}"

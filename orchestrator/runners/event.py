@@ -13,6 +13,7 @@ from orchestrator.model import Seq
 from orchestrator.runners.wire import (
     MAX_LINE_BYTES,
     AppliedFrame,
+    AsideFrame,
     CutFrame,
     ErrFrame,
     ExitedFrame,
@@ -97,22 +98,33 @@ class Refused:
     why: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsideLine:
+    """A whole line of a session that is not kept: no replay brings it again.
+
+    `line` is None where it had too many values in it to be read.
+    """
+
+    session: str
+    line: str | None
+
+
 UpEvent = CliLine | CliStderr | LineCut | SessionStarted | SessionExited | Applied | Refused
+"""What has a number."""
+LinkEvent = UpEvent | AsideLine
 
 
 class Reassembler:
     """Frames into events. Invariant: `expected` is the number that the next frame must have."""
 
-    __slots__ = ("_line_chars", "_pieces", "_session", "expected")
+    __slots__ = ("_pieces", "expected")
 
     def __init__(self, expected: Seq) -> None:
         self.expected = expected
-        self._session: str | None = None
-        self._pieces: list[str] = []
-        self._line_chars = 0
+        self._pieces = _Pieces()
 
     def __repr__(self) -> str:
-        return f"Reassembler(expected={self.expected}, chars={self._line_chars})"
+        return f"Reassembler(expected={self.expected}, {self._pieces!r})"
 
     def accept(self, frame: NumberedFrame) -> UpEvent | None:
         """The event that the frame completes, or None in the middle of a line.
@@ -125,27 +137,67 @@ class Reassembler:
             raise WireProtocolError(msg)
         self.expected = Seq(frame.q + 1)
         if isinstance(frame, OutFrame):
-            return self._accept_piece(frame)
-        if self._session is not None:
+            line = self._pieces.add(frame)
+            return None if line is None else _line(Seq(frame.q), frame.s, line)
+        if self._pieces.session is not None:
             msg = "the runner broke a line off"
             raise WireProtocolError(msg)
         return _event(frame)
 
-    def _accept_piece(self, frame: OutFrame) -> CliLine | LineCut | None:
-        if self._session not in (None, frame.s):
+
+class AsidePieces:
+    """Pieces of lines that have no number, put together. Numbered frames may stand between them."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces = _Pieces()
+
+    def __repr__(self) -> str:
+        return f"AsidePieces({self._pieces!r})"
+
+    def accept(self, frame: AsideFrame) -> AsideLine | None:
+        """The line that the frame completes, or None in the middle of one.
+
+        Raises:
+            WireProtocolError: a line over the limit, or two that were mixed.
+        """
+        line = self._pieces.add(frame)
+        if line is None:
+            return None
+        is_readable = _count_values(line) <= MAX_LINE_VALUES
+        return AsideLine(session=frame.s, line=line if is_readable else None)
+
+
+class _Pieces:
+    """Of one line. Invariant: `session` is set while a line is begun and not complete."""
+
+    __slots__ = ("_chars", "_texts", "session")
+
+    def __init__(self) -> None:
+        self.session: str | None = None
+        self._texts: list[str] = []
+        self._chars = 0
+
+    def __repr__(self) -> str:
+        return f"chars={self._chars}"
+
+    def add(self, frame: OutFrame | AsideFrame) -> str | None:
+        """The line that the piece completes; None: more follows. Raises a WireProtocolError."""
+        if self.session not in (None, frame.s):
             msg = "the runner mixed two lines"
             raise WireProtocolError(msg)
-        self._line_chars += len(frame.d)
-        if self._line_chars > MAX_LINE_BYTES:  # a character is a byte or more
+        self._chars += len(frame.d)
+        if self._chars > MAX_LINE_BYTES:  # a character is a byte or more
             msg = "the runner sent a line over the limit"
             raise WireProtocolError(msg)
-        self._pieces.append(frame.d)
-        self._session = frame.s
+        self._texts.append(frame.d)
+        self.session = frame.s
         if frame.more:
             return None
-        line = "".join(self._pieces)
-        self._pieces, self._session, self._line_chars = [], None, 0
-        return _line(Seq(frame.q), frame.s, line)
+        line = "".join(self._texts)
+        self._texts, self.session, self._chars = [], None, 0
+        return line
 
 
 def _line(q: Seq, session: str, line: str) -> CliLine | LineCut:

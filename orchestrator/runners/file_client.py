@@ -1,9 +1,10 @@
 """A room's files through a program in its runner: `ports.Workspace` over lines of a session.
 
 The program (runner-image/files) is one more session of the shim, so it needs no frames of its own:
-its lines are numbered, kept and acknowledged as a CLI's are. Rules: whoever reads the link's events
-passes them to `hear`; an answer is matched by an id that no earlier life has used; all that comes
-is parsed, and bounded before it is unpacked.
+its lines are said once and not kept, so that they need no acknowledgement: what a turn has yet to
+take in holds none up. Rules: whoever reads the link's events passes them to `hear`; an answer is
+matched by an id that no earlier life has used; all that comes is parsed, and bounded before it is
+unpacked; a program counts as silent only while somebody listens.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from orchestrator.core.workspace_copy import MAX_ENTRIES, CopyEntry, is_inside, 
 from orchestrator.errors import FileRefusedError, RunnerError, WireProtocolError
 from orchestrator.model import JsonValue
 from orchestrator.ports import FileEntry
-from orchestrator.runners.event import CliLine, LineCut, Refused, SessionExited, UpEvent
+from orchestrator.runners.event import AsideLine, CliLine, LineCut, Refused, SessionExited, UpEvent
 from orchestrator.runners.link import RunnerLink
 
 SESSION: Final = "files"
 """The name of the program's session; no CLI has it."""
 ARGV: Final = ("/usr/bin/python3", "-I", "-S", "/opt/aiagentchat/files")
 _ANSWER_S: Final = 20.0
-"""Between two lines of an answer. A list of 50,000 entries takes the program some 0.5 s."""
+"""Of silence between two lines of an answer. A list of 50,000 entries takes the program 0.5 s."""
+_LOOK_S: Final = 1.0
 _MOST_UNPACKED_BYTES: Final = 16 << 20
 # An input line has 8 MiB at most; a piece of a file is sent as base64 of what compresses or not.
 PIECE_BYTES: Final = 1 << 20
@@ -94,6 +96,7 @@ class FileClient:
     def hear(self, event: UpEvent) -> bool:
         """Take in an event of the link; whether it was one of the program's."""
         if isinstance(event, Refused) and event.command_id.startswith(f"files:{self._life}:"):
+            self._is_live = False
             self._fail(RunnerError("the runner could not start the program for its files"))
             return False
         if getattr(event, "session", None) != SESSION:
@@ -102,11 +105,20 @@ class FileClient:
             case CliLine():
                 self._take(event.line)
             case LineCut():
-                self._fail(WireProtocolError("the runner's answer about its files is too long"))
+                self._fail(WireProtocolError(_TOO_LONG))
             case SessionExited():
                 self._is_live = False
                 self._fail(RunnerError("the program for the room's files ended"))
         return True
+
+    def hear_aside(self, event: AsideLine) -> None:
+        """Take in a line of a session that is not kept."""
+        if event.session != SESSION:
+            return
+        if event.line is None:
+            self._fail(WireProtocolError(_TOO_LONG))
+        else:
+            self._take(event.line)
 
     def lose(self, error: RunnerError) -> None:
         """The link failed."""
@@ -137,6 +149,31 @@ class FileClient:
                 raise piece.refused
             gathered += piece.data
         return bytes(gathered)
+
+    async def thumbnail(
+        self, path: str, *, width: int, height: int, most_bytes: int, max_bytes: int
+    ) -> bytes:
+        """A small picture of an image of at most `max_bytes`, as the room makes it.
+
+        Raises:
+            FileRefusedError: there is none of it, or it is no image.
+            RunnerError: as for `read`.
+        """
+        request: dict[str, JsonValue] = {
+            "root": "workspace",
+            "path": _checked(path),
+            "width": width,
+            "height": height,
+            "most_bytes": most_bytes,
+            "max_bytes": max_bytes,
+        }
+        made = bytearray()
+        async with self._request("thumbnail", request) as lines:
+            async for line in lines:
+                made += _unpack(line.z)
+                if len(made) > most_bytes:
+                    raise WireProtocolError(_NONSENSE)
+        return bytes(made)
 
     async def write(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """As the port says."""
@@ -241,12 +278,7 @@ class FileClient:
 
     async def _answers(self, queue: asyncio.Queue[_Line | RunnerError]) -> AsyncIterator[_Line]:
         while True:
-            try:
-                async with asyncio.timeout(_ANSWER_S):
-                    line = await queue.get()
-            except TimeoutError:
-                msg = "the program for the room's files does not answer"
-                raise RunnerError(msg) from None
+            line = await self._next(queue)
             if isinstance(line, RunnerError):
                 raise line
             self._waiting_chars -= len(line.z or "")
@@ -255,6 +287,18 @@ class FileClient:
                     raise _refusal(line.error)
                 return
             yield line
+
+    async def _next(self, queue: asyncio.Queue[_Line | RunnerError]) -> _Line | RunnerError:
+        """The next line, however long it stands behind others that wait to be taken in."""
+        silent_s = 0.0
+        while silent_s < _ANSWER_S:
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    return await queue.get()
+            except TimeoutError:
+                silent_s += _LOOK_S if self._link.is_listening else 0.0
+        msg = "the program for the room's files does not answer"
+        raise RunnerError(msg)
 
     async def _ensure_open(self) -> None:
         async with self._opening:
@@ -266,6 +310,7 @@ class FileClient:
                     argv=ARGV,
                     env={"HOME": "/home/agent"},
                     cwd="/workspace",
+                    is_kept=False,
                 )
 
     def _take(self, text: str) -> None:
@@ -288,6 +333,7 @@ class FileClient:
             queue.put_nowait(error)
 
 
+_TOO_LONG: Final = "the runner's answer about its files is too long"
 _NONSENSE: Final = "the program for the room's files said something that is no answer"
 
 

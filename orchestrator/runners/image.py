@@ -145,7 +145,7 @@ async def _build(
     reference = await find_base(engine, source.folder, base.value, on_line)
     log = BuildLog(on_line, now=time.monotonic())
     query = build_query(source, reference, os.environ)
-    body = build_context(source, _ca_bundle(os.environ))
+    body = build_context(source, read_ca_bundle(os.environ))
     await log.follow(engine, "/build", query, body=body, limit_s=_BUILD_S)
     on_line(f"{source.tag} built in {time.monotonic() - began:.0f} s")
     return await find_image(engine, source.tag)
@@ -202,7 +202,7 @@ def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _ca_bundle(environment: Mapping[str, str]) -> bytes:
+def read_ca_bundle(environment: Mapping[str, str]) -> bytes:
     """The authorities that this host trusts, or nothing where no file holds them."""
     default = ssl.get_default_verify_paths()
     named = (environment.get("SSL_CERT_FILE"), environment.get("NODE_EXTRA_CA_CERTS"))

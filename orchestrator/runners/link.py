@@ -23,9 +23,12 @@ from orchestrator.ports import ByteStream
 from orchestrator.runners import wire
 from orchestrator.runners.event import (
     Applied,
+    AsideLine,
+    AsidePieces,
     CliLine,
     CliStderr,
     LineCut,
+    LinkEvent,
     Reassembler,
     Refused,
     SessionExited,
@@ -36,9 +39,11 @@ from orchestrator.runners.wire import SessionStatus, Welcome
 
 __all__ = [
     "Applied",
+    "AsideLine",
     "CliLine",
     "CliStderr",
     "LineCut",
+    "LinkEvent",
     "Refused",
     "RunnerLink",
     "SessionExited",
@@ -121,6 +126,8 @@ class RunnerLink:
         """True: not the epoch that was given; its frames are replayed from `welcome.first`."""
         self._stream = stream
         self._reassembler = Reassembler(expected)
+        self._aside = AsidePieces()
+        self._is_reading = False
         self._buffer = _EventBuffer()
         self._write_lock = asyncio.Lock()
         self._next_n = 1
@@ -152,7 +159,15 @@ class RunnerLink:
         """
         return self._unacked_bytes
 
-    async def events(self) -> AsyncIterator[UpEvent]:
+    @property
+    def is_listening(self) -> bool:
+        """Whether all that the runner said was taken, and more is waited for.
+
+        Only then its silence is its own.
+        """
+        return self._is_reading and self._buffer.is_awaited
+
+    async def events(self) -> AsyncIterator[LinkEvent]:
         """What the shim says, in order, without gap or repeat. One consumer; never ends by itself.
 
         Cancel-safe: an event is taken only when it is returned.
@@ -183,14 +198,19 @@ class RunnerLink:
         argv: Sequence[str],
         env: Mapping[str, str],
         cwd: str,
+        is_kept: bool = True,
     ) -> None:
         """Start a session's process; `env` goes over the image's environment.
+
+        What a session prints that is not kept comes as `AsideLine`, once; from a shim of an earlier
+        release, which keeps everything, as `CliLine`.
 
         Raises:
             RunnerError: arguments and environment together are over the limit of a frame.
         """
         frame = _command("open", command_id, session)
-        await self._send({**frame, "argv": list(argv), "env": dict(env), "cwd": cwd})
+        kept: dict[str, JsonValue] = {} if is_kept else {"kept": False}
+        await self._send({**frame, "argv": list(argv), "env": dict(env), "cwd": cwd, **kept})
 
     async def send_line(self, command_id: str, session: str, line: str) -> None:
         """Queue one line (without its end) for the session's stdin.
@@ -241,12 +261,19 @@ class RunnerLink:
         """The reader task: ends by failing the link. `rest` came together with the welcome."""
         try:
             await self._take_lines(rest)
-            while data := await self._stream.read():
+            while data := await self._read():
                 await self._take_lines(splitter.feed(data))
             msg = "the stream to the runner ended"
             raise WireClosedError(msg)
         except WireError as error:
             self._fail(error)
+
+    async def _read(self) -> bytes:
+        self._is_reading = True
+        try:
+            return await self._stream.read()
+        finally:
+            self._is_reading = False
 
     async def _take_lines(self, lines: Sequence[bytes | None]) -> None:
         for line in lines:
@@ -273,6 +300,10 @@ class RunnerLink:
             # Bytes of an earlier attach came between ours: a new attach settles it.
             msg = f"the runner ended this attach: {frame.why}"
             raise WireClosedError(msg)
+        elif isinstance(frame, wire.AsideFrame):
+            line = self._aside.accept(frame)
+            if line is not None:
+                await self._buffer.put(line)
         else:
             event = self._reassembler.accept(frame)
             self._unacked.append((frame.q, size_bytes + wire.FRAME_OVERHEAD_BYTES))
@@ -309,13 +340,15 @@ class _EventBuffer:
     """Invariant: at most _MAX_BUFFERED_CHARS and one event wait here; nothing follows a failure."""
 
     def __init__(self) -> None:
-        self._events: deque[tuple[UpEvent, int]] = deque()
+        self._events: deque[tuple[LinkEvent, int]] = deque()
+        self.is_awaited = False
+        """Whether it is empty, and somebody waits for the next."""
         self._chars = 0
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._failure: WireError | None = None
 
-    async def put(self, event: UpEvent) -> None:
+    async def put(self, event: LinkEvent) -> None:
         """Append, waiting for room."""
         while self._chars >= _MAX_BUFFERED_CHARS:
             self._has_room.clear()
@@ -325,13 +358,17 @@ class _EventBuffer:
         self._chars += size
         self._changed.set()
 
-    async def take(self) -> UpEvent:
+    async def take(self) -> LinkEvent:
         """Take the oldest, waiting for one; raises the failure behind the last."""
         while not self._events:
             if self._failure is not None:
                 raise self._failure
             self._changed.clear()
-            await self._changed.wait()
+            self.is_awaited = True
+            try:
+                await self._changed.wait()
+            finally:
+                self.is_awaited = False
         event, size = self._events.popleft()
         self._chars -= size
         self._has_room.set()
@@ -343,8 +380,10 @@ class _EventBuffer:
         self._changed.set()
 
 
-def _size_chars(event: UpEvent) -> int:
+def _size_chars(event: LinkEvent) -> int:
     match event:
+        case AsideLine():
+            return _EVENT_COST_CHARS + len(event.line or "")
         case CliLine():
             return _EVENT_COST_CHARS + len(event.line)
         case CliStderr():

@@ -120,6 +120,15 @@ class RefusedFrame(_Numbered):
     why: _Reason
 
 
+class AsideFrame(_Frame):
+    """A line of a session that is not kept, or a piece of one; said once."""
+
+    t: Literal["aside"]
+    s: _Name
+    d: str
+    more: bool = False
+
+
 class PongFrame(_Frame):
     """The answer to a ping."""
 
@@ -173,7 +182,7 @@ class _AnyWelcome(BaseModel):
 NumberedFrame = (
     OutFrame | ErrFrame | CutFrame | StartedFrame | ExitedFrame | AppliedFrame | RefusedFrame
 )
-UpFrame = NumberedFrame | PongFrame | FaultFrame
+UpFrame = NumberedFrame | AsideFrame | PongFrame | FaultFrame
 _UP_FRAME: TypeAdapter[UpFrame] = TypeAdapter(Annotated[UpFrame, Field(discriminator="t")])
 
 

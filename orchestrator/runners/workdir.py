@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -109,6 +110,23 @@ def prepare_policy_dir(root: Path, text: str | None) -> Path | None:
         with _opened(name, parent) as folder:
             _write_whole(folder, _POLICY_FILE, data)
     return root.resolve() / name
+
+
+def remove_room_dir(root: Path) -> None:
+    """Remove a room's directory, and its disk, which must not be mounted. Idempotent; blocks.
+
+    Raises:
+        PreconditionError: the disk is mounted, or the file system refuses.
+    """
+    if os.path.ismount(root / "disk"):
+        msg = f"its disk is still mounted: umount {root / 'disk'}"
+        raise PreconditionError(msg)
+    try:
+        if root.exists():
+            shutil.rmtree(root)
+    except OSError as e:
+        msg = f"{root} can't be removed: {e.strerror}"
+        raise PreconditionError(msg) from e
 
 
 def _write_whole(folder: int, name: str, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The table `absences`: people who could decide in a room and have left it.
+"""The table `absences`: people who have left a room.
 
 The homeserver lets nobody react in a room who is not in it. But what was sent before may come
 after: late, or kept back by another server. Who is known to have left decides nothing more.
@@ -13,7 +13,7 @@ from orchestrator.store.database import Database
 
 
 class AbsenceTable:
-    """Who left which room; the caller names only those who may decide."""
+    """Who left which room, and is not back."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,7 +1,8 @@
 """How many turns a room and a person had on a day, and whom was warned of a budget.
 
 Turns are counted where they are stored, in `turns`: a crash counts none twice. A turn counts once
-it was given to a runner; one that goes on by itself with another's message does not.
+it was given to a runner; one that goes on by itself with another's message does not. For a person,
+and for agents in a row, a message that went into a running turn (`steers`) counts as a turn.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from orchestrator.store.api import NewOutboxRow
 from orchestrator.store.command_effect import ROOMS_OF_CONVERSATION
 from orchestrator.store.database import Database
 from orchestrator.store.outbox_table import insert_outbox
+from orchestrator.store.steer_table import SENDER
 
+_STEERED = (
+    "SELECT count(*) FROM steers JOIN inbox ON inbox.seq = steers.position "  # noqa: S608 - constants
+    f"WHERE inbox.received_at >= ? AND {SENDER} = ?"
+)
 _COUNTED = "resumes = 0 AND started_at IS NOT NULL AND started_at >= ?"
 
 
 @dataclass(frozen=True, slots=True)
 class AllowanceTable:
-    """Reads `turns`; writes `budget_warnings`."""
+    """Reads `turns` and `steers`; writes `budget_warnings`."""
 
     database: Database
 
@@ -36,7 +42,8 @@ class AllowanceTable:
             (of_room,) = db.execute(
                 f"{where} AND room_id IN ({ROOMS_OF_CONVERSATION})", (midnight, room_id)
             ).fetchone()
-            return int(of_room), int(mine)
+            (steered,) = db.execute(_STEERED, (midnight, person)).fetchone()
+            return int(of_room), int(mine) + int(steered)
 
         return await self.database.run(work)
 

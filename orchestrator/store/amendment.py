@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.core.piece import Pieces, decode_pieces, encode_pieces
-from orchestrator.model import EventId, TurnId, TurnState, UserId
-from orchestrator.store.api import TurnRow
+from orchestrator.model import EventId, RoomId, TurnId, TurnState, UserId
+from orchestrator.store.api import InboxState, TurnRow
+from orchestrator.store.approval_table import drop_vote
 from orchestrator.store.command_effect import withdraw_turn
+from orchestrator.store.steer_table import withdraw_steer
+from orchestrator.store.taken_back import note_taken_back
 from orchestrator.store.turn_table import select_turns
 
 
@@ -36,9 +39,14 @@ class Amendment:
     turn_id: TurnId | None = None
 
 
-def edit_message(db: sqlite3.Connection, event_id: EventId, text: str, *, by: UserId) -> Amendment:
-    """Somebody put other words into a message of theirs: what waits is asked in these."""
-    turn = _turn_of(db, event_id)
+def edit_message(
+    db: sqlite3.Connection, event_id: EventId, text: str, *, room_id: RoomId, by: UserId
+) -> Amendment:
+    """Somebody put other words into a message of theirs: what waits is asked in these.
+
+    `room_id`: where they did that. Of another room's message nothing follows from it.
+    """
+    turn = _turn_of(db, event_id, room_id)
     if turn is None or turn.state is not TurnState.QUEUED or turn.cancelled_by is not None:
         return Amendment(outcome=Amended.NOTHING)
     pieces = _pieces_of(db, turn).with_text(event_id, text, by=by)
@@ -48,11 +56,25 @@ def edit_message(db: sqlite3.Connection, event_id: EventId, text: str, *, by: Us
     return Amendment(outcome=Amended.CHANGED, turn_id=turn.turn_id)
 
 
-def redact_message(db: sqlite3.Connection, event_id: EventId, *, redaction: EventId) -> Amendment:
-    """A message was taken back: of what waits it is left out, what runs because of it stops."""
-    turn = _turn_of(db, event_id)
-    if turn is None or turn.state is TurnState.ENDED:
+def redact_message(
+    db: sqlite3.Connection, event_id: EventId, *, room_id: RoomId, redaction: EventId
+) -> Amendment:
+    """A message was taken back: of what waits it is left out, what runs because of it stops.
+
+    Nothing asks it again, whatever became of its turn.
+
+    `room_id`: where it was. Of another room's message nothing follows from it.
+    """
+    _forget_unread(db, event_id, room_id)
+    drop_vote(db, room_id, event_id)
+    turn = _turn_of(db, event_id, room_id)
+    if turn is None:
         return Amendment(outcome=Amended.NOTHING)
+    note_taken_back(db, event_id)
+    if turn.state is TurnState.ENDED:
+        return Amendment(outcome=Amended.NOTHING)
+    if withdraw_steer(db, turn.turn_id, event_id):
+        return Amendment(outcome=Amended.CHANGED, turn_id=turn.turn_id)
     if turn.state is not TurnState.QUEUED:
         withdraw_turn(db, turn.turn_id, command=redaction)
         return Amendment(outcome=Amended.STOPPED, turn_id=turn.turn_id)
@@ -64,9 +86,20 @@ def redact_message(db: sqlite3.Connection, event_id: EventId, *, redaction: Even
     return Amendment(outcome=Amended.WITHDRAWN, turn_id=turn.turn_id)
 
 
-def _turn_of(db: sqlite3.Connection, event_id: EventId) -> TurnRow | None:
+def _forget_unread(db: sqlite3.Connection, event_id: EventId, room_id: RoomId) -> None:
+    """What waits to be looked at (for its key, or for what it answers) is left alone from now."""
+    db.execute(
+        "UPDATE inbox SET state = ?, reason = 'redacted', raw = '' "
+        "WHERE event_id = ? AND room_id = ? AND state IN (?, ?)",
+        (InboxState.IGNORED, event_id, room_id, InboxState.NEW, InboxState.PENDING_KEYS),
+    )
+
+
+def _turn_of(db: sqlite3.Connection, event_id: EventId, room_id: RoomId) -> TurnRow | None:
     """The last turn that the message is part of: one may go on with another's messages."""
-    found = db.execute("SELECT turn_id FROM inbox WHERE event_id = ?", (event_id,)).fetchone()
+    found = db.execute(
+        "SELECT turn_id FROM inbox WHERE event_id = ? AND room_id = ?", (event_id, room_id)
+    ).fetchone()
     if found is None or found[0] is None:
         return None
     turn_id = str(found[0])

@@ -40,6 +40,8 @@ class InboxKind(StrEnum):
     """The room's `summary` object (joined and invited member counts)."""
     RESTORED = "restored"
     """What was said here since the copy that was restored was not run: the room is to be told."""
+    PAGE = "page"
+    """Asked for on the status page (`core.page_action`); the id is ours, and no event's."""
 
 
 class InboxState(StrEnum):
@@ -93,6 +95,8 @@ class InboxRow:
     raw: str
     state: InboxState
     received_at: float
+    thread: EventId | None = None
+    """The event that its thread hangs on; None in the main timeline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +118,41 @@ class RoomRow:
     """The room that an allowed tombstone names, whether or not the move was made yet."""
     former: tuple[RoomId, ...] = ()
     """The rooms whose conversation goes on in this one, the latest first."""
+
+    @property
+    def has_several_people(self) -> bool:
+        """Whether more than one person may write: the agent is told who says what."""
+        return (self.joined_members or 0) > 2
+
+
+NO_ROOM = RoomId("spare")
+"""Stands where a spare is shown or looked at like a room; no room's id is like it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpareRow:
+    """A place on this host, with a runner, that is for the next room."""
+
+    slug: RoomSlug
+    index: int
+    """As `RoomRow.index`."""
+    generation: int
+    is_ready: bool
+    """Its container runs, as far as is known, and nobody works on it: a room may take it."""
+
+    @property
+    def as_room(self) -> RoomRow:
+        """A room without anything of its own, which lives there."""
+        return RoomRow(
+            room_id=NO_ROOM,
+            slug=self.slug,
+            index=self.index,
+            joined=True,
+            encrypted=False,
+            name=None,
+            alias=None,
+            joined_members=None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +191,10 @@ class TurnRow:
     """Unix time before which it isn't started."""
     cancelled_by: EventId | None = None
     """The command that cancels it; it may not have ended yet."""
+    session_id: SessionId | None = None
+    """The CLI's session that it was offered to."""
+    taken: int = 0
+    """The last frame of its runner that it needs no replay of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +205,8 @@ class SessionRow:
     session: str
     session_id: SessionId
     resumable: bool
+    forks: SessionId | None = None
+    """The session that it begins as a copy of; of no meaning once it is `resumable`."""
     command: str = ""
     """A digest of the command line that its process was started with; "" where nobody knows."""
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from orchestrator.core.approval import Approval, ApprovalKind, ApprovalState, ToolDetails
+from orchestrator.core.approval import Approval, ApprovalKind, ApprovalState, ToolDetails, Vote
 from orchestrator.core.naming import approval_id, txn_id
 from orchestrator.model import EventId, RoomId, TurnId, TxnId, UserId
 
 _COLUMNS = (
     "approvals.approval_id, approvals.room_id, kind, subject, wanted_by, turn_id, "
     "approvals.txn_id, approvals.state, asked_at, expires_at, decided_by, decided_at, "
-    "outbox.event_id, asker, details, approvals.reason, picks"
+    "outbox.event_id, asker, details, approvals.reason, picks, "
+    # How many the room was asked up to it: no row is deleted, so that no number changes or returns.
+    "CASE kind WHEN 'egress' THEN 0 ELSE (SELECT count(*) FROM approvals AS earlier "
+    "WHERE earlier.room_id = approvals.room_id AND earlier.kind <> 'egress' "
+    "AND earlier.rowid <= approvals.rowid) END"
 )
 _FROM = f"SELECT {_COLUMNS} FROM approvals LEFT JOIN outbox ON outbox.txn_id = approvals.txn_id"  # noqa: S608 - constants
 
@@ -37,45 +42,37 @@ def insert_approval(
 ) -> Approval:
     """Store a question, the `number`-th about its subject, within the caller's transaction."""
     own_id = approval_id(new.room_id, new.kind, new.subject, number)
-    approval = Approval(
-        approval_id=own_id,
-        room_id=new.room_id,
-        kind=new.kind,
-        subject=new.subject,
-        wanted_by=new.wanted_by,
-        turn_id=new.turn_id,
-        txn_id=txn_id(f"{own_id}:asked", 0),
-        state=ApprovalState.OPEN,
-        asked_at=now,
-        expires_at=new.expires_at,
-        asker=new.asker,
-        details=new.details,
-    )
     db.execute(
         "INSERT INTO approvals (approval_id, room_id, kind, subject, wanted_by, turn_id, txn_id, "
         "state, asked_at, expires_at, asker, details) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            approval.approval_id,
-            approval.room_id,
-            approval.kind,
-            approval.subject,
-            approval.wanted_by,
-            approval.turn_id,
-            approval.txn_id,
-            approval.state,
-            approval.asked_at,
-            approval.expires_at,
-            approval.asker,
+            own_id,
+            new.room_id,
+            new.kind,
+            new.subject,
+            new.wanted_by,
+            new.turn_id,
+            txn_id(f"{own_id}:asked", 0),
+            ApprovalState.OPEN,
+            now,
+            new.expires_at,
+            new.asker,
             None if new.details is None else json.dumps(asdict(new.details)),
         ),
     )
-    return approval
+    return select_approvals(db, "WHERE approval_id = ?", own_id)[0]
 
 
 def open_approvals(db: sqlite3.Connection, room_id: RoomId) -> list[Approval]:
     """A room's open questions, the oldest first."""
     where = "WHERE approvals.room_id = ? AND approvals.state = 'open' ORDER BY asked_at"
     return select_approvals(db, where, room_id)
+
+
+def ended_since(db: sqlite3.Connection, room_id: RoomId, since: float) -> list[Approval]:
+    """A room's questions that ended after a time, in whatever way."""
+    where = "WHERE approvals.room_id = ? AND approvals.state <> 'open' AND decided_at > ?"
+    return select_approvals(db, where, room_id, since)
 
 
 def select_approvals(db: sqlite3.Connection, where: str, *values: object) -> list[Approval]:
@@ -100,8 +97,10 @@ def _approval(
     asker: str | None,
     details: str | None,
     reason: str | None,
-    picks: str,
+    choices: str,
+    number: int,
 ) -> Approval:
+    picks, votes = _choices(choices)
     return Approval(
         approval_id=own_id,
         room_id=RoomId(room_id),
@@ -119,8 +118,30 @@ def _approval(
         asker=UserId(asker) if asker else None,
         details=_details(details),
         reason=reason,
-        picks=tuple(json.loads(picks)),
+        picks=picks,
+        votes=votes,
+        number=number,
     )
+
+
+def encode_choices(picks: Sequence[int], votes: Sequence[Vote] = ()) -> str:
+    """What is chosen, as it stands in `picks`: a list of options, or an object with the votes."""
+    if not votes:
+        return json.dumps(picks)
+    voted = [[vote.by, vote.event_id, vote.picks] for vote in votes]
+    return json.dumps({"picks": picks, "votes": voted})
+
+
+def _choices(text: str) -> tuple[tuple[int, ...], tuple[Vote, ...]]:
+    """As `encode_choices` wrote them."""
+    held = json.loads(text)
+    if isinstance(held, list):
+        return tuple(held), ()
+    votes = (
+        Vote(by=UserId(by), event_id=EventId(event_id), picks=tuple(picks))
+        for by, event_id, picks in held["votes"]
+    )
+    return tuple(held["picks"]), tuple(votes)
 
 
 def _details(text: str | None) -> ToolDetails | None:

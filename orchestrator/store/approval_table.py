@@ -24,10 +24,12 @@ from orchestrator.core.approval import (
     next_approval_state,
 )
 from orchestrator.core.grant import HOUR_S, Grant, parse_subject, rule_for
-from orchestrator.model import EventId, RoomId, TurnId, UserId
+from orchestrator.core.naming import is_text_of_question
+from orchestrator.model import EventId, RoomId, TurnId, TxnId, UserId
 from orchestrator.store.api import InboxState, NewOutboxRow
 from orchestrator.store.approval_row import (
     NewApproval,
+    encode_choices,
     insert_approval,
     open_approvals,
     select_approvals,
@@ -41,6 +43,12 @@ from orchestrator.store.grant_table import (
     revoke_grants,
 )
 from orchestrator.store.outbox_table import insert_outbox, take_back_outbox
+from orchestrator.store.poll import (
+    close_poll,
+    find_asking_txn,
+    take_back_poll,
+    txns_of_question,
+)
 
 MAX_OPEN = 8
 """Open questions in a room. More would stand above what anybody scrolls back to."""
@@ -52,6 +60,8 @@ _LOOK_AGAIN_S = 1.0
 _EGRESS = ApprovalKind.EGRESS
 REACTION = "reaction"
 """Why the inbox has no more to do with an event that answered a question."""
+# Why a question was withdrawn that its room could not read, or can't any more.
+_UNSHOWN = "unshown"
 BuildRows = Callable[[Approval], Sequence[NewOutboxRow]]
 
 
@@ -112,13 +122,14 @@ class ApprovalTable:
     ) -> Approval | None:
         """The question about a turn's request, asked now unless it was before. Idempotent.
 
-        One that was withdrawn is asked again. None: as many are open in the room as may be.
+        One that was withdrawn is asked again, unless the room could not read it any more. None: as
+        many are open in the room as may be.
         """
 
         def work(db: sqlite3.Connection) -> Approval | None:
             same = "WHERE approvals.room_id = ? AND kind = ? AND subject = ? ORDER BY asked_at"
             earlier = select_approvals(db, same, new.room_id, new.kind, new.subject)
-            if earlier and earlier[-1].state is not ApprovalState.WITHDRAWN:
+            if earlier and not _is_asked_again(earlier[-1]):
                 return earlier[-1]
             others = [a for a in open_approvals(db, new.room_id) if a.kind is not _EGRESS]
             if len(others) >= most_open:
@@ -158,16 +169,63 @@ class ApprovalTable:
 
         await self._database.run(work)
 
+    async def withdraw_unshown(self, txn_id: TxnId, *, now: float) -> Approval | None:
+        """The room does not have the message that asks (any more): what a turn asks so is over.
+
+        So it is without the file of a long one, or a part of its text. None: the message is no such
+        question's. Idempotent.
+        """
+
+        def work(db: sqlite3.Connection) -> Approval | None:
+            where = "WHERE approvals.state = 'open' AND kind <> ?"
+            for held in select_approvals(db, where, _EGRESS):
+                if held.txn_id == txn_id or is_text_of_question(txn_id, held.approval_id):
+                    event = ApprovalEvent.TURN_ENDED
+                    return end_approval(db, held, event, by=None, now=now, reason=_UNSHOWN)
+            return None
+
+        return await self._database.run(work)
+
     async def open_in(self, room_id: RoomId) -> Sequence[Approval]:
         """The room's open questions, the oldest first."""
         return await self._database.run(lambda db: open_approvals(db, room_id))
 
+    async def open_ones(self, *, limit: int) -> Sequence[Approval]:
+        """What waits for a decision in all rooms, the oldest first."""
+        where = f"WHERE approvals.state = 'open' ORDER BY asked_at LIMIT {limit:d}"
+        return await self._database.run(lambda db: select_approvals(db, where))
+
+    async def open_count(self) -> int:
+        """How many wait for a decision, in all rooms."""
+
+        def work(db: sqlite3.Connection) -> int:
+            query = "SELECT count(*) FROM approvals WHERE state = 'open'"
+            count: int = db.execute(query).fetchone()[0]
+            return count
+
+        return await self._database.run(work)
+
     async def find(self, room_id: RoomId, event_id: EventId) -> Approval | None:
         """The question that this message of ours asked in this room, if it is one."""
+        return await self._find(room_id, event_id, only_poll=False)
 
+    async def find_txn(self, room_id: RoomId, event_id: EventId) -> TxnId | None:
+        """The transaction id of a message of ours in this room; of a poll, its question's."""
+        return await self._database.run(
+            lambda db: find_asking_txn(db, room_id, event_id, only_poll=False)
+        )
+
+    async def find_by_poll(self, room_id: RoomId, event_id: EventId) -> Approval | None:
+        """The question whose poll this is, if it is one of ours in this room."""
+        return await self._find(room_id, event_id, only_poll=True)
+
+    async def _find(
+        self, room_id: RoomId, event_id: EventId, *, only_poll: bool
+    ) -> Approval | None:
         def work(db: sqlite3.Connection) -> Approval | None:
-            where = "WHERE outbox.event_id = ?1 AND outbox.room_id = ?2 AND approvals.room_id = ?2"
-            found = select_approvals(db, where, event_id, room_id)
+            txn = find_asking_txn(db, room_id, event_id, only_poll=only_poll)
+            where = "WHERE approvals.txn_id = ? AND approvals.room_id = ?"
+            found = select_approvals(db, where, txn, room_id) if txn is not None else []
             return found[0] if found else None
 
         return await self._database.run(work)
@@ -176,12 +234,12 @@ class ApprovalTable:
         """Whether the homeserver may have an open question whose event we don't know yet."""
 
         def work(db: sqlite3.Connection) -> bool:
-            where = "WHERE approvals.room_id = ? AND approvals.state = 'open' "
-            return bool(
-                select_approvals(
-                    db, f"{where} AND outbox.state = 'queued' AND attempts > 0", room_id
-                )
+            txns = [txn for one in open_approvals(db, room_id) for txn in txns_of_question(one)]
+            query = (
+                "SELECT EXISTS (SELECT 1 FROM outbox WHERE state = 'queued' AND attempts > 0 "
+                "AND txn_id IN (SELECT value FROM json_each(?)))"
             )
+            return bool(db.execute(query, (json.dumps(txns),)).fetchone()[0])
 
         return await self._database.run(work)
 
@@ -252,6 +310,19 @@ def withdraw_of_turn(db: sqlite3.Connection, turn_id: TurnId, *, now: float) -> 
         _withdraw(db, approval, now=now)
 
 
+def drop_vote(db: sqlite3.Connection, room_id: RoomId, event_id: EventId) -> None:
+    """A response to a poll was taken back: its sender has chosen nothing there."""
+    for approval in open_approvals(db, room_id):
+        kept = tuple(vote for vote in approval.votes if vote.event_id != event_id)
+        if kept != approval.votes:
+            _store_choices(db, replace(approval, votes=kept))
+
+
+def _is_asked_again(last: Approval) -> bool:
+    """Whether a request that comes again, after a crash say, makes another question."""
+    return last.state is ApprovalState.WITHDRAWN and last.reason != _UNSHOWN
+
+
 def _withdraw(db: sqlite3.Connection, approval: Approval, *, now: float) -> None:
     end_approval(db, approval, ApprovalEvent.TURN_ENDED, by=None, now=now)
     take_back_outbox(db, approval.txn_id)
@@ -269,6 +340,7 @@ def end_room(db: sqlite3.Connection, room_id: RoomId, *, now: float) -> None:
         end_approval(db, approval, ApprovalEvent.ROOM_ENDED, by=None, now=now)
         # Else it would move to the room that replaces this one, and decide nothing there.
         take_back_outbox(db, approval.txn_id)
+        take_back_poll(db, approval)
     revoke_grants(db, room_id, None, by=BY_SYSTEM, now=now)
 
 
@@ -290,6 +362,7 @@ def withdraw_all(db: sqlite3.Connection, *, now: float) -> None:
     """After a restore: how the questions of the copy ended is not known."""
     for approval in select_approvals(db, "WHERE approvals.state = 'open'"):
         end_approval(db, approval, ApprovalEvent.ROOM_ENDED, by=None, now=now)
+        close_poll(db, approval, now=now)
 
 
 def _may_ask_at(
@@ -326,16 +399,25 @@ def decide_approval(
     if held.expires_at <= now:
         ended = end_approval(db, held, ApprovalEvent.TIME_UP, by=None, now=now)
         return Decision(approval=ended, is_first=True)
-    picks = held.picks if answer.pick is None else (*held.picks, answer.pick)
-    picks = tuple(sorted(set(picks)))
+    if answer.vote is not None:
+        others = tuple(vote for vote in held.votes if vote.by != answer.vote.by)
+        votes = (*others, answer.vote) if answer.vote.picks else others
+        _store_choices(db, replace(held, votes=votes))
+        return None
+    chosen = {*held.picks, *answer.voted, *([] if answer.pick is None else [answer.pick])}
+    picks = tuple(sorted(chosen))
     if answer.event is None:
-        db.execute(
-            "UPDATE approvals SET picks = ? WHERE approval_id = ?",
-            (json.dumps(picks), held.approval_id),
-        )
+        _store_choices(db, replace(held, picks=picks))
         return None
     ended = end_approval(db, held, answer.event, by=by, now=now, reason=answer.words, picks=picks)
     return Decision(approval=ended, is_first=True, grant=_take_effect(db, ended, by=by, now=now))
+
+
+def _store_choices(db: sqlite3.Connection, approval: Approval) -> None:
+    db.execute(
+        "UPDATE approvals SET picks = ? WHERE approval_id = ? AND state = 'open'",
+        (encode_choices(approval.picks, approval.votes), approval.approval_id),
+    )
 
 
 def _take_effect(
@@ -371,11 +453,17 @@ def end_approval(
     reason: str | None = None,
     picks: tuple[int, ...] = (),
 ) -> Approval:
-    """End an open question, within the caller's transaction; returns it as it is then."""
+    """End an open question, within the caller's transaction; returns it as it is then.
+
+    Its poll is closed with it, unless the room has ended, too.
+    """
     state = next_approval_state(approval.state, event)
     db.execute(
         "UPDATE approvals SET state = ?, decision = ?, decided_by = ?, decided_at = ?, "
         "reason = ?, picks = ? WHERE approval_id = ? AND state = 'open'",
-        (state, event, by, now, reason, json.dumps(picks), approval.approval_id),
+        (state, event, by, now, reason, encode_choices(picks), approval.approval_id),
     )
-    return replace(approval, state=state, decided_by=by, decided_at=now, reason=reason, picks=picks)
+    if event is not ApprovalEvent.ROOM_ENDED:
+        close_poll(db, approval, now=now)
+    ended = replace(approval, state=state, decided_by=by, decided_at=now, reason=reason)
+    return replace(ended, picks=picks, votes=())

@@ -30,6 +30,7 @@ class ErrandKind(StrEnum):
     CLONE = "clone"
     LS = "ls"
     GET = "get"
+    COMPACT = "compact"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.piece import decode_pieces
@@ -32,14 +32,31 @@ class FileTable:
         """Where the files of a turn go, as far as that was chosen; by message."""
         return await self.database.run(lambda db: _paths(db, turn_id))
 
-    async def note_path(self, turn_id: TurnId, event_id: EventId, path: str) -> None:
-        """Where one goes, from now on."""
+    async def choose_path(
+        self,
+        turn_id: TurnId,
+        event_id: EventId,
+        names: Iterable[str],
+        choose: Callable[[Collection[str]], str],
+    ) -> str:
+        """Where one goes, from now on: as `choose` says, which is given what is taken.
 
-        def work(db: sqlite3.Connection) -> None:
+        That are `names`, and where files of the room's turns go that have not ended.
+        """
+
+        def work(db: sqlite3.Connection) -> str:
+            query = (
+                "SELECT turn_id FROM turns WHERE state <> 'ended' AND room_id = "
+                "(SELECT room_id FROM turns WHERE turn_id = ?)"
+            )
+            turns = [TurnId(row[0]) for row in db.execute(query, (turn_id,)).fetchall()]
+            taken = {*names, *(path for turn in turns for path in _paths(db, turn).values())}
+            path = choose(taken)
             paths = {**_paths(db, turn_id), event_id: path}
             db.execute("UPDATE turns SET files = ? WHERE turn_id = ?", (json.dumps(paths), turn_id))
+            return path
 
-        await self.database.run(work)
+        return await self.database.run(work)
 
 
 def _paths(db: sqlite3.Connection, turn_id: TurnId) -> dict[EventId, str]:

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable
 from functools import partial
 
-from orchestrator.core.turn_mark import TURN_KEY
+from orchestrator.core.turn_mark import MARK_KEYS
 from orchestrator.store.database import Database
 
 # Long enough to look into what went wrong last week, and for `!retry`.
@@ -22,7 +22,7 @@ KEPT_S = 7 * 86400.0
 _ROWS = 500
 _BREATH_S = 0.05
 # Ids alone: what the audit accounts for messages by.
-_KEPT_KEYS = (TURN_KEY, "m.relates_to")
+_KEPT_KEYS = (*MARK_KEYS, "m.relates_to")
 
 
 _Step = Callable[..., tuple[int, int]]
@@ -31,7 +31,8 @@ _Step = Callable[..., tuple[int, int]]
 async def drop_old_words(database: Database, *, now: float) -> int:
     """Empty what ended before `now` less KEPT_S; returns how many rows that changed. Idempotent."""
     before = now - KEPT_S
-    return sum([await _walk(database, step, before) for step in (_empty_outbox, _empty_turns)])
+    changed = sum([await _walk(database, step, before) for step in (_empty_outbox, _empty_turns)])
+    return changed + await database.run(partial(_empty_conversations, before=before))
 
 
 async def _walk(database: Database, step: _Step, before: float) -> int:
@@ -79,6 +80,18 @@ def _empty_turns(db: sqlite3.Connection, after: int, before: float) -> tuple[int
         (after, until, before),
     )
     return cursor.rowcount, until
+
+
+def _empty_conversations(db: sqlite3.Connection, before: float) -> int:
+    titles = db.execute(
+        "UPDATE past_sessions SET title = '' WHERE used_at < ? AND title <> ''", (before,)
+    ).rowcount
+    steers = db.execute(
+        "DELETE FROM steers WHERE EXISTS (SELECT 1 FROM turns "
+        "WHERE turns.turn_id = steers.turn_id AND state = 'ended' AND ended_at < ?)",
+        (before,),
+    ).rowcount
+    return titles + steers
 
 
 def _last_of_step(db: sqlite3.Connection, query: str, after: int) -> int:

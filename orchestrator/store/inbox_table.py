@@ -7,14 +7,14 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from orchestrator.core.reason import HISTORY
+from orchestrator.core.thread import find_thread
 from orchestrator.model import EventId, RoomId
 from orchestrator.store.api import InboxKind, InboxRow, InboxState, NewInboxRow, Restored
 from orchestrator.store.database import Database
 
-_COLUMNS = "seq, kind, room_id, event_id, raw, state, received_at"
-# Rows of these kinds are of no use once they have been looked at; the timeline's stay, for their
-# ids.
-_KEPT_KINDS = (InboxKind.TIMELINE,)
+_COLUMNS = "seq, kind, room_id, event_id, raw, state, received_at, thread"
+# Rows of other kinds are of no use once they have been looked at; these stay, for their ids.
+_KEPT_KINDS = (InboxKind.TIMELINE, InboxKind.PAGE)
 _RESTORED_KEY = "restored"
 
 
@@ -58,8 +58,8 @@ class InboxTable:
                 state = InboxState.IGNORED if row.history else InboxState.NEW
                 cursor = db.execute(
                     "INSERT OR IGNORE INTO inbox "
-                    "(event_id, kind, room_id, raw, state, reason, received_at) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "(event_id, kind, room_id, raw, state, reason, received_at, thread) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         row.event_id,
                         row.kind,
@@ -68,6 +68,7 @@ class InboxTable:
                         state,
                         HISTORY if row.history else None,
                         now,
+                        find_thread(row.raw) if row.kind is InboxKind.TIMELINE else None,
                     ),
                 )
                 new += cursor.rowcount
@@ -78,6 +79,19 @@ class InboxTable:
             )
             db.execute("DELETE FROM meta WHERE key = ?", (_RESTORED_KEY,))
             return new
+
+        return await self._database.run(work)
+
+    async def add(self, row: NewInboxRow, *, now: float) -> bool:
+        """Store one that no sync brought; False: its id is stored already, and nothing is added."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            cursor = db.execute(
+                "INSERT OR IGNORE INTO inbox (event_id, kind, room_id, raw, state, received_at) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (row.event_id, row.kind, row.room_id, row.raw, InboxState.NEW, now),
+            )
+            return cursor.rowcount == 1
 
         return await self._database.run(work)
 
@@ -149,6 +163,17 @@ class InboxTable:
 
         return await self._database.run(work)
 
+    async def thread_of(self, event_id: EventId, room_id: RoomId) -> EventId | None:
+        """The thread in which something was said in this room; None in the main timeline."""
+
+        def work(db: sqlite3.Connection) -> EventId | None:
+            found = db.execute(
+                "SELECT thread FROM inbox WHERE event_id = ? AND room_id = ?", (event_id, room_id)
+            ).fetchone()
+            return EventId(found[0]) if found and found[0] is not None else None
+
+        return await self._database.run(work)
+
     async def mark(self, seq: int, state: InboxState, *, reason: str | None = None) -> None:
         """Move a row on.
 
@@ -197,6 +222,7 @@ def _rows(cursor: sqlite3.Cursor) -> list[InboxRow]:
             raw=raw,
             state=InboxState(state),
             received_at=received_at,
+            thread=EventId(thread) if thread is not None else None,
         )
-        for seq, kind, room_id, event_id, raw, state, received_at in cursor.fetchall()
+        for seq, kind, room_id, event_id, raw, state, received_at, thread in cursor.fetchall()
     ]

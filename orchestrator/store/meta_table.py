@@ -25,13 +25,7 @@ class MetaTable:
 
     async def send_budget(self) -> BudgetState | None:
         """What the account's 429s had taught at last; None before the first, or if unreadable."""
-
-        def work(db: sqlite3.Connection) -> str | None:
-            query = "SELECT value FROM meta WHERE key = ?"
-            row = db.execute(query, (_SEND_BUDGET,)).fetchone()
-            return row[0] if row else None
-
-        return _parse(await self._database.run(work))
+        return await self._database.run(read_send_budget)
 
     async def keep_send_budget(self, state: BudgetState) -> None:
         """Replace it."""
@@ -65,10 +59,16 @@ class MetaTable:
         return await self._database.run(work)
 
 
-def _parse(text: str | None) -> BudgetState | None:
+def read_send_budget(db: sqlite3.Connection) -> BudgetState | None:
+    """As `MetaTable.send_budget`, for who only reads."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (_SEND_BUDGET,)).fetchone()
+    return _parse(row[0]) if row else None
+
+
+def _parse(text: str) -> BudgetState | None:
     """Anything else than what `keep_send_budget` wrote is as good as nothing: it is learnt anew."""
     try:
-        held = json.loads(text or "null")
+        held = json.loads(text)
         interval_s = held["interval_s"]
         return BudgetState(
             interval_s=None if interval_s is None else float(interval_s), burst=float(held["burst"])

@@ -6,6 +6,7 @@ a migration keeps a copy of what was before it.
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 import time
 from pathlib import Path
@@ -29,8 +30,10 @@ from orchestrator.store.failure import translated
 from orchestrator.store.schema import MIGRATIONS
 
 DATABASE_NAME = "state.sqlite3"
+# There while a whole backup is put into an empty directory.
+RESTORING_DIR = ".restoring"
 # Made after the database was, and only then; where one of them is and no database, it is gone.
-_TRACES = ("placeholder.key", "matrix-session.json", "rooms", "crypto", COPIES_DIR)
+_TRACES = ("placeholder.key", "matrix-session.json", "rooms", "crypto", COPIES_DIR, RESTORING_DIR)
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -84,11 +87,11 @@ def advise(state_dir: Path) -> str:
     if copy is None:
         return (
             f"There is no sound copy in {state_dir / COPIES_DIR}. With one from elsewhere, type: "
-            f"orchestrator restore FILE --state-dir {state_dir}"
+            f"orchestrator restore FILE --state-dir {shlex.quote(str(state_dir))}"
         )
     return (
         f"The newest sound copy is {copy}, of {read_time(copy)}. To go on from there, type: "
-        f"orchestrator restore {copy} --state-dir {state_dir}"
+        f"{shlex.join(['orchestrator', 'restore', str(copy), '--state-dir', str(state_dir)])}"
     )
 
 

@@ -1,5 +1,7 @@
 """The table `outbox`: events to be sent, each with a payload frozen at its making.
 
+A message that the homeserver refuses is sent without what it relates to, where that may be why.
+
 A row that takes the place of an earlier one's message is sent as an edit of it. That is decided
 when it is read to be sent: within a room the earlier one has left or was refused by then.
 
@@ -15,10 +17,19 @@ from collections.abc import Sequence
 
 from orchestrator.core.edit import build_edit
 from orchestrator.core.naming import txn_id
+from orchestrator.core.poll import POLL_END, POLL_START
+from orchestrator.core.thread import loosen
 from orchestrator.model import EventId, JsonObject, Priority, RoomId, TurnId, TxnId
 from orchestrator.store.api import NewOutboxRow, OutboxRow
 from orchestrator.store.database import Database
-from orchestrator.store.message_place import Place, find_place
+from orchestrator.store.message_place import (
+    MESSAGE,
+    Place,
+    find_place,
+    leave_thread,
+    put_in_place,
+)
+from orchestrator.store.poll_end import forget_end, name_poll
 
 _COLUMNS = (
     "seq, room_id, txn_id, event_type, content, priority, attempts, not_before, created_at, "
@@ -39,6 +50,11 @@ _RANK = (
     "FROM outbox AS behind WHERE behind.state = 'queued' AND behind.room_id = outbox.room_id)"
 )
 FORBIDDEN = "M_FORBIDDEN"
+NO_QUESTION = (
+    f"event_type NOT IN ('{POLL_START}', '{POLL_END}') "  # noqa: S608 - constants
+    "AND txn_id NOT IN (SELECT approvals.txn_id FROM approvals)"
+)
+"""What a room was asked ends with it, and its number means another question in the next room."""
 # What a replaced room still has to settle goes before what its conversation says in the new one.
 _BEHIND_OLD_ROOM = (
     "EXISTS (SELECT 1 FROM rooms AS new JOIN rooms AS old "
@@ -70,7 +86,7 @@ def insert_outbox(db: sqlite3.Connection, rows: Sequence[NewOutboxRow], *, now: 
                 row.room_id,
                 row.txn_id,
                 row.event_type,
-                json.dumps(row.content),
+                json.dumps(put_in_place(db, row)),
                 row.priority,
                 now,
                 now,
@@ -144,9 +160,11 @@ class OutboxTable:
 
         return await self._database.run(work)
 
-    async def store_uploaded(self, seq: int, content: JsonObject) -> None:
-        """The file is uploaded: from here on the payload is `content`, and the file forgotten."""
-        await self._update(seq, "content = ?, file = NULL", json.dumps(content))
+    async def store_uploaded(
+        self, seq: int, content: JsonObject, *, rest: bytes | None = None
+    ) -> None:
+        """From here on the payload is `content`, and the file is `rest`, or forgotten."""
+        await self._update(seq, "content = ?, file = ?", json.dumps(content), rest)
 
     async def mark_attempt(self, seq: int, room_id: RoomId, *, now: float) -> bool:
         """Count an attempt, before the request leaves; False: the row goes to another room now."""
@@ -163,33 +181,71 @@ class OutboxTable:
 
     async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
         """The homeserver has it."""
-        await self._update(seq, "state = 'sent', event_id = ?, ended_at = ?", event_id, now)
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE outbox SET state = 'sent', event_id = ?, ended_at = ? "
+                "WHERE seq = ? AND state = 'queued'",
+                (event_id, now, seq),
+            )
+            name_poll(db, seq, event_id)
+
+        await self._database.run(work)
 
     async def mark_retry(self, seq: int, *, not_before: float) -> None:
         """Leave it alone until then."""
         await self._update(seq, "not_before = ?", not_before)
 
+    async def loosen(self, seq: int) -> bool:
+        """Take out of a message what it relates to; False: it relates to nothing any more.
+
+        One thing at a time: the message whose place it takes, then its thread, then the reply.
+        """
+
+        def work(db: sqlite3.Connection) -> bool:
+            query = (
+                f"SELECT {_COLUMNS} FROM outbox "  # noqa: S608 - constants
+                "WHERE seq = ? AND state = 'queued' AND event_type = ?"
+            )
+            found = db.execute(query, (seq, MESSAGE)).fetchone()
+            if found is None:
+                return False
+            if found[-1] is not None:
+                db.execute("UPDATE outbox SET edits = NULL WHERE seq = ?", (seq,))
+                return True
+            content = loosen(_row(found).content)
+            if content is not None:
+                changed = json.dumps(content)
+                db.execute("UPDATE outbox SET content = ? WHERE seq = ?", (changed, seq))
+            return content is not None
+
+        return await self._database.run(work)
+
     async def mark_refused(self, seq: int, *, reason: str, now: float) -> None:
         """It will never be accepted; the rows behind it go on.
 
-        What a replaced room forbids goes into the room that replaced it.
+        What a replaced room forbids goes into the room that replaced it, but for questions and
+        polls: what they ask ended with the room.
         """
 
         def work(db: sqlite3.Connection) -> None:
             moved = db.execute(
-                "UPDATE outbox SET attempts = 0, not_before = ?, "
+                "UPDATE outbox SET attempts = 0, not_before = ?, "  # noqa: S608 - constants
                 "room_id = (SELECT replaced_by FROM rooms WHERE rooms.room_id = outbox.room_id) "
                 "WHERE seq = ? AND state = 'queued' AND ? = ? "
-                "AND file IS NULL "
+                f"AND file IS NULL AND {NO_QUESTION} "
                 "AND room_id IN (SELECT room_id FROM rooms WHERE moved_seq IS NOT NULL)",
                 (now, seq, reason, FORBIDDEN),
             )
-            if moved.rowcount == 0:
+            if moved.rowcount:
+                leave_thread(db, seq)
+            else:
                 db.execute(
                     "UPDATE outbox SET state = 'refused', reason = ?, ended_at = ?, file = NULL "
                     "WHERE seq = ? AND state = 'queued'",
                     (reason, now, seq),
                 )
+                forget_end(db, seq)
 
         await self._database.run(work)
 
@@ -214,6 +270,27 @@ class OutboxTable:
                 (txn_id, room_id),
             ).fetchone()
             return EventId(row[0]) if row else None
+
+        return await self._database.run(work)
+
+    async def content_of(self, event_id: EventId, room_id: RoomId) -> JsonObject | None:
+        """What a message of ours says now: its own content, or what took its place."""
+
+        def work(db: sqlite3.Connection) -> JsonObject | None:
+            own = db.execute(
+                "SELECT seq, txn_id, content FROM outbox WHERE event_id = ? AND room_id = ?",
+                (event_id, room_id),
+            ).fetchone()
+            if own is None:
+                return None
+            seq, txn, content = own
+            edit = db.execute(
+                "SELECT content FROM outbox WHERE seq > ? AND edits = ? AND room_id = ? "
+                "ORDER BY seq DESC LIMIT 1",
+                (seq, txn, room_id),
+            ).fetchone()
+            said: JsonObject = json.loads(edit[0] if edit else content)
+            return said
 
         return await self._database.run(work)
 

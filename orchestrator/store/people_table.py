@@ -11,8 +11,10 @@ from typing import Any
 from orchestrator.core.role import RoomPower, parse_power
 from orchestrator.model import RoomId, UserId
 from orchestrator.store.api import NewOutboxRow
+from orchestrator.store.command_effect import ROOMS_OF_CONVERSATION
 from orchestrator.store.database import Database
 from orchestrator.store.outbox_table import insert_outbox
+from orchestrator.store.steer_table import SENDER
 
 # Of one room; who is not among them goes by the user id alone.
 _MAX_MEMBERS = 5000
@@ -114,6 +116,18 @@ class PeopleTable:
 
         await self.database.run(work)
 
+    async def note_on_the_way(self, room_id: RoomId, user_id: UserId) -> None:
+        """Somebody is invited, or asks to be: they have left only if they were there. Idempotent.
+
+        Into the room that replaces another everybody is invited, and some come days later.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            query = "UPDATE members SET joined = 0 WHERE room_id = ? AND user_id = ?"
+            db.execute(query, (room_id, user_id))
+
+        await self.database.run(work)
+
     async def name(self, room_id: RoomId, user_id: UserId) -> str | None:
         """The name that somebody goes by in the room, as it was noted."""
 
@@ -133,6 +147,19 @@ class PeopleTable:
 
         return await self.database.run(work)
 
+    async def has_left(self, room_id: RoomId, user_id: UserId) -> bool:
+        """Whether somebody is known to be in the room no more, or in the one that it continues."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            query = (
+                f"SELECT joined FROM members WHERE user_id = ? AND room_id IN "  # noqa: S608 - constants
+                f"({ROOMS_OF_CONVERSATION}) ORDER BY room_id = ? DESC LIMIT 1"
+            )
+            row = db.execute(query, (user_id, room_id, room_id)).fetchone()
+            return row is not None and not row[0]
+
+        return await self.database.run(work)
+
     async def note_person(self, room_id: RoomId, seq: int) -> None:
         """A person wrote something, with this inbox row. Idempotent."""
 
@@ -146,7 +173,10 @@ class PeopleTable:
         await self.database.run(work)
 
     async def agent_run(self, room_id: RoomId, agents: Collection[str]) -> tuple[int, int]:
-        """How many turns agents asked for and got since a person wrote, and since which row."""
+        """How many turns agents asked for and got since a person wrote, and since which row.
+
+        A message of theirs that went into a running turn is one, too.
+        """
 
         def work(db: sqlite3.Connection) -> tuple[int, int]:
             query = "SELECT seq FROM last_people WHERE room_id = ?"
@@ -158,7 +188,13 @@ class PeopleTable:
                 "AND sender IN (SELECT value FROM json_each(?))",
                 (room_id, since, json.dumps(sorted(agents))),
             ).fetchone()
-            return int(count), since
+            (steered,) = db.execute(
+                "SELECT count(*) FROM steers JOIN turns USING (turn_id) "  # noqa: S608 - constants
+                "WHERE turns.room_id = ? AND steers.position > ? "
+                f"AND {SENDER} IN (SELECT value FROM json_each(?))",
+                (room_id, since, json.dumps(sorted(agents))),
+            ).fetchone()
+            return int(count) + int(steered), since
 
         return await self.database.run(work)
 

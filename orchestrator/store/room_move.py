@@ -18,10 +18,17 @@ import sqlite3
 from collections.abc import Sequence
 
 from orchestrator.core.naming import refused_txn_id
+from orchestrator.core.thread import left_behind
 from orchestrator.model import RoomId, TxnId
 from orchestrator.store.api import NewOutboxRow, Replacement
 from orchestrator.store.approval_table import end_room
-from orchestrator.store.outbox_table import FORBIDDEN, insert_outbox, take_back_outbox
+from orchestrator.store.message_place import leave_threads
+from orchestrator.store.outbox_table import (
+    FORBIDDEN,
+    NO_QUESTION,
+    insert_outbox,
+    take_back_outbox,
+)
 
 # An upgrade forbids the agent to write in the old room. What it was refused there since shortly
 # before we read of the upgrade (a sync that was given up and asked again takes a minute or two)
@@ -93,7 +100,7 @@ def _move_conversation(db: sqlite3.Connection, move: Replacement) -> None:
     )
     db.execute("DELETE FROM errands WHERE room_id = ?", (move.old,))
     db.execute("UPDATE schedules SET room_id = ? WHERE room_id = ?", (move.new, move.old))
-    for table in ("sessions", "runners"):
+    for table in ("sessions", "past_sessions", "runners"):
         db.execute(f"DELETE FROM {table} WHERE room_id = ?", (move.new,))  # noqa: S608 - constants
         db.execute(
             f"UPDATE {table} SET room_id = ? WHERE room_id = ?",  # noqa: S608 - constants
@@ -102,6 +109,21 @@ def _move_conversation(db: sqlite3.Connection, move: Replacement) -> None:
     db.execute(
         "UPDATE turns SET room_id = ? WHERE room_id = ? AND state <> 'ended'", (move.new, move.old)
     )
+    _leave_threads(db, move)
+
+
+def _leave_threads(db: sqlite3.Connection, move: Replacement) -> None:
+    """Threads hang on events of the old room: what was begun there goes on outside of one."""
+    for table in ("sessions", "turns", "schedules"):
+        found = db.execute(
+            f"SELECT DISTINCT session FROM {table} WHERE room_id = ?",  # noqa: S608 - constants
+            (move.new,),
+        ).fetchall()
+        for (name,) in found:
+            db.execute(
+                f"UPDATE {table} SET session = ? WHERE room_id = ? AND session = ?",  # noqa: S608 - constants
+                (left_behind(name), move.new, name),
+            )
 
 
 def _move_outbox(
@@ -109,19 +131,22 @@ def _move_outbox(
 ) -> None:
     told = _forget_stand_ins(db, move.old, refused_since=refused_since)
     db.execute(
-        "UPDATE outbox SET room_id = ? WHERE room_id = ? AND state = 'queued' AND attempts = 0",
+        "UPDATE outbox SET room_id = ? WHERE room_id = ? AND state = 'queued' AND attempts = 0 "  # noqa: S608 - constants
+        f"AND {NO_QUESTION}",
         (move.new, move.old),
     )
     db.execute(
-        "UPDATE outbox SET room_id = ?, state = 'queued', attempts = 0, not_before = ?, "
+        "UPDATE outbox SET room_id = ?, state = 'queued', attempts = 0, not_before = ?, "  # noqa: S608 - constants
         "reason = NULL, ended_at = NULL "
         "WHERE room_id = ? AND state = 'refused' AND reason = ? AND ended_at >= ? "
+        f"AND {NO_QUESTION} "
         "AND seq NOT IN (SELECT value FROM json_each(?)) "
         # A file that could not be uploaded is forgotten; its text is on its way instead.
         "AND NOT (json_extract(content, '$.msgtype') IS 'm.file' "
         "AND json_extract(content, '$.url') IS NULL AND json_extract(content, '$.file') IS NULL)",
         (move.new, now, move.old, FORBIDDEN, refused_since, json.dumps(told)),
     )
+    leave_threads(db, move.new)
 
 
 def _forget_stand_ins(db: sqlite3.Connection, old: RoomId, *, refused_since: float) -> list[int]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from orchestrator.core.naming import ROOMS_PER_INSTALLATION, room_slug
-from orchestrator.errors import TooManyRoomsError
+from orchestrator.core.naming import room_slug
 from orchestrator.model import InstallationId, RoomId, RoomSlug
 from orchestrator.store.api import RoomRow
 from orchestrator.store.database import Database
+from orchestrator.store.room_place import free_index, kept_place
+from orchestrator.store.spare_table import take_spare
+from orchestrator.store.turn_table import note_generation
 
-_RESERVED_KEY = "reserved_indexes"
 _COLUMNS = (
     "room_id, slug, idx, joined, encrypted, name, alias, joined_members, moved_seq, replaced_by, "
     "replaces"
@@ -27,6 +27,8 @@ class RoomTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.on_spare_taken: Callable[[], None] = lambda: None
+        """Called after a room has taken a spare."""
 
     async def installation(self) -> InstallationId:
         """This state directory's identity, made at the first call."""
@@ -43,22 +45,28 @@ class RoomTable:
     async def ensure(self, room_id: RoomId, *, joined: bool) -> RoomRow:
         """The room's row, made if it is new; `joined` is stored either way. Idempotent.
 
+        A new one takes a spare, where there is one that is ready.
+
         Raises:
             TooManyRoomsError: the installation has as many rooms as it has uids for.
         """
 
-        def work(db: sqlite3.Connection) -> RoomRow:
-            slug = room_slug(room_id)
-            known = db.execute("SELECT idx FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
-            index = known[0] if known else _free_index(db, slug)
-            db.execute(
-                "INSERT INTO rooms (room_id, slug, idx, joined) VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (room_id) DO UPDATE SET joined = excluded.joined",
-                (room_id, slug, index, joined),
-            )
-            return _select(db, "WHERE room_id = ?", room_id)[0]
+        def work(db: sqlite3.Connection) -> tuple[RoomRow, bool]:
+            took_spare = False
+            known = db.execute("SELECT 1 FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
+            if known is None:
+                slug, index, took_spare = _find_place(db, room_id)
+                db.execute(
+                    "INSERT INTO rooms (room_id, slug, idx, joined) VALUES (?, ?, ?, ?)",
+                    (room_id, slug, index, joined),
+                )
+            db.execute("UPDATE rooms SET joined = ? WHERE room_id = ?", (joined, room_id))
+            return _select(db, "WHERE room_id = ?", room_id)[0], took_spare
 
-        return await self._database.run(work)
+        room, took_spare = await self._database.run(work)
+        if took_spare:
+            self.on_spare_taken()
+        return room
 
     async def update(
         self,
@@ -143,20 +151,14 @@ def read_rooms(db: sqlite3.Connection) -> tuple[InstallationId | None, Sequence[
     return (InstallationId(row[0]) if row else None), _select(db, "ORDER BY idx")
 
 
-def reserve_indexes(db: sqlite3.Connection, indexes: Mapping[str, int]) -> None:
-    """After a restore: rooms (by slug) that the copy does not know keep the uid of their files."""
-    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_RESERVED_KEY, json.dumps(indexes)))
-
-
-def _free_index(db: sqlite3.Connection, slug: RoomSlug) -> int:
-    """The new room's number: the one that its files are of, or one past all that are in use."""
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (_RESERVED_KEY,)).fetchone()
-    reserved: dict[str, int] = json.loads(row[0]) if row else {}
-    (last,) = db.execute("SELECT coalesce(max(idx), -1) FROM rooms").fetchone()
-    index = reserved.get(slug, max([int(last), *reserved.values()]) + 1)
-    if index >= ROOMS_PER_INSTALLATION:
-        raise TooManyRoomsError
-    return index
+def _find_place(db: sqlite3.Connection, room_id: RoomId) -> tuple[RoomSlug, int, bool]:
+    """A new room's slug and number; whether they were a spare's, whose runner is the room's now."""
+    if (kept := kept_place(db, room_id)) is not None:
+        return *kept, False
+    if (spare := take_spare(db)) is not None:
+        note_generation(db, room_id, spare.generation)
+        return spare.slug, spare.index, True
+    return room_slug(room_id), free_index(db), False
 
 
 def _select(db: sqlite3.Connection, where: str, *values: str) -> list[RoomRow]:

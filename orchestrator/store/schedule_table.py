@@ -13,7 +13,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.outbox_table import insert_outbox
 from orchestrator.store.turn_table import NewTurn, count_open_turns, insert_turn, select_turns
 
-_COLUMNS = "schedule_id, room_id, text, due_at, cron, made_by"
+_COLUMNS = "schedule_id, room_id, text, due_at, cron, made_by, session, is_paused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,10 @@ class ScheduleRow:
     due_at: float
     cron: str | None
     made_by: UserId
+    session: str
+    """The conversation that it runs in (core.thread)."""
+    is_paused: bool
+    """Whether the room was told that it is not run for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class ScheduleTable:
     ) -> TurnRow | None:
         """Queue its turn and put the schedule off, in one transaction; None: the queue is full.
 
-        Once for each of its times: a schedule that has moved on since it was read does nothing.
+        Once for each of its times: a schedule that has moved on since it was read, or went into
+        the room that replaced its room, does nothing.
         """
 
         def work(db: sqlite3.Connection) -> TurnRow | None:
@@ -91,12 +96,17 @@ class ScheduleTable:
         *,
         following: float | None,
         rows: Sequence[NewOutboxRow],
+        pauses: bool = False,
         now: float,
     ) -> None:
-        """Say why it does not run, and put it off; with no time to follow it is removed."""
+        """Say why it does not run, and put it off; with no time to follow it is removed.
+
+        `pauses`: it is the same the next times; nothing more is said until it has run again.
+        """
 
         def work(db: sqlite3.Connection) -> None:
-            if _move_on(db, schedule, following):
+            is_known = pauses and schedule.is_paused
+            if _move_on(db, schedule, following, pauses=pauses) and not is_known:
                 insert_outbox(db, rows, now=now)
 
         await self.database.run(work)
@@ -109,16 +119,16 @@ def read_schedules(db: sqlite3.Connection, room_id: RoomId) -> list[ScheduleRow]
 
 
 def add_schedule(
-    db: sqlite3.Connection, room_id: RoomId, wish: Wish, *, by: UserId, now: float
+    db: sqlite3.Connection, room_id: RoomId, wish: Wish, *, session: str, by: UserId, now: float
 ) -> bool:
     """As a part of a command's effect; False where the room has as many as it may."""
     count = "SELECT count(*) FROM schedules WHERE room_id = ?"
     if db.execute(count, (room_id,)).fetchone()[0] >= MAX_PER_ROOM:
         return False
     db.execute(
-        "INSERT INTO schedules (room_id, text, due_at, cron, made_by, made_at) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
-        (room_id, wish.text, wish.due_at, wish.cron, by, now),
+        "INSERT INTO schedules (room_id, text, due_at, cron, made_by, made_at, session) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (room_id, wish.text, wish.due_at, wish.cron, by, now, session),
     )
     return True
 
@@ -128,20 +138,27 @@ def remove_schedule(db: sqlite3.Connection, schedule_id: int) -> None:
     db.execute("DELETE FROM schedules WHERE schedule_id = ?", (schedule_id,))
 
 
-def _move_on(db: sqlite3.Connection, schedule: ScheduleRow, following: float | None) -> bool:
-    key = (schedule.schedule_id, schedule.due_at)
+def _move_on(
+    db: sqlite3.Connection,
+    schedule: ScheduleRow,
+    following: float | None,
+    *,
+    pauses: bool = False,
+) -> bool:
+    is_same = "WHERE schedule_id = ? AND due_at = ? AND room_id = ?"
+    key = (schedule.schedule_id, schedule.due_at, schedule.room_id)
     if following is None:
-        cursor = db.execute("DELETE FROM schedules WHERE schedule_id = ? AND due_at = ?", key)
+        cursor = db.execute(f"DELETE FROM schedules {is_same}", key)  # noqa: S608 - constants
     else:
         cursor = db.execute(
-            "UPDATE schedules SET due_at = ? WHERE schedule_id = ? AND due_at = ?",
-            (following, *key),
+            f"UPDATE schedules SET due_at = ?, is_paused = ? {is_same}",  # noqa: S608 - constants
+            (following, pauses, *key),
         )
     return cursor.rowcount == 1
 
 
 def _row(values: tuple[object, ...]) -> ScheduleRow:
-    schedule_id, room_id, text, due_at, cron, made_by = values
+    schedule_id, room_id, text, due_at, cron, made_by, session, is_paused = values
     return ScheduleRow(
         schedule_id=int(str(schedule_id)),
         room_id=RoomId(str(room_id)),
@@ -149,4 +166,6 @@ def _row(values: tuple[object, ...]) -> ScheduleRow:
         due_at=float(str(due_at)),
         cron=None if cron is None else str(cron),
         made_by=UserId(str(made_by)),
+        session=str(session),
+        is_paused=bool(is_paused),
     )

@@ -37,7 +37,6 @@ _APPROVALS = """
     ALTER TABLE approvals ADD COLUMN picks TEXT NOT NULL DEFAULT '[]';
     CREATE INDEX approvals_of_turn ON approvals (turn_id) WHERE state = 'open';
 """
-_THREADS = ""
 _FILES = """
     -- Where in the workspace the files go that came with a turn, by message.
     ALTER TABLE turns ADD COLUMN files TEXT NOT NULL DEFAULT '{}';
@@ -312,11 +311,57 @@ MIGRATIONS: tuple[str, ...] = (
             _LIVE,
             _MARKS,
             _APPROVALS,
-            _THREADS,
             _FILES,
             _SNAPSHOTS,
             _PEOPLE,
             _SCHEDULES,
         )
     ),
+    # 5: threads, and the conversations that a room has had.
+    """
+    ALTER TABLE inbox ADD COLUMN thread TEXT;
+    -- Of a turn that runs: the session that it was offered to, and the last frame that it needs
+    -- no replay of.
+    ALTER TABLE turns ADD COLUMN session_id TEXT;
+    ALTER TABLE turns ADD COLUMN taken INTEGER NOT NULL DEFAULT 0;
+    -- The session that one begins as a copy of, for as long as it has no message of its own.
+    ALTER TABLE sessions ADD COLUMN forks TEXT;
+    CREATE TABLE past_sessions (
+        room_id      TEXT NOT NULL,
+        number       INTEGER NOT NULL,
+        session_id   TEXT NOT NULL,
+        conversation TEXT NOT NULL,
+        title        TEXT NOT NULL,
+        turns        INTEGER NOT NULL,
+        began_at     REAL NOT NULL,
+        used_at      REAL NOT NULL,
+        PRIMARY KEY (room_id, number),
+        UNIQUE (room_id, session_id)
+    ) STRICT;
+    -- Messages that go into a running turn, until it has ended.
+    CREATE TABLE steers (
+        event_id TEXT PRIMARY KEY,
+        turn_id  TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        pieces   TEXT NOT NULL,
+        state    TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX steers_of_turn ON steers (turn_id, position);
+    """,
+    # 6: schedules of threads, and of people who have left.
+    """
+    -- The conversation that it was made in; whether the room was told that it is not run for now.
+    ALTER TABLE schedules ADD COLUMN session TEXT NOT NULL DEFAULT 'main';
+    ALTER TABLE schedules ADD COLUMN is_paused INTEGER NOT NULL DEFAULT 0;
+    """,
+    # 7: runners that are made for rooms to come.
+    """
+    -- A place on the host that no room has yet. Ready: its container runs, and nobody works on it.
+    CREATE TABLE spares (
+        slug       TEXT PRIMARY KEY,
+        idx        INTEGER NOT NULL UNIQUE,
+        generation INTEGER NOT NULL,
+        is_ready   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

@@ -29,10 +29,11 @@ from orchestrator.core.turn_mark import parse_mark, parse_reply
 from orchestrator.errors import StoreError, StoreTooNewError
 from orchestrator.model import EventId, InstallationId, RoomId, TurnId, TurnOutcome, TxnId, UserId
 from orchestrator.store import room_table
-from orchestrator.store.api import RoomRow
+from orchestrator.store.api import RoomRow, SpareRow
 from orchestrator.store.checking import opened_to_read
 from orchestrator.store.failure import translated
 from orchestrator.store.schema import MIGRATIONS
+from orchestrator.store.spare_table import read_spares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,9 @@ def read_snapshot(path: Path) -> Snapshot:
                 inbox=tuple(_inbox(db)),
                 turns=tuple(_turns(db)),
                 outbox=tuple(_outbox(db)),
+                errands=frozenset(
+                    EventId(event_id) for (event_id,) in db.execute("SELECT event_id FROM errands")
+                ),
                 replaced_by={
                     RoomId(old): RoomId(new)
                     for old, new in db.execute(
@@ -79,17 +83,19 @@ def read_snapshot(path: Path) -> Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rooms:
-    """The installation, None where it never was started, and its rooms."""
+    """The installation, None where it never was started, its rooms, and what is for the next."""
 
     installation: InstallationId | None
     rooms: tuple[RoomRow, ...]
+    spares: tuple[SpareRow, ...] = ()
 
 
 def read_rooms(path: Path) -> Rooms:
-    """Its rooms alone, in one transaction. Blocks. Raises as `read_snapshot`."""
+    """Its rooms and spares alone, in one transaction. Blocks. Raises as `read_snapshot`."""
     with _opened(path) as db:
         installation, rooms = room_table.read_rooms(db)
-        return Rooms(installation=installation, rooms=tuple(rooms))
+        spares = tuple(read_spares(db))
+        return Rooms(installation=installation, rooms=tuple(rooms), spares=spares)
 
 
 @contextmanager

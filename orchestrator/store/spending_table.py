@@ -91,6 +91,18 @@ class SpendingTable:
 
         return await self._database.run(work)
 
+    async def totals(self, *, since: str) -> dict[RoomSlug, Spent]:
+        """Each room's total, from a day on."""
+
+        def work(db: sqlite3.Connection) -> dict[RoomSlug, Spent]:
+            query = (
+                "SELECT slug, sum(requests), sum(micro_usd) FROM spending WHERE day >= ? "
+                "GROUP BY slug"
+            )
+            return {RoomSlug(slug): Spent(n, cost) for slug, n, cost in db.execute(query, (since,))}
+
+        return await self._database.run(work)
+
     async def keep(
         self,
         totals: Mapping[RoomDay, Spent],

@@ -16,7 +16,7 @@ from orchestrator.store.absence_table import AbsenceTable
 from orchestrator.store.allowance_table import AllowanceTable
 from orchestrator.store.api import InboxState, NewOutboxRow, Replacement, TurnRow
 from orchestrator.store.approval_table import ApprovalTable
-from orchestrator.store.command_effect import Retry, cancel_first, drop_session, retry_last
+from orchestrator.store.command_effect import Retry, cancel_first, retry_last
 from orchestrator.store.copy_table import CopyTable
 from orchestrator.store.database import Database, open_database
 from orchestrator.store.egress_effect import EgressChange
@@ -31,7 +31,10 @@ from orchestrator.store.people_table import PeopleTable
 from orchestrator.store.room_move import find_replacement, move_room
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.schedule_table import ScheduleTable
+from orchestrator.store.session_table import SessionTable, drop_session
 from orchestrator.store.setting_table import SettingTable
+from orchestrator.store.spare_table import SpareTable
+from orchestrator.store.steer_table import SteerTable
 from orchestrator.store.turn_table import NewTurn, Refusal, TurnTable
 
 T = TypeVar("T")
@@ -52,8 +55,11 @@ class Store:
 
     database: Database
     rooms: RoomTable
+    spares: SpareTable
     inbox: InboxTable
     turns: TurnTable
+    sessions: SessionTable
+    steers: SteerTable
     outbox: OutboxTable
     meta: MetaTable
     approvals: ApprovalTable
@@ -118,6 +124,7 @@ class Store:
         self,
         seq: int,
         room_id: RoomId,
+        conversation: str,
         command: EventId,
         rows: Callable[[TurnRow | None], Sequence[NewOutboxRow]],
         *,
@@ -126,7 +133,7 @@ class Store:
         """Mark a turn as cancelled, with the answer to the command; see `cancel_first`."""
 
         def effect(db: sqlite3.Connection) -> TurnRow | None:
-            return cancel_first(db, room_id, before=seq, command=command)
+            return cancel_first(db, room_id, before=seq, command=command, conversation=conversation)
 
         return await self.answer_with(seq, effect, rows, reason=COMMAND, now=now)
 
@@ -149,7 +156,10 @@ class Store:
 
         def effect(db: sqlite3.Connection) -> None:
             before, command = min(turn.inbox), turn.asked[0]
-            cancelled[:] = [cancel_first(db, turn.room_id, before=before, command=command)]
+            first = cancel_first(
+                db, turn.room_id, before=before, command=command, conversation=turn.session
+            )
+            cancelled[:] = [first]
 
         await self.turns.refuse(turn, refusal, effect=effect, now=now)
         found = cancelled[0] if cancelled else None
@@ -175,9 +185,11 @@ class Store:
         self,
         seq: int,
         room_id: RoomId,
+        conversation: str,
         command: EventId,
         rows: Callable[[Retry], Sequence[NewOutboxRow]],
         *,
+        by: UserId,
         max_queued: int,
         now: float,
     ) -> Retry:
@@ -185,7 +197,14 @@ class Store:
 
         def effect(db: sqlite3.Connection) -> Retry:
             return retry_last(
-                db, room_id, position=seq, command=command, max_queued=max_queued, now=now
+                db,
+                room_id,
+                conversation,
+                position=seq,
+                command=command,
+                by=by,
+                max_queued=max_queued,
+                now=now,
             )
 
         return await self.answer_with(seq, effect, rows, reason=COMMAND, now=now)
@@ -272,8 +291,11 @@ def build_store(database: Database) -> Store:
     return Store(
         database=database,
         rooms=RoomTable(database),
+        spares=SpareTable(database),
         inbox=InboxTable(database),
         turns=TurnTable(database),
+        sessions=SessionTable(database),
+        steers=SteerTable(database),
         outbox=OutboxTable(database),
         meta=MetaTable(database),
         approvals=ApprovalTable(database),

@@ -1,4 +1,4 @@
-"""The tables `turns`, `sessions` and `runners`, and the transactions that move a turn.
+"""The tables `turns` and `runners`, and the transactions that move a turn.
 
 Every move goes through the table of `core.lifecycle`, in the transaction that stores what the move
 makes visible: outbox rows, the acknowledged frame, the session.
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator import meters
 from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent, next_turn_state
 from orchestrator.core.naming import continuation_id
@@ -29,33 +30,23 @@ from orchestrator.model import (
 )
 from orchestrator.store.acked import Acked as Acked
 from orchestrator.store.acked import store_acked
-from orchestrator.store.api import NewOutboxRow, RunnerRow, SessionRow, TurnRow
+from orchestrator.store.api import NewOutboxRow, RunnerRow, TurnRow
 from orchestrator.store.approval_table import withdraw_of_turn
 from orchestrator.store.database import Database
+from orchestrator.store.new_turn import NewTurn as NewTurn
+from orchestrator.store.new_turn import insert_turn as insert_turn
+from orchestrator.store.new_turn import use_inbox
 from orchestrator.store.outbox_table import insert_outbox
+from orchestrator.store.session_table import note_seen
+from orchestrator.store.steer_table import requeue_steers, take_over_steers
 
 # What is worked on, then what is next.
 OPEN_ORDER = "ORDER BY state = 'queued', position"
 _COLUMNS = (
     "turn_id, room_id, session, state, prompt, sender, asked, epoch, parts, created_at, "
     "started_at, ended_at, outcome, reason, continues, resumes, not_before, cancelled_by, "
-    "length(draft)"
+    "length(draft), session_id, taken"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTurn:
-    """A batch of messages that becomes a turn. `inbox` are the rows that it uses up."""
-
-    turn_id: TurnId
-    room_id: RoomId
-    session: str
-    prompt: str
-    sender: UserId
-    asked: tuple[EventId, ...]
-    inbox: tuple[int, ...]
-    pieces: str = "{}"
-    """The messages (core.piece), where they can be changed while the turn waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +61,7 @@ class Refusal:
 
 
 class TurnTable:
-    """Turns, the sessions they run in, and how far each runner's output has been taken in."""
+    """Turns, and how far each runner's output has been taken in."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -198,14 +189,7 @@ class TurnTable:
                 _move(db, turn, event, epoch=epoch, outcome=outcome, reason=reason, now=now)
             if go_on is not None:
                 _insert_continuation(db, turn_id, go_on, now=now)
-            if drop_draft:
-                db.execute("UPDATE turns SET draft = '' WHERE turn_id = ?", (turn_id,))
-            if keep:
-                db.execute(
-                    "UPDATE turns SET draft = CASE draft WHEN '' THEN ?1 "
-                    "ELSE draft || char(10, 10) || ?1 END WHERE turn_id = ?2",
-                    (keep, turn_id),
-                )
+            _change_draft(db, turn_id, keep, is_dropped=drop_draft)
             if rows:
                 insert_outbox(db, rows, now=now)
                 db.execute(
@@ -214,16 +198,34 @@ class TurnTable:
             if acked is not None:
                 store_acked(db, acked)
             if seen_by is not None:
-                db.execute(
-                    "UPDATE sessions SET resumable = 1 WHERE room_id = ? AND session_id = ?",
-                    (turn.room_id, seen_by),
-                )
+                note_seen(db, turn, seen_by, now=now)
             return select_turns(db, "WHERE turn_id = ?", turn_id)[0], event is TurnEvent.ENDED
 
         row = self._counted(await self._database.run(work))
+        if event is TurnEvent.ENDED:
+            _measure(row)
         if event is TurnEvent.ENDED and go_on is None:
             self.on_ended(row)
         return row
+
+    async def offer(
+        self, turn_id: TurnId, *, session_id: SessionId, epoch: Epoch, taken: Seq, now: float
+    ) -> TurnRow:
+        """Store that a turn may leave this process, for this session; again where it changes.
+
+        Frames up to `taken` are of no use to it.
+        """
+
+        def work(db: sqlite3.Connection) -> TurnRow:
+            turn = select_turns(db, "WHERE turn_id = ?", turn_id)[0]
+            if turn.state is TurnState.QUEUED:
+                event = TurnEvent.OFFERED
+                _move(db, turn, event, epoch=epoch, outcome=None, reason=None, now=now)
+                db.execute("UPDATE turns SET taken = ? WHERE turn_id = ?", (taken, turn_id))
+            db.execute("UPDATE turns SET session_id = ? WHERE turn_id = ?", (session_id, turn_id))
+            return select_turns(db, "WHERE turn_id = ?", turn_id)[0]
+
+        return await self._database.run(work)
 
     async def open_turns(self, room_id: RoomId | None = None) -> Sequence[TurnRow]:
         """Turns that have not ended, of one room or of all, in the order of their first message.
@@ -236,6 +238,15 @@ class TurnTable:
             if room_id is None:
                 return select_turns(db, f"WHERE state <> 'ended' {OPEN_ORDER}")
             return select_turns(db, f"WHERE state <> 'ended' AND room_id = ? {OPEN_ORDER}", room_id)
+
+        return await self._database.run(work)
+
+    async def latest(self, *, limit: int) -> Sequence[TurnRow]:
+        """The ended ones among those that began last, in all rooms; who began last goes first."""
+
+        def work(db: sqlite3.Connection) -> list[TurnRow]:
+            began = f"WHERE started_at IS NOT NULL ORDER BY started_at DESC LIMIT {limit:d}"
+            return [turn for turn in select_turns(db, began) if turn.state is TurnState.ENDED]
 
         return await self._database.run(work)
 
@@ -252,29 +263,6 @@ class TurnTable:
             return row[0] if row else ""
 
         return await self._database.run(work)
-
-    async def session(self, room_id: RoomId, session: str) -> SessionRow | None:
-        """The CLI's session behind a conversation of a room, or None before its first turn."""
-
-        def work(db: sqlite3.Connection) -> SessionRow | None:
-            row = db.execute(
-                "SELECT session_id, resumable, command FROM sessions "
-                "WHERE room_id = ? AND session = ?",
-                (room_id, session),
-            ).fetchone()
-            return row and SessionRow(
-                room_id=room_id,
-                session=session,
-                session_id=SessionId(row[0]),
-                resumable=bool(row[1]),
-                command=row[2],
-            )
-
-        return await self._database.run(work)
-
-    async def store_session(self, session: SessionRow) -> None:
-        """Replace the session of a conversation."""
-        await self._database.run(lambda db: _store_session(db, session))
 
     async def runner(self, room_id: RoomId) -> RunnerRow:
         """What is remembered of the room's runner; generation 0 before the first."""
@@ -314,6 +302,30 @@ class TurnTable:
         await self._database.run(lambda db: store_acked(db, acked))
 
 
+def note_generation(db: sqlite3.Connection, room_id: RoomId, generation: int) -> None:
+    """A new room's runner was made before; nothing of what it says was taken in."""
+    db.execute("INSERT OR REPLACE INTO runners VALUES (?, ?, NULL, 0)", (room_id, generation))
+
+
+def _measure(ended: TurnRow) -> None:
+    if ended.started_at is None or ended.ended_at is None:
+        return
+    begin = max(ended.created_at, ended.not_before)
+    meters.QUEUED.observe(max(0.0, ended.started_at - begin))
+    meters.TURN.observe(max(0.0, ended.ended_at - ended.started_at))
+
+
+def _change_draft(db: sqlite3.Connection, turn_id: TurnId, keep: str, *, is_dropped: bool) -> None:
+    if is_dropped:
+        db.execute("UPDATE turns SET draft = '' WHERE turn_id = ?", (turn_id,))
+    if keep:
+        db.execute(
+            "UPDATE turns SET draft = CASE draft WHEN '' THEN ?1 "
+            "ELSE draft || char(10, 10) || ?1 END WHERE turn_id = ?2",
+            (keep, turn_id),
+        )
+
+
 def _find(db: sqlite3.Connection, turn: NewTurn) -> TurnRow | None:
     """The turn that these messages are part of already, under this id or collected by another."""
     return next(
@@ -349,7 +361,7 @@ def _refuse(
     if collecting:
         asked = [*json.loads(collecting[1]), *turn.asked]
         db.execute("UPDATE turns SET asked = ? WHERE turn_id = ?", (json.dumps(asked), turn_id))
-        _use_inbox(db, turn, turn_id, reason=refusal.reason)
+        use_inbox(db, turn, turn_id, reason=refusal.reason)
     else:
         insert_turn(db, replace(turn, prompt=""), refused_for=refusal.reason, now=now)
     return select_turns(db, "WHERE turn_id = ?", turn_id)[0], collecting is None
@@ -364,7 +376,7 @@ def select_turns(db: sqlite3.Connection, where: str, *values: str | float) -> li
 def _row(values: tuple[object, ...]) -> TurnRow:
     (turn_id, room_id, session, state, prompt, sender, asked, epoch) = map(_text, values[:8])
     parts, created_at, started_at, ended_at, outcome, reason = values[8:14]
-    continues, resumes, not_before, cancelled_by, draft_chars = values[14:]
+    continues, resumes, not_before, cancelled_by, draft_chars, session_id, taken = values[14:]
     return TurnRow(
         turn_id=TurnId(turn_id),
         room_id=RoomId(room_id),
@@ -385,6 +397,8 @@ def _row(values: tuple[object, ...]) -> TurnRow:
         not_before=float(_text(not_before)),
         cancelled_by=None if cancelled_by is None else EventId(_text(cancelled_by)),
         draft_chars=int(_text(draft_chars)),
+        session_id=None if session_id is None else SessionId(_text(session_id)),
+        taken=int(_text(taken)),
     )
 
 
@@ -407,45 +421,7 @@ def _insert_continuation(db: sqlite3.Connection, ended: TurnId, go_on: GoOn, *, 
         "cancelled_by, pieces, files FROM turns WHERE turn_id = ?",
         (continuation_id(ended), TurnState.QUEUED, now, go_on.resumes, go_on.not_before, ended),
     )
-
-
-def insert_turn(
-    db: sqlite3.Connection, turn: NewTurn, *, refused_for: str | None, now: float
-) -> None:
-    """Within the caller's transaction; one that no message asked for comes after all that did."""
-    last = "SELECT coalesce(max(seq), 0) FROM inbox"
-    position = min(turn.inbox) if turn.inbox else db.execute(last).fetchone()[0]
-    refused = refused_for is not None
-    db.execute(
-        "INSERT INTO turns (turn_id, room_id, session, position, state, prompt, sender, asked, "
-        "created_at, ended_at, outcome, reason, pieces) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            turn.turn_id,
-            turn.room_id,
-            turn.session,
-            position,
-            TurnState.ENDED if refused else TurnState.QUEUED,
-            turn.prompt,
-            turn.sender,
-            json.dumps(turn.asked),
-            now,
-            now if refused else None,
-            TurnOutcome.REFUSED if refused else None,
-            refused_for,
-            "{}" if refused else turn.pieces,
-        ),
-    )
-    _use_inbox(db, turn, turn.turn_id, reason=refused_for)
-
-
-def _use_inbox(
-    db: sqlite3.Connection, turn: NewTurn, turn_id: TurnId, *, reason: str | None
-) -> None:
-    db.executemany(
-        "UPDATE inbox SET state = 'used', turn_id = ?, reason = ?, raw = '' WHERE seq = ?",
-        [(turn_id, reason, seq) for seq in turn.inbox],
-    )
+    take_over_steers(db, ended, continuation_id(ended))
 
 
 def _move(
@@ -461,6 +437,7 @@ def _move(
     state = next_turn_state(turn.state, event)
     if state is TurnState.ENDED:
         withdraw_of_turn(db, turn.turn_id, now=now)
+        requeue_steers(db, turn.turn_id, now=now)
     if (state is TurnState.ENDED) != (outcome is not None):
         msg = f"turn {turn.turn_id}: an outcome goes with the end, and only with it"
         raise StoreError(msg)
@@ -477,20 +454,5 @@ def _move(
             now,
             now if state is TurnState.ENDED else None,
             turn.turn_id,
-        ),
-    )
-
-
-def _store_session(db: sqlite3.Connection, session: SessionRow) -> None:
-    db.execute(
-        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?) ON CONFLICT (room_id, session) "
-        "DO UPDATE SET session_id = excluded.session_id, resumable = excluded.resumable, "
-        "command = excluded.command",
-        (
-            session.room_id,
-            session.session,
-            session.session_id,
-            session.resumable,
-            session.command,
         ),
     )

@@ -13,15 +13,20 @@ import json
 import os
 import stat
 import sys
+import threading
 import zlib
 
 TYPE_CHECKING = False  # as typing's, without importing it
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from io import FileIO
     from typing import Any
 
 _BATCH_ENTRIES = 2000
 _PIECE_BYTES = 512 * 1024
+_THUMBNAIL = ("/usr/bin/python3", "-I", "-S", "/opt/aiagentchat/thumbnail")
+# Its processor time has a limit of its own; this ends it where it only waits.
+_THUMBNAIL_S = 8.0
 _PART = ".aiagentchat-"
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -34,16 +39,33 @@ class Refused(Exception):  # noqa: N818 -- an answer, and no error
         super().__init__(code)
 
 
+def _at_once(work: Callable[[], None]) -> None:
+    work()
+
+
 class Files:
     """Answers requests about the trees below `roots`."""
 
-    def __init__(self, roots: dict[str, str], say: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        roots: dict[str, str],
+        say: Callable[[dict[str, Any]], None],
+        beside: Callable[[Callable[[], None]], None] = _at_once,
+    ) -> None:
+        """What takes long and touches nothing is done `beside` the rest; `say` must allow that."""
         self._roots = roots
         self._say = say
+        self._beside = beside
         self._parts: dict[str, tuple[int, int, str]] = {}
 
     def answer(self, request: dict[str, Any]) -> None:
         """Do it, and say what came of it."""
+        if request["op"] == "thumbnail":
+            self._beside(lambda: self._answer(request))
+        else:
+            self._answer(request)
+
+    def _answer(self, request: dict[str, Any]) -> None:
         end: dict[str, Any] = {"id": request["id"], "end": True}
         try:
             getattr(self, f"_do_{request['op']}")(request)
@@ -88,19 +110,12 @@ class Files:
 
     def _read_one(self, request: dict[str, Any], index: int, path: str) -> None:
         limit = int(request["max_bytes"])
-        with self._parent(request["root"], path) as (folder, name):
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(name, flags, dir_fd=folder)
-        with os.fdopen(fd, "rb", buffering=0) as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                code = "kind"
-                raise Refused(code)
-            if found.st_size > limit:
+        with self._plain_file(request["root"], path) as (file, size):
+            if size > limit:
                 if not request.get("tail"):
                     code = "large"
                     raise Refused(code)
-                file.seek(found.st_size - limit)
+                file.seek(size - limit)
             left = limit + 1
             while True:
                 piece = file.read(min(_PIECE_BYTES, left)) or b""
@@ -111,6 +126,18 @@ class Files:
                 self._send(request, piece, i=index, more=bool(piece) and left > 0)
                 if not piece or left <= 0:
                     return
+
+    def _do_thumbnail(self, request: dict[str, Any]) -> None:
+        numbers = [int(request[key]) for key in ("width", "height", "most_bytes")]
+        with self._plain_file(request["root"], request["path"]) as (file, size):
+            if size > int(request["max_bytes"]):
+                code = "large"
+                raise Refused(code)
+            made = make_thumbnail(file, *numbers)
+        if made is None:
+            code = "kind"
+            raise Refused(code)
+        self._send(request, made)
 
     def _do_write(self, request: dict[str, Any]) -> None:
         part = str(request["part"])
@@ -173,6 +200,19 @@ class Files:
         os.close(folder)
 
     @contextlib.contextmanager
+    def _plain_file(self, root: str, path: str) -> Iterator[tuple[FileIO, int]]:
+        """A file to be read, and its size."""
+        with self._parent(root, path) as (folder, name):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(name, flags, dir_fd=folder)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                code = "kind"
+                raise Refused(code)
+            yield file, found.st_size
+
+    @contextlib.contextmanager
     def _parent(self, root: str, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """The folder of a path, and its last part."""
         *parents, name = _parts(path)
@@ -181,6 +221,35 @@ class Files:
             yield fd, name
         finally:
             os.close(fd)
+
+
+def make_thumbnail(
+    image: FileIO, width: int, height: int, most_bytes: int, *, argv: Sequence[str] = _THUMBNAIL
+) -> bytes | None:
+    """A small picture of it, by a program that may break at it; None where none comes in time."""
+    import select
+    import subprocess
+    import time
+
+    command = [*argv, str(width), str(height), str(most_bytes)]
+    until, made, is_whole = time.monotonic() + _THUMBNAIL_S, bytearray(), False
+    with subprocess.Popen(  # noqa: S603 -- numbers, and a program of the image
+        command, stdin=image, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/"
+    ) as child:
+        out = child.stdout.fileno() if child.stdout is not None else -1
+        try:
+            while len(made) <= most_bytes and not is_whole:
+                left = until - time.monotonic()
+                if left <= 0 or not select.select([out], [], [], left)[0]:
+                    break
+                piece = os.read(out, _PIECE_BYTES)
+                made += piece
+                is_whole = not piece
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=max(0.0, until - time.monotonic()) if is_whole else 0)
+        finally:
+            child.kill()
+    return bytes(made) if is_whole and made and child.returncode == 0 else None
 
 
 def _parts(path: str) -> list[str]:
@@ -299,14 +368,25 @@ def _code(error: OSError) -> str:
 def main() -> None:
     """Serve until the end of stdin."""
     os.umask(0)
-    out = sys.stdout.buffer
+    out, saying, one = sys.stdout.buffer, threading.Lock(), threading.Lock()
 
     def say(line: dict[str, Any]) -> None:
-        out.write(json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n")
-        out.flush()
+        data = json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+        with saying:
+            out.write(data)
+            out.flush()
+
+    def beside(work: Callable[[], None]) -> None:
+        """One at a time: each may take much memory."""
+
+        def in_turn() -> None:
+            with one:
+                work()
+
+        threading.Thread(target=in_turn, daemon=True).start()
 
     roots = {"workspace": "/workspace", "home": os.environ.get("HOME", "/home/agent")}
-    files = Files(roots, say)
+    files = Files(roots, say, beside)
     try:
         for line in sys.stdin.buffer:
             files.answer(json.loads(line))

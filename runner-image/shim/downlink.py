@@ -92,11 +92,18 @@ class Downlink:
         self._room.ping(token)
 
     def open(
-        self, command: str, session: str, argv: list[str], env: dict[str, str], cwd: str
+        self,
+        command: str,
+        session: str,
+        argv: list[str],
+        env: dict[str, str],
+        cwd: str,
+        *,
+        kept: bool,
     ) -> None:
         """Start a session's process."""
         self._begin_command()
-        self._room.open(command, session, argv, env, cwd)
+        self._room.open(command, session, argv, env, cwd, kept=kept)
 
     def input(self, command: str, session: str, text: str, *, more: bool) -> None:
         """A line for a session's stdin, or a piece of one."""

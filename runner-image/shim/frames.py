@@ -18,6 +18,7 @@ _NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 _ID_CHARS = _NAME_CHARS | frozenset(":/+=@~!$")
 _COMPACT = json.JSONEncoder(separators=(",", ":"))
 # The number, the names and the punctuation of an `out` frame: below 200 bytes.
+_OUT = b'"t":"out",'
 _TEXT_ROOM = limits.MAX_FRAME_BYTES - 512
 
 
@@ -45,10 +46,15 @@ def out_bodies(session: str, line: bytes) -> list[bytes]:
     pieces = _pieces(line.decode("utf-8", "replace"))
     last = len(pieces) - 1
     return [
-        b'"t":"out","s":"%s","d":%s%s}\n'
-        % (session.encode("ascii"), piece, b',"more":true' if index < last else b"")
+        b'%s"s":"%s","d":%s%s}\n'
+        % (_OUT, session.encode("ascii"), piece, b',"more":true' if index < last else b"")
         for index, piece in enumerate(pieces)
     ]
+
+
+def aside_lines(session: str, line: bytes) -> list[bytes]:
+    """The same of a session that is not kept: whole frames, without a number."""
+    return [b'{"t":"aside",' + body[len(_OUT) :] for body in out_bodies(session, line)]
 
 
 def _pieces(text: str) -> list[bytes]:
@@ -100,9 +106,8 @@ def dispatch(frame: Frame, handler: Downlink) -> None:
 def _dispatch_command(kind: object, frame: Frame, handler: Downlink) -> None:
     command, session = _command_id(frame), _name(frame, "s")
     if kind == "open":
-        handler.open(
-            command, session, _texts(frame, "argv"), _text_map(frame, "env"), _text(frame, "cwd")
-        )
+        argv, env, cwd = _texts(frame, "argv"), _text_map(frame, "env"), _text(frame, "cwd")
+        handler.open(command, session, argv, env, cwd, kept=frame.get("kept") is not False)
     elif kind == "input":
         handler.input(command, session, _text(frame, "line"), more=frame.get("more") is True)
     elif kind == "signal":

@@ -22,6 +22,9 @@ SPOOL_RESERVE_BYTES = 1024 * 1024
 FRAME_OVERHEAD_BYTES = 128
 """What a kept frame costs beside its bytes: 33 as an object, 56 for its tuple, 8 in the deque."""
 
+ASIDE_BYTES = 512 * 1024
+"""Output of sessions that are not kept, which the engine has not taken yet; then it is not read."""
+
 BURST_BYTES = 1024 * 1024
 """Once this much was kept and is gone, memory is given back (which takes about a millisecond)."""
 

@@ -8,6 +8,7 @@ import signal
 import sys
 
 from shim import hardening, identity, limits
+from shim.aside import Aside
 from shim.downlink import Downlink
 from shim.forwarder import Forwarder
 from shim.reactor import READ, Reactor
@@ -36,8 +37,9 @@ class Shim:
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
         self._spool = Spool()
-        self._uplink = Uplink(reactor, _STDOUT, self._spool, self._wire_ended)
-        self._room = Room(reactor, self._spool, self._uplink)
+        aside = Aside()
+        self._uplink = Uplink(reactor, _STDOUT, self._spool, aside, self._wire_ended)
+        self._room = Room(reactor, self._spool, aside, self._uplink)
         self._downlink = Downlink(self._room)
         self._exit_code = EXIT_OK
         self._step: Callable[[], bool] | None = None

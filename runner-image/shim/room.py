@@ -9,6 +9,7 @@ from shim.session import SIGNALS, Session
 
 TYPE_CHECKING = False  # as typing's, without importing it
 if TYPE_CHECKING:
+    from shim.aside import Aside
     from shim.reactor import Reactor
     from shim.spool import Spool
     from shim.uplink import Uplink
@@ -35,15 +36,17 @@ class AppliedIds:
 class Room:
     """Invariant: a command id is applied at most once; each command that counts gets one answer."""
 
-    def __init__(self, reactor: Reactor, spool: Spool, uplink: Uplink) -> None:
+    def __init__(self, reactor: Reactor, spool: Spool, aside: Aside, uplink: Uplink) -> None:
         self._reactor = reactor
         self._spool = spool
+        self._aside = aside
         self._uplink = uplink
         self._epoch = os.urandom(16).hex()
         self._sessions: dict[str, Session] = {}
         self._by_pid: dict[int, Session] = {}
         self._applied = AppliedIds()
         self._is_stopping = False
+        aside.call_when_room(self._resume)
 
     def __repr__(self) -> str:
         return f"Room({self._epoch[:8]}, {list(self._sessions.values())!r})"
@@ -84,8 +87,7 @@ class Room:
         known = self._spool.forget(q)
         if self._spool.take_emptied():
             memory.release()
-        for session in list(self._sessions.values()):
-            session.resume()
+        self._resume()
         return known
 
     def has_reserve(self) -> bool:
@@ -93,9 +95,16 @@ class Room:
         return self._spool.has_reserve()
 
     def open(
-        self, command: str, session: str, argv: list[str], env: dict[str, str], cwd: str
+        self,
+        command: str,
+        session: str,
+        argv: list[str],
+        env: dict[str, str],
+        cwd: str,
+        *,
+        kept: bool,
     ) -> None:
-        """Start a session's process."""
+        """Start a session's process; what it prints is `kept` until it is acknowledged, or not."""
         if self._is_repeat(command):
             return
         why = self._why_not_open(session)
@@ -108,7 +117,8 @@ class Room:
             # Python's own words, without the command or its environment.
             self._refuse(command, getattr(error, "strerror", None) or type(error).__name__)
             return
-        started = Session(session, child, self._reactor, self._spool, self._forget_ended)
+        aside = None if kept else self._aside
+        started = Session(session, child, self._reactor, self._spool, self._forget_ended, aside)
         self._sessions.pop(session, None)
         self._sessions[session] = self._by_pid[child.pid] = started
         self._apply(command)
@@ -189,6 +199,10 @@ class Room:
             self._reactor.call_later(
                 limits.KILL_ROUND_S, lambda: self.kill(victim, rounds=rounds - 1)
             )
+
+    def _resume(self) -> None:
+        for session in list(self._sessions.values()):
+            session.resume()
 
     def _why_not_open(self, session: str) -> str | None:
         known = self._sessions.get(session)

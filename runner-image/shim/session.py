@@ -15,6 +15,7 @@ TYPE_CHECKING = False  # as typing's, without importing it
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shim.aside import Aside
     from shim.process import Child
     from shim.spool import Spool
 
@@ -35,7 +36,9 @@ class Session:
         reactor: Reactor,
         spool: Spool,
         when_ended: Callable[[], None],
+        aside: Aside | None = None,
     ) -> None:
+        """With `aside` its stdout goes there, and is not kept."""
         self.name = name
         self.pid = child.pid
         self.exit_code: int | None = None
@@ -43,6 +46,7 @@ class Session:
         self.backlog_bytes = 0
         self._reactor = reactor
         self._spool = spool
+        self._aside = aside
         self._when_ended = when_ended
         self._stdin = Pipe(reactor, child.stdin_fd)
         self._stdout = Pipe(reactor, child.stdout_fd)
@@ -115,15 +119,18 @@ class Session:
         self._forward_lines()
         return bool(data)
 
+    def _has_room(self) -> bool:
+        return self._spool.has_room() if self._aside is None else self._aside.has_room()
+
     def _forward_lines(self) -> bool:
         """Spool complete lines while there is room; False when some had to wait."""
-        while self._spool.has_room():
+        while self._has_room():
             line = self._lines.take_line()
             if line is None:
                 self._forward_rest()
                 break
             self._forward(line)
-        has_room = self._spool.has_room()
+        has_room = self._has_room()
         self._stdout.want(READ if has_room else 0, self._stdout_readable)
         return has_room
 
@@ -135,7 +142,11 @@ class Session:
                 self._forward(rest)
 
     def _forward(self, line: bytes | Cut) -> None:
-        if isinstance(line, Cut):
+        if self._aside is not None:
+            text = line.head if isinstance(line, Cut) else line
+            for whole in frames.aside_lines(self.name, text):
+                self._aside.add(whole)
+        elif isinstance(line, Cut):
             head = line.head.decode("utf-8", "replace")
             frame = {"t": "cut", "s": self.name, "bytes": line.size_bytes, "head": head}
             self._spool.add_output(frames.body(frame))

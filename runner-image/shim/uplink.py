@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import deque
 
-from shim import frames, limits
+from shim import frames, limits, memory
 from shim.reactor import WRITE, Reactor
 
 TYPE_CHECKING = False  # as typing's, without importing it
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from shim.aside import Aside
     from shim.spool import Spool
 
 # Pongs, faults and a welcome; more only gather while nobody reads, and then only the last matter.
@@ -21,17 +22,24 @@ _WRITES_PER_TURN = 4
 
 
 class Uplink:
-    """Writes whole lines only: notes (without a number) first, then what the spool has.
+    """Writes whole lines only: notes first, then in turns what the spool has and what is not kept.
 
     Silent until the first hello.
     """
 
     def __init__(
-        self, reactor: Reactor, fd: int, spool: Spool, when_broken: Callable[[], None]
+        self,
+        reactor: Reactor,
+        fd: int,
+        spool: Spool,
+        aside: Aside,
+        when_broken: Callable[[], None],
     ) -> None:
         self._reactor = reactor
         self._fd = fd
         self._spool = spool
+        self._aside = aside
+        self._is_asides_turn = False
         self._when_broken = when_broken
         self._notes: deque[bytes] = deque(maxlen=_MAX_NOTES)
         self._writing = memoryview(b"")
@@ -46,13 +54,14 @@ class Uplink:
     def is_drained(self) -> bool:
         """Whether nothing waits for being written (or nobody ever said hello)."""
         return not self._is_attached or not (
-            self._writing or self._notes or self._spool.has_unsent()
+            self._writing or self._notes or self._spool.has_unsent() or self._aside.has_unsent()
         )
 
     def greet(self, welcome: Mapping[str, object]) -> None:
         """Answer a hello: forget notes for whoever was there before, then say all that is kept."""
         self._is_attached = True
         self._spool.rewind()
+        self._aside.clear()
         self._notes.clear()
         self.note(welcome)
 
@@ -82,8 +91,15 @@ class Uplink:
     def _refill(self) -> None:
         if self._notes:
             self._writing = memoryview(self._notes.popleft())
-        else:
-            self._writing = memoryview(self._spool.take_unsent(limits.CHUNK_BYTES))
+            return
+        # A session that says very much holds up neither the others' output nor its own end.
+        self._is_asides_turn = self._aside.has_unsent() and (
+            not self._is_asides_turn or not self._spool.has_unsent()
+        )
+        source = self._aside if self._is_asides_turn else self._spool
+        self._writing = memoryview(source.take_unsent(limits.CHUNK_BYTES))
+        if self._aside.take_emptied():
+            memory.release()
 
     def _write_once(self) -> bool:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +94,7 @@ def judge(
         ledger: by message id, how often its tool ran.
         refused: events whose answers the room refused to take; nothing can stand there.
     """
-    verdict = Verdict(sent=len(sent))
+    verdict, refused = Verdict(sent=len(sent)), frozenset(refused)
     own = {room: [e for e in all_ if e["sender"] == agent] for room, all_ in events.items()}
     for message in sent:
         if message.event_id in refused:
@@ -103,7 +103,7 @@ def judge(
             _judge_command(message, own.get(message.room_id, ()), verdict)
         else:
             _judge_prompt(message, own.get(message.room_id, ()), verdict)
-    _judge_events(sent, own, verdict)
+    _judge_events(sent, own, refused, verdict)
     _judge_tools(sent, model, ledger, verdict)
     return verdict
 
@@ -137,7 +137,7 @@ def _judge_prompt(message: Sent, events: Sequence[Json], verdict: Verdict) -> No
 
 
 def _judge_events(
-    sent: Sequence[Sent], own: Mapping[str, Sequence[Json]], verdict: Verdict
+    sent: Sequence[Sent], own: Mapping[str, Sequence[Json]], refused: Set[str], verdict: Verdict
 ) -> None:
     """No event of a turn stands in its room twice, and its texts together are the whole answer."""
     asked = {message.event_id: message.text for message in sent}
@@ -149,7 +149,9 @@ def _judge_events(
         for turn, parts in turns.items():
             keys = Counter((mark_of(e)["part"], e["type"], body_of(e)) for e in parts)
             verdict.doubled += [f"{turn}: {key}" for key, count in keys.items() if count > 1]
-            _judge_answer(turn, parts, asked, verdict)
+            # Where the room took the end of a turn again, but not what it said.
+            if not set(mark_of(parts[0])["asked"]) <= refused:
+                _judge_answer(turn, parts, asked, verdict)
 
 
 def _judge_answer(

@@ -307,7 +307,7 @@ async def test_what_happened_after_the_copy_is_told_and_not_run_again(
     alice, agent = await installation.person(), installation.agent.user_id
     room = await warm_room(installation, alice, "one")
     copy = installation.directory / "copy.sqlite3"
-    made = run_command("backup", "--to", str(copy), orchestrator=orchestrator)
+    made = run_command("backup", "--database-only", "--to", str(copy), orchestrator=orchestrator)
     assert str(copy) in made.stdout
     assert copy.stat().st_mode & 0o777 == 0o600
     await alice.send(room, "after the copy")

@@ -16,6 +16,7 @@ from orchestrator.model import Epoch, Seq
 from orchestrator.runners import wire
 from orchestrator.runners.link import (
     Applied,
+    AsideLine,
     CliStderr,
     LineCut,
     RunnerLink,
@@ -266,9 +267,75 @@ async def test_output_that_nobody_acknowledges_stops_the_cli_and_nothing_else(
     assert lines_of(seen) == [str(n).zfill(1000) for n in range(20_000)]
 
 
+async def test_a_session_that_is_not_kept_needs_no_acknowledgement_and_no_room_in_the_spool(
+    shim: ShimProcess,
+) -> None:
+    flood = "while True: print('x' * 1000)"
+    # As base64 of a file: longer than a frame, and in all twice of what may be unacknowledged.
+    print_long = "import sys\nfor n in range(24): print(str(n).zfill(700_000))"
+    asides: list[str | None] = []
+    async with shim.link() as link:
+        await start_python(link, "flood", flood)
+        await start_python(link, "files", print_long, is_kept=False)
+        events = await collect_until(link, exited("files"), ack=False, asides=asides)
+        while len(asides) < 24:  # what is numbered may overtake the last of them
+            await collect_aside(link, asides)
+    assert asides == [str(n).zfill(700_000) for n in range(24)]
+    assert lines_of(events, "files") == []
+    assert len(lines_of(events, "flood")) * 1000 > wire.SPOOL_BYTES / 2, "it was full meanwhile"
+
+
+async def collect_aside(link: RunnerLink, asides: list[str | None]) -> None:
+    async with asyncio.timeout(10):
+        async for event in link.events():
+            if isinstance(event, AsideLine):
+                asides.append(event.line)
+                break
+
+
+async def test_what_is_not_kept_waits_in_its_program_while_nobody_reads(
+    shim: ShimProcess, tmp_path: Path
+) -> None:
+    done = tmp_path / "done"
+    code = (
+        "import sys\nfor n in range(12): print('x' * 1_000_000)\n"
+        "sys.stdout.flush()\nopen(sys.argv[1], 'w').close()"
+    )
+    async with shim.attach() as stream:  # nobody reads it
+        await stream.write(wire.render_hello("n", epoch=None, acked=Seq(0)))
+        argv = [sys.executable, "-c", code, str(done)]
+        frame = {"n": 1, "t": "open", "id": "o", "s": "files", "argv": argv, "env": {}, "cwd": "/"}
+        await stream.write(frame_line(**frame, kept=False))
+        await asyncio.sleep(1)
+        assert not done.exists()
+        assert shim.resident_kib() < 40 * 1024
+    async with shim.link() as link:
+        events = await collect_until(link, exited("files"))
+        assert done.exists()
+        assert lines_of(events) == []
+
+
+async def test_a_new_attach_hears_whole_lines_of_what_is_not_kept(shim: ShimProcess) -> None:
+    code = "import itertools\nfor n in itertools.count(): print(str(n).zfill(600_000), flush=True)"
+    seen: list[str | None] = []
+    async with shim.link() as link:
+        await start_python(link, "files", code, is_kept=False)
+        for _ in range(3):
+            await collect_aside(link, seen)
+        epoch = link.epoch
+    for _ in range(5):
+        async with shim.link(epoch=epoch) as link:
+            for _ in range(3):
+                await collect_aside(link, seen)
+    numbers = [int((line or "x").lstrip("0") or 0) for line in seen]
+    assert all(line is not None and len(line) == 600_000 for line in seen)
+    assert numbers == sorted(set(numbers)), "none twice, none out of its place"
+
+
 async def collect(link: RunnerLink, seen: list[UpEvent]) -> None:
     """Events up to the end of a session, without acknowledging any."""
     async for event in link.events():
+        assert not isinstance(event, AsideLine)
         seen.append(event)
         if isinstance(event, SessionExited):
             break

@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import nio
 import pytest
 
+from tests.support.encrypted_user import open_encrypted_user
 from tests.support.matrix_user import MatrixUser, open_matrix_user
 from tests.support.messages_api import ScriptedApi, open_scripted_api
 from tests.support.orchestrator import Orchestrator, open_orchestrator, write_config
@@ -79,3 +81,10 @@ async def installation(tmp_path: Path, synapse: SynapseServer) -> AsyncIterator[
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(open_scripted_api())
         yield Installation(tmp_path, synapse, api, agent, stack)
+
+
+@pytest.fixture
+async def person(installation: Installation, tmp_path: Path) -> AsyncIterator[nio.AsyncClient]:
+    """A logged-in client with encryption."""
+    async with open_encrypted_user(installation.server, tmp_path) as client:
+        yield client

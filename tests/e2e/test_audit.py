@@ -165,6 +165,9 @@ async def test_an_audit_that_can_not_read_says_so_by_its_exit_code(
     broken = tmp_path / "broken.yaml"
     broken.write_text("matrix: 3\n")
     assert (await audit_messages(state_dir, "--config", str(broken))).code == 2
+    missing = await audit(installation, tmp_path / "missing")
+    assert (missing.code, "does not exist" in missing.err) == (3, True)
+    (tmp_path / "nothing").mkdir()
     nothing = await audit(installation, tmp_path / "nothing")
     assert (nothing.code, "start the orchestrator" in nothing.err) == (5, True)
 

@@ -101,6 +101,9 @@ async def test_an_audit_that_can_not_read_says_so_by_its_exit_code(
     installation: Installation,
 ) -> None:
     await installation.configure()
+    missing = await audit(installation)
+    assert (missing.code, "does not exist" in missing.err) == (3, True)
+    installation.orchestrator.state_dir.mkdir()
     assert (await audit(installation)).code == 4
     installation.config_path.write_text("matrix: 3\n")
     assert (await audit(installation)).code == 2

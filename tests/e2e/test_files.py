@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import struct
+import zlib
+from typing import Any
 
 import pytest
 from nio.crypto.attachments import encrypt_attachment
 
 from orchestrator.core.texts import file as texts
+from orchestrator.core.thumbnail import parse_thumbnail
 from orchestrator.embedded.messages_model import ToolUse
+from orchestrator.runners import wire
 from tests.e2e.conftest import Installation
 from tests.support.web_client import open_web_client
 
@@ -74,6 +79,113 @@ async def test_the_agent_sends_a_file_once_by_its_tool_without_asking(
     refused = str(api.asked[-1].messages[-1])
     assert "it is a link, or behind one" in refused
     assert "root:" not in refused
+
+
+# Nothing compresses it: as it comes out of the runner it has more than the shim's spool holds.
+DRAW = (
+    "from PIL import Image; import os; "
+    "Image.frombytes('RGB', (2400, 1600), os.urandom(2400 * 1600 * 3)).save('noise.png')"
+)
+
+
+async def test_a_large_image_is_sent_with_a_thumbnail_that_its_room_made(
+    installation: Installation,
+) -> None:
+    api, agent = installation.api, installation.agent.user_id
+    api.when(
+        "a picture",
+        [ToolUse(name="Bash", input={"command": f'/usr/bin/python3 -c "{DRAW}"'})],
+        [ToolUse(name="mcp__room__send_file", input={"path": "noise.png"})],
+        "there it is",
+    )
+    orchestrator = await installation.configure()
+    await orchestrator.start()
+    alice = await installation.person()
+    room = await installation.room(alice)
+    await alice.send(room, "a picture")
+    await alice.wait_for_text(room, "there it is", sender=agent, timeout_s=120)
+    await alice.send(room, "!get noise.png")
+    await alice.wait_for_text(room, "`noise.png`,", sender=agent, timeout_s=120)
+
+    def images() -> list[dict[str, Any]]:
+        return [e["content"] for e in alice.timeline if e["content"].get("msgtype") == "m.image"]
+
+    await alice.wait_for(lambda _: len(images()) == 2, what="the image that was asked for")
+    for content in images():
+        info = content["info"]
+        data = await alice.download(content["url"])
+        assert (info["w"], info["h"], info["size"]) == (2400, 1600, len(data))
+        assert len(data) > wire.SPOOL_BYTES
+        thumbnail = parse_thumbnail(await alice.download(info["thumbnail_url"]))
+        assert thumbnail is not None
+        assert info["thumbnail_info"] == {
+            "mimetype": "image/jpeg",
+            "size": len(thumbnail.data),
+            "w": thumbnail.width,
+            "h": thumbnail.height,
+        }
+
+
+async def test_in_an_encrypted_room_an_image_and_its_thumbnail_are_sealed(
+    installation: Installation,
+) -> None:
+    orchestrator = await installation.configure()
+    await orchestrator.start()
+    account = installation.server.register(f"bob-{secrets.token_hex(4)}")
+    async with open_web_client(
+        installation.server.base_url, account.user_id, account.password
+    ) as bob:
+        room = await bob.create_room(installation.agent.user_id, encrypted=True)
+        await bob.send(room, "hello")
+        await bob.wait_for(room, lambda e: "hello" in says(e, to=bob.user_id))
+        (workspace,) = (orchestrator.state_dir / "rooms").glob("*/workspace")
+        picture = _png(1600, 1200)
+        (workspace / "large.png").write_bytes(picture)
+        (workspace / "large.png").chmod(0o644)
+        await bob.send(room, "!get large.png")
+        image = await bob.wait_for(room, lambda e: e["content"].get("msgtype") == "m.image")
+        content = image["content"]
+        assert "url" not in content
+        assert "thumbnail_url" not in content["info"]
+        assert await bob.download(room, image["event_id"]) == picture
+        opened = await bob.download(room, image["event_id"], thumbnail=True)
+        thumbnail = parse_thumbnail(opened)
+        assert thumbnail is not None
+        assert (thumbnail.width, thumbnail.height) == (800, 600)
+        assert content["info"]["thumbnail_info"]["size"] == len(opened)
+
+
+def says(event: dict[str, Any], *, to: str) -> str:
+    """What somebody else said."""
+    return str(event["content"].get("body", "")) if event["sender"] != to else ""
+
+
+async def test_an_image_is_shown_to_the_model(installation: Installation) -> None:
+    api, agent = installation.api, installation.agent.user_id
+    orchestrator = await installation.configure()
+    await orchestrator.start()
+    alice = await installation.person()
+    room = await installation.room(alice)
+    picture = _png(12, 8)
+    uri = await alice.upload(picture, mimetype="image/png")
+    await alice.send(room, "what is it?", msgtype="m.image", filename="dot.png", url=uri, info={})
+    await alice.wait_for_text(room, "what is it?", sender=agent)
+    parts = [part for m in api.asked[0].messages for part in m.content if not isinstance(part, str)]
+    (image,) = [part for part in parts if part.type == "image"]
+    assert image.source["media_type"] == "image/png"
+    assert base64.b64decode(str(image.source["data"])) == picture
+
+
+def _png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\x80" * width) * height)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (chunk(b"IHDR", header), chunk(b"IDAT", rows), chunk(b"IEND", b""))
+    )
 
 
 async def test_a_sealed_file_of_another_client_is_opened(installation: Installation) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from nio.crypto.attachments import decrypt_attachment
 
 from orchestrator.embedded.messages_model import Text
 from tests.e2e.conftest import Installation
-from tests.support.encrypted_user import create_encrypted_room, open_encrypted_user, say, sync
+from tests.support.encrypted_user import create_encrypted_room, say, sync
 from tests.support.long_answer import long_answer
 from tests.support.matrix_user import body_of
 from tests.support.messages_api import open_scripted_api
@@ -59,13 +58,6 @@ async def test_an_answer_of_1_mb_is_its_beginning_and_a_file_with_every_byte(
     assert file["content"]["info"] == {"mimetype": "text/markdown", "size": MB}
     assert file["content"][TURN_KEY]["outcome"] == "done"
     assert await alice.download(file["content"]["url"]) == answer.encode()
-
-
-@pytest.fixture
-async def person(installation: Installation, tmp_path: Path) -> AsyncIterator[nio.AsyncClient]:
-    """A logged-in client with encryption."""
-    async with open_encrypted_user(installation.server, tmp_path) as client:
-        yield client
 
 
 async def test_in_an_encrypted_room_the_file_is_sealed_and_its_key_is_in_the_event(

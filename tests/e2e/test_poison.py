@@ -11,8 +11,7 @@ import nio
 import pytest
 
 from tests.e2e.conftest import Installation
-from tests.e2e.test_encrypted_room import person, read_until
-from tests.support.encrypted_user import create_encrypted_room, say
+from tests.support.encrypted_user import create_encrypted_room, read_until, say
 from tests.support.matrix_server import eventually
 from tests.support.matrix_user import MatrixRefusalError, MatrixUser
 from tests.support.poison import (
@@ -21,8 +20,6 @@ from tests.support.poison import (
     state_poison,
     to_device_poison,
 )
-
-__all__ = ["person"]
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
 

@@ -311,10 +311,13 @@ async def test_a_room_commands_answer_is_the_answer(world: World) -> None:
     async with world.start("send", "demo", "!status", "--wait") as cchat:
         event = await world.agent.next_message(world.room_id, since, "!status")
         assert "m.mentions" not in event["content"]  # type: ignore[operator]
-        await world.agent.send(world.room_id, _notice("all is well"))
+        to = str(event["event_id"])
+        for body, final in (("all is well", False), ("and quiet", True)):
+            mark = {"org.aiagentchat.answer": {"to": to, "final": final}}
+            await world.agent.send(world.room_id, {**_notice(body), **mark})
         async with asyncio.timeout(30):
             out, _ = await cchat.communicate()
-    assert (cchat.returncode, out) == (0, b"all is well\n")
+    assert (cchat.returncode, out) == (0, b"all is well\nand quiet\n")
 
 
 async def test_a_gap_of_more_than_a_page_is_read_back_in_order(world: World) -> None:
@@ -335,9 +338,10 @@ async def test_a_gap_of_more_than_a_page_is_read_back_in_order(world: World) -> 
 
 
 async def test_no_end_within_the_timeout_is_124(world: World) -> None:
-    code, out, err = await world.run("send", "demo", "--wait", "--timeout", "1", _unique("q"))
+    code, out, err = await world.run("send", "#demo", "--wait", "--timeout", "1", _unique("q"))
     assert (code, out) == (124, "")
-    assert "cchat tail demo" in err
+    # A shell would take #demo for a comment.
+    assert "cchat tail '#demo'" in err
 
 
 async def test_ctrl_c_says_how_to_stop_the_turn(world: World) -> None:

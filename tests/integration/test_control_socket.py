@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from orchestrator.control.api import Text
 from orchestrator.control.client import ControlClient
 from orchestrator.control.server import SOCKET_NAME, open_control
 from orchestrator.errors import (
@@ -48,6 +50,29 @@ async def test_a_client_reads_what_the_daemon_says(state_dir: Path) -> None:
         assert await client.runners() == (make_runner(),)
         assert await client.rooms() == (make_room(),)
         assert (await client.health()).ok
+
+
+async def test_a_client_reads_the_page_in_both_its_forms(state_dir: Path) -> None:
+    async def html() -> Text:
+        return Text(media_type="text/html", text="<p>Zürich")
+
+    async def lines() -> Text:
+        return Text(media_type="text/plain", text="Zürich")
+
+    client = ControlClient(state_dir)
+    pages = {"/v1/page": html, "/v1/page.txt": lines}
+    async with open_control(state_dir, MemorySource(), pages):
+        assert await client.page(as_html=True) == "<p>Zürich"
+        assert await client.page(as_html=False) == "Zürich"
+        connector = aiohttp.UnixConnector(str(state_dir / SOCKET_NAME))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get("http://x/v1/page") as answer,
+        ):
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    async with open_control(state_dir, MemorySource()):
+        with pytest.raises(ControlError, match="no /v1/page here"):
+            await client.page(as_html=True)
 
 
 async def test_the_socket_is_for_its_owner_alone(state_dir: Path) -> None:

@@ -21,13 +21,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from loguru import logger
 from pydantic import SecretStr
 
 from cchat.output import Output
 from cchat.place import open_desk
 from cchat.transport import Exchange, open_transport
 from orchestrator.audit.history import open_history_http
-from orchestrator.config import MatrixConfig, Secrets
+from orchestrator.audit_log import AUDIT_DIR, open_audit_log
+from orchestrator.config import MatrixConfig, Secrets, StatusTokens
 from orchestrator.control.server import open_control
 from orchestrator.core.api_policy import ApiPolicy
 from orchestrator.core.egress_policy import Route
@@ -50,6 +52,7 @@ from orchestrator.runners.docker_backend import open_docker_backend
 from orchestrator.runners.engine import open_engine
 from orchestrator.runners.link import open_link
 from orchestrator.runners.memory_backend import MemoryEngine, open_memory_backend
+from orchestrator.status.server import open_status
 from orchestrator.store.database import open_database
 from orchestrator.store.spending import open_spending
 from orchestrator.store.store import open_store
@@ -58,6 +61,7 @@ from tests.support.egress import connect, room_door
 from tests.support.matrix_user import open_matrix_user
 from tests.support.memory_claude import MemoryClaude
 from tests.support.memory_shim import shim_program
+from tests.support.port import free_port
 from tests.support.room_rig import ROOM
 from tests.support.room_rig import room_spec as memory_spec
 from tests.support.runner_engine import (
@@ -68,6 +72,7 @@ from tests.support.runner_engine import (
     prepare,
     room_spec,
 )
+from tests.support.status_view import MemoryPages
 from tests.support.synapse import Account, SynapseServer
 from tests.unit.control.source import MemorySource
 
@@ -210,14 +215,25 @@ async def half_a_request(url: str) -> AsyncIterator[None]:
         writer.close()
 
 
+@case("audit_log:open_audit_log")
+async def audit_log(place: Place) -> AsyncIterator[None]:
+    with open_audit_log(place.path):
+        logger.bind(action="test", audit=True).info("a line")
+        assert (place.path / AUDIT_DIR / "audit.jsonl").stat().st_size > 0
+        yield
+
+
 @case("metrics.server:open_metrics")
 async def metrics(_: Place) -> AsyncIterator[None]:
     async def read() -> Figures:
         raise StoreError
 
+    async def look(*, is_strict: bool) -> tuple[str, ...]:
+        return ()
+
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    async with open_metrics(address, read, required=True):
+    async with open_metrics(address, read, look=look, required=True):
         async with aiohttp.request("GET", f"http://{address}/metrics") as answer:
             assert answer.status == 503
         yield
@@ -244,6 +260,24 @@ async def control(place: Place) -> AsyncIterator[None]:
             yield
         finally:
             writer.close()
+
+
+@case("status.server:open_status")
+async def status(place: Place) -> AsyncIterator[None]:
+    """With a client that was answered, and one that has said half of what it asks."""
+    pages, port = MemoryPages(), free_port()
+    tokens = StatusTokens(read=SecretStr("0123456789abcdef"))
+    async with open_status(f"127.0.0.1:{port}", tokens, pages, pages.act):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        _, half = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b" 401 " in await reader.readline()
+            half.write(b"POST /login HTTP/1.1\r\n")
+            yield
+        finally:
+            writer.close()
+            half.close()
 
 
 @case("matrix.olm:open_machine")

@@ -27,7 +27,7 @@ from orchestrator.core.cli_policy import NOTHING_MORE, ProjectPolicy
 from orchestrator.core.sandbox import WORKSPACE, SandboxSpec
 from orchestrator.egress.gateway import ApiKey, open_egress
 from orchestrator.model import JsonObject, Permissions, SessionId
-from orchestrator.runners.link import CliLine, CliStderr, SessionExited
+from orchestrator.runners.link import AsideLine, CliLine, CliStderr, SessionExited
 from tests.support import planted
 from tests.support.hostile_room import Room, open_runner
 from tests.support.runner_engine import ensure_runner_image, open_clean_backend
@@ -159,6 +159,7 @@ async def follow(room: Room, session: str) -> tuple[list[JsonObject], list[str],
     stderr = ""
     async with asyncio.timeout(TURN_S):
         async for event in room.link.events():
+            assert not isinstance(event, AsideLine)
             await room.link.ack(event.q)
             if isinstance(event, CliStderr):
                 stderr += event.text

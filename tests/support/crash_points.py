@@ -14,6 +14,7 @@ from orchestrator.errors import EngineUnavailableError
 from orchestrator.ports import ByteStream
 from orchestrator.runners.memory_backend import MemoryBackend
 from orchestrator.store.database import Database
+from orchestrator.store.failure import StoreTrouble
 
 T = TypeVar("T")
 
@@ -53,6 +54,11 @@ class CrashingDatabase:
     def waited_s(self) -> float:
         """As `Database.waited_s`."""
         return self._database.waited_s
+
+    @property
+    def trouble(self) -> StoreTrouble | None:
+        """As `Database.trouble`."""
+        return self._database.trouble
 
     async def run(self, work: Callable[..., T]) -> T:
         """As `Database.run`, with a place to die before and after."""

@@ -67,3 +67,23 @@ async def say(client: nio.AsyncClient, room_id: str, text: str) -> None:
         room_id, "m.room.message", content, ignore_unverified_devices=True
     )
     assert isinstance(sent, nio.RoomSendResponse), sent
+
+
+async def read_until(client: nio.AsyncClient, room_id: str, text: str, sender: str) -> None:
+    """Sync until the sender has said it; every message of the sender's must be encrypted."""
+    said: list[object] = []
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                await sync(client)
+                answer = await client.room_messages(room_id, limit=100)
+                assert isinstance(answer, nio.RoomMessagesResponse)
+                said = [e for e in answer.chunk if getattr(e, "sender", None) == sender]
+                messages = [e for e in said if isinstance(e, nio.RoomMessageFormatted)]
+                assert all(message.decrypted for message in messages)
+                if any(text in message.body for message in messages):
+                    return
+    except TimeoutError:
+        seen = [getattr(event, "body", type(event).__name__) for event in said]
+        msg = f"{sender} has not said {text!r}: {seen}"
+        raise AssertionError(msg) from None

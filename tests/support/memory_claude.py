@@ -6,6 +6,7 @@ Its lines have the shapes of tests/recorded; `tests/unit/rooms/test_room_runner.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -36,21 +37,31 @@ class MemoryClaude:
     """Session id → uuids of the messages that it has seen."""
     asked: list[str] = field(default_factory=list)
     """Every prompt that was worked on, in order."""
+    images: list[tuple[str, bytes]] = field(default_factory=list)
+    """Kind and bytes of every image that the model was shown."""
+    compacted: list[str] = field(default_factory=list)
+    """Every `/compact` that had something to do."""
     started: list[list[str]] = field(default_factory=list)
     """The command line of every process."""
     on_start: Callable[[CliProcess], int | None] = lambda _: None
     """Gives an exit code to end at once with."""
 
+    looks_for_s: float = 0.0
+    """How long it looks for a session that is to be resumed, before it says that there is none."""
     files: Path = Path("/nonexistent")
     """Below it the workspace and the home of the one room whose files are looked at."""
+    files_wait_s: float = 0.0
+    """How long the program for the room's files takes for each request."""
     clones: dict[str, int] = field(default_factory=dict)
     """Addresses that git knows, with its exit code."""
+    clone_s: float = 0.0
+    """How long git takes."""
 
     async def __call__(self, process: CliProcess) -> int:
         if process.argv[-1] == "/opt/aiagentchat/files":
             return await self._serve_files(process)
         if process.argv[0] == "/usr/bin/git":
-            return self._clone(process)
+            return await self._clone(process)
         self.started.append(process.argv)
         if (code := self.on_start(process)) is not None:
             return code
@@ -59,9 +70,14 @@ class MemoryClaude:
             session = argv[argv.index("--resume") + 1]
             if session not in self.conversations:
                 await process.read()
+                await asyncio.sleep(self.looks_for_s)
                 process.write(unknown_session(session))
                 process.complain(f"No conversation found with session ID: {session}")
                 return 1
+            if "--fork-session" in argv:
+                seen = self.conversations[session]
+                session = argv[argv.index("--session-id") + 1]
+                self.conversations[session] = list(seen)
         else:
             session = argv[argv.index("--session-id") + 1]
             if session in self.conversations:
@@ -81,12 +97,14 @@ class MemoryClaude:
             Path(root).mkdir(parents=True, exist_ok=True)
         files = Files(roots, lambda line: process.write(json.dumps(line)))
         while (line := await process.read()) is not None:
+            await asyncio.sleep(self.files_wait_s)
             files.answer(json.loads(line))
         files.forget_parts()
         return 0
 
-    def _clone(self, process: CliProcess) -> int:
+    async def _clone(self, process: CliProcess) -> int:
         url, folder = process.argv[-2:]
+        await asyncio.sleep(self.clone_s)
         code = self.clones.get(url, 128)
         if code == 0:
             (self.workspace / folder).mkdir(parents=True)
@@ -106,28 +124,49 @@ class MemoryClaude:
         process.write(json.dumps({"type": "control_response", "response": response}))
 
     async def _serve(self, process: CliProcess, session: str) -> int:
+        waiting: list[dict[str, Any]] = []
         while True:
-            line = await process.read()
-            if line is None:
+            line = None if waiting else await process.read()
+            if line is None and not waiting:
                 if process.is_deaf:
                     await asyncio.Event().wait()
                 return 0
-            message = json.loads(line)
+            message = waiting.pop(0) if line is None else json.loads(line)
             if message.get("request", {}).get("subtype") == "rewind_conversation":
                 self._rewind(process, session, message)
+            if message["type"] == "user" and self._compact(process, session, message):
+                continue
             if message["type"] == "user":
                 try:
-                    await self._turn(process, session, message)
+                    waiting += await self._turn(process, session, message)
                 except ExitNow as end:
                     return end.code
 
-    async def _turn(self, process: CliProcess, session: str, message: dict[str, Any]) -> None:
-        uuid, prompt = message["uuid"], message["message"]["content"]
+    def _compact(self, process: CliProcess, session: str, message: dict[str, Any]) -> bool:
+        content = words_of(message)
+        if not content.startswith("/compact"):
+            return False
+        turn = Turn(process, session, message["uuid"], content)
+        if not self.conversations.get(session):
+            turn.text("Error: No messages to compact")
+        else:
+            self.compacted.append(content)
+            metadata = {"trigger": "manual", "pre_tokens": 9892, "post_tokens": 2445}
+            turn.line(type="system", subtype="compact_boundary", compact_metadata=metadata)
+        turn.result("")
+        return True
+
+    async def _turn(
+        self, process: CliProcess, session: str, message: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """One turn; the messages that came meanwhile and were not taken in."""
+        uuid, prompt = message["uuid"], words_of(message)
+        self.images += images_of(message)
         seen = self.conversations.setdefault(session, [])
         turn = Turn(process, session, uuid, prompt)
         if uuid in seen:
             turn.lifecycle("completed")
-            return
+            return []
         seen.append(uuid)
         self.asked.append(prompt)
         turn.lifecycle("queued")
@@ -142,6 +181,9 @@ class MemoryClaude:
                 listening.cancel()
         except* ExitNow as ends:
             raise _first(ends) from None
+        seen += [one["uuid"] for one in turn.taken_in]
+        self.asked += [one["message"]["content"] for one in turn.taken_in]
+        return turn.came
 
 
 class Turn:
@@ -155,6 +197,9 @@ class Turn:
         self.task: asyncio.Task[None] | None = None
         self.ignores_interrupt = False
         self.answers: dict[str, dict[str, Any]] = {}
+        self.came: list[dict[str, Any]] = []
+        """Messages that came while it ran."""
+        self.taken_in: list[dict[str, Any]] = []
         self._answered = asyncio.Event()
         self._interrupted = False
 
@@ -184,8 +229,11 @@ class Turn:
                     self._interrupt()
                 continue
             message = json.loads(line)
-            assert message["type"] != "user", "a message into a running turn"
-            if message["type"] == "control_response":
+            if message["type"] == "user":
+                self.came.append(message)
+                lifecycle = {"command_uuid": message["uuid"], "state": "queued"}
+                self.line(type="command_lifecycle", **lifecycle)
+            elif message["type"] == "control_response":
                 response = message["response"]
                 self.answers[response["request_id"]] = response
                 self._answered.set()
@@ -210,10 +258,17 @@ class Turn:
         content = [{"type": "text", "text": text}]
         self.line(type="assistant", message={"content": content}, parent_tool_use_id=None)
 
+    def take_in(self) -> list[str]:
+        """A tool's result: what came is read by the model now. Its words."""
+        taken, self.came = self.came, []
+        self.taken_in += taken
+        return [one["message"]["content"] for one in taken]
+
     def result(self, text: str = "", **values: Any) -> None:
         """Print the result, and that the message is done with."""
         usual = {"subtype": "success", "is_error": False, "terminal_reason": "completed"}
-        self.line(**{**usual, **values}, result=text, type="result", user_message_uuids=[self.uuid])
+        uuids = [self.uuid, *(one["uuid"] for one in self.taken_in)]
+        self.line(**{**usual, **values}, result=text, type="result", user_message_uuids=uuids)
         self.lifecycle("completed")
 
     async def ask(
@@ -231,6 +286,22 @@ class Turn:
             self._answered.clear()
             await self._answered.wait()
         return self.answers[request_id]
+
+
+def words_of(message: dict[str, Any]) -> str:
+    """The text of a message of the user."""
+    content = message["message"]["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def images_of(message: dict[str, Any]) -> list[tuple[str, bytes]]:
+    """Kind and bytes of its images."""
+    content = message["message"]["content"]
+    parts = [] if isinstance(content, str) else content
+    sources = [part["source"] for part in parts if part["type"] == "image"]
+    return [(one["media_type"], base64.b64decode(one["data"])) for one in sources]
 
 
 async def echo(turn: Turn) -> None:

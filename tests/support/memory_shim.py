@@ -68,6 +68,8 @@ class MemoryShim:
     """One life of a shim. Invariant: a command id is applied at most once."""
 
     _epochs = itertools.count(1)
+    knows_asides = True
+    """False: as one of an earlier release."""
 
     def __init__(self, stdio: MemoryStdio, cli: Cli, group: asyncio.TaskGroup) -> None:
         self.epoch = f"epoch{next(self._epochs)}"
@@ -76,6 +78,10 @@ class MemoryShim:
         self.statuses: dict[str, dict[str, Any]] = {}
         self.is_mute = False
         """True: it no longer does what it is told, and says nothing."""
+        self.refuses: set[str] = set()
+        """Sessions that it does not start."""
+        self.refuses_steers = False
+        """Whether what is to go into a running turn comes when its input has just ended."""
         self._stdio = stdio
         self._cli = cli
         self._group = group
@@ -181,7 +187,7 @@ class MemoryShim:
             process.feed(frame["line"])
         self.say(t="applied", id=frame["id"], dup=False)
         if kind == "open":
-            self._open(frame["s"], frame["argv"], frame["env"])
+            self._open(frame["s"], frame["argv"], frame["env"], frame.get("kept", True))
         elif kind == "close" and process is not None:
             process.stdin_closed = True
             process.feed(None)
@@ -190,10 +196,14 @@ class MemoryShim:
 
     def _why_not(self, kind: str, frame: dict[str, Any]) -> str | None:
         process = self.sessions.get(frame["s"])
+        if kind == "open" and frame["s"] in self.refuses:
+            return "no memory for it"
         if kind == "open":
             return None if process is None or process.is_reaped else "the session is running"
         if process is None:
             return "the session takes no input" if kind == "input" else "there is no such session"
+        if kind == "input" and self.refuses_steers and ":steer:" in frame["id"]:
+            return "the session takes no input"
         if kind == "input" and (process.is_reaped or process.stdin_closed):
             return "the session takes no input"
         if kind == "signal" and frame["how"] != "kill" and process.is_reaped:
@@ -206,9 +216,12 @@ class MemoryShim:
         elif not process.is_deaf:
             process.kill(15)
 
-    def _open(self, session: str, argv: list[str], env: dict[str, str]) -> None:
+    def _open(self, session: str, argv: list[str], env: dict[str, str], is_kept: bool) -> None:
         def say(**frame: Any) -> None:
-            self.say(s=session, **frame)
+            if frame["t"] == "out" and not is_kept and self.knows_asides:
+                self.note(s=session, **{**frame, "t": "aside"})
+            else:
+                self.say(s=session, **frame)
 
         process = self.sessions[session] = CliProcess(argv, env, say)
         self.statuses.pop(session, None)

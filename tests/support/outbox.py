@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.core.thread import loosen
 from orchestrator.errors import (
     AiAgentChatError,
     HomeserverUnreachableError,
@@ -92,11 +93,15 @@ class MemoryOutbox:
         """What was added with the row."""
         return self.files.get(seq)
 
-    async def store_uploaded(self, seq: int, content: JsonObject) -> None:
-        """The payload names the file now."""
+    async def store_uploaded(
+        self, seq: int, content: JsonObject, *, rest: bytes | None = None
+    ) -> None:
+        """The payload names what was uploaded now."""
         await self._write()
         del self.files[seq]
-        self.rows[seq] = replace(self.rows[seq], content=content, has_file=False)
+        if rest is not None:
+            self.files[seq] = rest
+        self.rows[seq] = replace(self.rows[seq], content=content, has_file=rest is not None)
 
     async def next_outbox_at(self) -> float | None:
         """The earliest of the heads' times."""
@@ -112,6 +117,14 @@ class MemoryOutbox:
             self.rows[seq] = replace(row, attempts=row.attempts + 1)
         await asyncio.sleep(self.delay_s)
         return row.room_id == room_id
+
+    async def loosen(self, seq: int) -> bool:
+        """As the table does."""
+        await self._write()
+        content = loosen(dict(self.rows[seq].content))
+        if content is not None:
+            self.rows[seq] = replace(self.rows[seq], content=content)
+        return content is not None
 
     async def mark_sent(self, seq: int, event_id: EventId, *, now: float) -> None:
         """Move it to the sent ones."""
@@ -232,7 +245,7 @@ class RefusingHomeserver(MemoryHomeserver):
     async def answer(
         self, room_id: RoomId, content: Mapping[str, JsonValue], txn_id: TxnId
     ) -> EventId:
-        if "poison" in str(content["body"]):
+        if "poison" in str(content.get("body")):
             raise self.error()
         return self.accept(room_id, content, txn_id)
 

@@ -20,6 +20,14 @@ from tests.support.web_client import WEB, WebClient, node
 PHONE = 390
 WINDOW = 760
 _CHROMIUM_S = 60.0
+HEADLESS = (
+    "--headless=new",
+    # The sandbox needs user namespaces, which a container may not have; the pages are ours.
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--disable-dev-shm-usage",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +91,7 @@ async def _browse(page: Path, what: str, *, width: int, height: int) -> str:
     return await _run(
         [
             chromium(),
-            "--headless=new",
-            # The sandbox needs user namespaces, which a container may not have; the page is ours.
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            "--disable-dev-shm-usage",
+            *HEADLESS,
             "--force-device-scale-factor=1",
             f"--user-data-dir={profile}",
             f"--window-size={width},{height}",

@@ -20,6 +20,8 @@ from orchestrator.core.allowance import Allowance
 from orchestrator.core.attachment import Attachment
 from orchestrator.core.disk import DiskUsage
 from orchestrator.core.egress_rules import HostRule, Target, is_covered
+from orchestrator.core.evidence import SeenEvent
+from orchestrator.core.memory_pressure import MemorySight
 from orchestrator.core.naming import room_slug, room_uid, runner_name
 from orchestrator.core.sandbox import SandboxSpec, spec_hash
 from orchestrator.errors import (
@@ -45,10 +47,20 @@ from orchestrator.rooms.hearing import Heard
 from orchestrator.rooms.intake import Intake
 from orchestrator.rooms.kit import Kit, Quarters
 from orchestrator.rooms.manager import RoomManager
+from orchestrator.rooms.places import RunnerPlaces
+from orchestrator.rooms.pressure_watch import PressureWatch
+from orchestrator.rooms.starts import RunnerStarts
 from orchestrator.runners.memory_backend import MemoryBackend, MemoryEngine, open_memory_backend
 from orchestrator.store.absence_table import AbsenceTable
 from orchestrator.store.allowance_table import AllowanceTable
-from orchestrator.store.api import InboxKind, NewInboxRow, OutboxRow, RoomRow, TurnRow
+from orchestrator.store.api import (
+    InboxKind,
+    NewInboxRow,
+    OutboxRow,
+    RoomRow,
+    SpareRow,
+    TurnRow,
+)
 from orchestrator.store.approval_table import ApprovalTable
 from orchestrator.store.copy_files import CopyFiles
 from orchestrator.store.copy_table import CopyTable
@@ -62,7 +74,10 @@ from orchestrator.store.outbox_table import OutboxTable
 from orchestrator.store.people_table import PeopleTable
 from orchestrator.store.room_table import RoomTable
 from orchestrator.store.schedule_table import ScheduleTable
+from orchestrator.store.session_table import SessionTable
 from orchestrator.store.setting_table import SettingTable
+from orchestrator.store.spare_table import SpareTable
+from orchestrator.store.steer_table import SteerTable
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.turn_table import TurnTable
 from tests.support.crash_points import CrashingBackend, CrashingDatabase, CrashPoints
@@ -119,15 +134,39 @@ class MemoryHousing:
     prepared: int = 0
     errors: list[BaseException] = field(default_factory=list)
     usage: DiskUsage | OSError | None = None
+    resting_usage: DiskUsage | None = None
     is_home_full: bool = False
     vacant: list[bool] = field(default_factory=list)
     vacated: list[RoomSlug] = field(default_factory=list)
+    cleared: list[RoomSlug] = field(default_factory=list)
+    space: bool = True
+    of_room: dict[RoomId, int] = field(default_factory=dict)
+    """The memory of rooms that have a profile of their own."""
+
+    async def prepare_spare(self, spare: SpareRow, *, is_vacant: bool = False) -> SandboxSpec:
+        """As the protocol says."""
+        if self.errors:
+            raise self.errors.pop(0)
+        return room_spec(spare.slug, spare.index, spare.generation, self.memory)
+
+    async def has_space(self) -> bool:
+        """As the protocol says."""
+        return self.space
+
+    async def clear(self, slug: RoomSlug) -> None:
+        """As the protocol says."""
+        self.cleared.append(slug)
 
     async def disk_usage(self, room: RoomRow) -> DiskUsage | None:
         """As the protocol says."""
         if isinstance(self.usage, OSError):
             raise self.usage
         return self.usage
+
+    async def known_disks(self, rooms: Sequence[RoomRow]) -> Mapping[RoomSlug, DiskUsage]:
+        """As the protocol says."""
+        known = self.resting_usage
+        return {} if known is None else {room.slug: known for room in rooms}
 
     async def is_full(self, home: Path) -> bool:
         """As the protocol says."""
@@ -143,7 +182,8 @@ class MemoryHousing:
         self.vacant.append(is_vacant)
         if self.errors:
             raise self.errors.pop(0)
-        spec = room_spec(room.slug, room.index, generation, self.memory)
+        memory = self.of_room.get(room.room_id, self.memory)
+        spec = room_spec(room.slug, room.index, generation, memory)
         return Quarters(spec=spec, spec_hash=spec_hash(spec), placeholder="placeholder")
 
 
@@ -335,6 +375,8 @@ class Rig:
     config: Config
     doors: MemoryDoors = field(default_factory=MemoryDoors)
     events: int = 0
+    received: list[SeenEvent] = field(default_factory=list)
+    """Every event of a timeline, as an audit finds it on the homeserver."""
     may_show: Callable[[RoomId], bool] = lambda _: True
     """Whether the account can spare a message, where no `account` says it."""
     marks: list[tuple[EventId, str]] = field(default_factory=list)
@@ -343,6 +385,10 @@ class Rig:
     """Forms of live messages that were sent, where there is no `account`."""
     media: dict[str, bytes | BaseException] = field(default_factory=dict)
     """What the homeserver has, by its id; or how it fails."""
+    known_events: dict[str, JsonObject | BaseException] = field(default_factory=dict)
+    """What the homeserver has been sent, by its id; or how it fails."""
+    memory: MemorySight = field(default_factory=MemorySight)
+    """What the host's kernel says of its memory."""
     account: MemoryHomeserver | None = None
     """Where a life sends its outbox; None: it stays where it is."""
 
@@ -362,10 +408,23 @@ class Rig:
                 running.cancel()
 
     async def receive(
-        self, text: str, *, sender: str = ALICE, room: RoomId = ROOM, event_id: str | None = None
+        self,
+        text: str,
+        *,
+        sender: str = ALICE,
+        room: RoomId = ROOM,
+        event_id: str | None = None,
+        thread: str | None = None,
     ) -> EventId:
         """A message arrives in the inbox."""
         content: JsonObject = {"msgtype": "m.text", "body": text}
+        if thread is not None:
+            content["m.relates_to"] = {
+                "rel_type": "m.thread",
+                "event_id": thread,
+                "is_falling_back": True,
+                "m.in_reply_to": {"event_id": thread},
+            }
         return await self.receive_event("m.room.message", content, sender, room, event_id)
 
     async def receive_event(
@@ -381,6 +440,16 @@ class Rig:
         self.events += 1
         known = EventId(event_id or f"$e{self.events}")
         event = {"type": event_type, "sender": sender, "event_id": known, "content": content}
+        self.received.append(
+            SeenEvent(
+                room_id=room,
+                event_id=known,
+                sender=UserId(sender),
+                event_type=event_type,
+                is_own=sender == ME,
+                is_new=False,
+            )
+        )
         await self.receive_row(InboxKind.TIMELINE, {**event, **more}, room, known)
         return known
 
@@ -396,6 +465,13 @@ class Rig:
     async def download(self, attachment: Attachment) -> bytes:
         """As `ports.Homeserver` says."""
         found = self.media[attachment.media_id]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    async def find_event(self, _room: RoomId, event_id: EventId) -> JsonObject | None:
+        """As `MatrixClient.find_event` says."""
+        found = self.known_events.get(event_id)
         if isinstance(found, BaseException):
             raise found
         return found
@@ -501,6 +577,7 @@ class Life:
     database: CrashingDatabase
     points: CrashPoints
     sender: OutboxSender | None
+    pressure: PressureWatch
 
     async def run(self) -> None:
         """All of its tasks, until cancelled."""
@@ -513,6 +590,7 @@ class Life:
             group.create_task(self.courtesies.run(), name="courtesies")
             group.create_task(self.gate.run(), name="gate")
             group.create_task(self.intake.run(), name="intake")
+            group.create_task(self.pressure.run(), name="memory pressure")
 
     def notify(self) -> None:
         """There are new rows."""
@@ -527,8 +605,11 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
     store = Store(
         database=own,
         rooms=RoomTable(own),
+        spares=SpareTable(own),
         inbox=InboxTable(own),
         turns=TurnTable(own),
+        sessions=SessionTable(own),
+        steers=SteerTable(own),
         outbox=OutboxTable(own),
         meta=MetaTable(own),
         approvals=ApprovalTable(own),
@@ -575,6 +656,8 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         return True
 
     kit = Kit(
+        places=RunnerPlaces(rig.config.docker.max_runners),
+        starts=RunnerStarts(rig.config.docker.max_starts),
         config=rig.config,
         store=store,
         backend=cast("RunnerBackend", backend),
@@ -592,6 +675,7 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         person_micro_usd=lambda person: rig.doors.spent_for.get(person, 0),
         invite=rig.homeserver.invite,
         download=rig.download,
+        find_event=rig.find_event,
     )
     manager = RoomManager(kit)
     gate: InboundGate[Heard] = InboundGate(
@@ -609,7 +693,14 @@ def build_life(rig: Rig, points: CrashPoints) -> Life:
         clock=loop_clock,
         notify_outbox=lambda: None,
     )
-    return Life(manager, intake, gate, courtesies, backend, database, points, sender)
+    limits = rig.config.docker.memory_pressure
+    pressure = PressureWatch(
+        None if limits is None else limits.limits(),
+        lambda: rig.memory,
+        manager.workers,
+        manager.spares,
+    )
+    return Life(manager, intake, gate, courtesies, backend, database, points, sender, pressure)
 
 
 @asynccontextmanager

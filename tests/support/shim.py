@@ -19,6 +19,7 @@ from orchestrator.errors import WireClosedError
 from orchestrator.model import Epoch, Seq
 from orchestrator.runners.link import (
     Applied,
+    AsideLine,
     CliLine,
     Refused,
     RunnerLink,
@@ -176,12 +177,20 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 async def collect_until(
-    link: RunnerLink, is_last: Callable[[UpEvent], bool], *, ack: bool = True
+    link: RunnerLink,
+    is_last: Callable[[UpEvent], bool],
+    *,
+    ack: bool = True,
+    asides: list[str | None] | None = None,
 ) -> list[UpEvent]:
-    """Events up to the one that is wanted, acknowledged as they come."""
+    """Events up to the one that is wanted, acknowledged as they come; lines that are not kept."""
     seen: list[UpEvent] = []
+    asides = [] if asides is None else asides
     async with asyncio.timeout(_SILENCE_S):
         async for event in link.events():
+            if isinstance(event, AsideLine):
+                asides.append(event.line)
+                continue
             seen.append(event)
             if is_last(event):
                 # Whoever said it may have ended with it.
@@ -246,7 +255,13 @@ def descendants(pid: int) -> list[int]:
 
 
 async def start_python(
-    link: RunnerLink, session: str, code: str, *, args: Sequence[str] = (), command_id: str = ""
+    link: RunnerLink,
+    session: str,
+    code: str,
+    *,
+    args: Sequence[str] = (),
+    command_id: str = "",
+    is_kept: bool = True,
 ) -> None:
     """Open a session whose CLI is this Python program."""
     await link.open_session(
@@ -255,6 +270,7 @@ async def start_python(
         argv=[sys.executable, "-I", "-S", "-c", code, *args],
         env={},
         cwd="/",
+        is_kept=is_kept,
     )
 
 

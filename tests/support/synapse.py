@@ -50,7 +50,7 @@ class SynapseServer:
         self.port = port
         self.base_url = f"http://127.0.0.1:{port}"
         self.server_name = SERVER_NAME
-        self._shared_secret = shared_secret
+        self.shared_secret = shared_secret
 
     def register(
         self, localpart: str | None = None, *, password: str | None = None, admin: bool = False
@@ -61,7 +61,7 @@ class SynapseServer:
         path = "/_synapse/admin/v1/register"
         nonce = self.request("GET", path)["nonce"]
         text = "\0".join((nonce, local, chosen, "admin" if admin else "notadmin"))
-        mac = hmac.new(self._shared_secret.encode(), text.encode(), hashlib.sha1).hexdigest()
+        mac = hmac.new(self.shared_secret.encode(), text.encode(), hashlib.sha1).hexdigest()
         body = {"nonce": nonce, "username": local, "password": chosen, "admin": admin}
         self.request("POST", path, {**body, "mac": mac, "inhibit_login": True})
         return Account(user_id=f"@{local}:{self.server_name}", password=chosen)

@@ -62,14 +62,14 @@ def _build(client: docker.DockerClient, name: str) -> None:
         _download_wheels(context)
         try:
             client.images.build(
-                path=folder, tag=name, rm=True, forcerm=True, buildargs={"BASE": _find_base()}
+                path=folder, tag=name, rm=True, forcerm=True, buildargs={"BASE": find_test_base()}
             )
         except BuildError as e:
             lines = [str(entry.get("stream", entry)).rstrip() for entry in e.build_log]
             raise RuntimeError("\n".join([str(e), *lines[-20:]])) from e
 
 
-def _find_base() -> str:
+def find_test_base() -> str:
     """The runner image's base: what is here, or pulled, or made from Debian's packages."""
 
     async def find() -> str:

@@ -76,6 +76,31 @@ class WebClient:
         """React to a message."""
         await self.ask("react", room=room, event_id=event_id, key=key)
 
+    async def polls(self, room: str) -> list[dict[str, Any]]:
+        """The polls that the client would show, with the votes that count there."""
+        found: list[dict[str, Any]] = await self.ask("polls", room=room)
+        return found
+
+    async def wait_for_poll(
+        self, room: str, is_it: Callable[[dict[str, Any]], bool], *, timeout_s: float = 60
+    ) -> dict[str, Any]:
+        """The first poll that is it, once the room has one."""
+        found: list[dict[str, Any]] = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    found = await self.polls(room)
+                    for poll in found:
+                        if is_it(poll):
+                            return poll
+                    await asyncio.sleep(0.2)
+        except TimeoutError:
+            raise AssertionError(f"no such poll: {found}") from None
+
+    async def vote(self, room: str, poll: str, *answers: str) -> None:
+        """Vote as clients do: all that is chosen, by the answers' ids."""
+        await self.ask("vote", room=room, event_id=poll, answers=list(answers))
+
     async def timeline(self, room: str) -> list[dict[str, Any]]:
         """The room as the client shows it, edits applied, oldest first."""
         shown: list[dict[str, Any]] = await self.ask("timeline", room=room)
@@ -98,9 +123,9 @@ class WebClient:
             bodies = [(e["type"], e["content"].get("body")) for e in shown]
             raise AssertionError(f"not shown: {bodies}") from None
 
-    async def download(self, room: str, event_id: str) -> bytes:
-        """The file of a message, in clear."""
-        answer = await self.ask("download", room=room, event_id=event_id)
+    async def download(self, room: str, event_id: str, *, thumbnail: bool = False) -> bytes:
+        """The file of a message, in clear; or its thumbnail."""
+        answer = await self.ask("download", room=room, event_id=event_id, thumbnail=thumbnail)
         return base64.b64decode(answer["base64"])
 
 

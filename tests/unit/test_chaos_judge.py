@@ -39,6 +39,7 @@ def verdict_on(
     *,
     ledger: dict[str, int] | None = None,
     model: ChaosModel | None = None,
+    refused: tuple[str, ...] = (),
 ) -> Verdict:
     return judge(
         [ASKED, COMMAND],
@@ -46,6 +47,7 @@ def verdict_on(
         agent=AGENT,
         model=model or ChaosModel(),
         ledger=ledger if ledger is not None else {"m1": 1},
+        refused=refused,
     )
 
 
@@ -80,6 +82,12 @@ def test_a_second_end_a_second_reply_and_a_second_copy_are_doubled() -> None:
 def test_text_that_is_missing_or_there_twice_in_an_answer_is_found() -> None:
     assert verdict_on(GOOD[1:]).wrong
     assert verdict_on([part("m1 begins.", 2), *GOOD]).wrong
+
+
+def test_of_an_answer_that_the_room_refused_only_the_end_may_stand_there() -> None:
+    end = [part("", 1, outcome="done"), reply("fine")]
+    assert verdict_on(end).wrong
+    assert verdict_on(end, refused=("$1",)).is_clean
 
 
 def test_an_end_that_is_no_answer_is_not_lost_and_not_answered() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import load_config, load_secrets, not_built, parse_config
+from orchestrator.config import load_config, load_secrets, parse_config
 from orchestrator.config_types import parse_size
 from orchestrator.core.command import Permission
 from orchestrator.errors import ConfigError
@@ -36,32 +36,6 @@ def test_the_documented_example_is_read_and_names_every_key() -> None:
             assert f"{name}:" in text, name
 
 
-def test_a_key_that_has_no_effect_yet_is_named_once_where_it_is_set() -> None:
-    config = parse_config(
-        {
-            **MINIMAL,
-            "defaults": {"idle_stop_s": 60},
-            "rooms": {"#a:b": {"hibernate_s": 5, "timeout_s": 9}},
-        },
-        source="c.yaml",
-    )
-    assert not_built(config) == ["defaults.idle_stop_s", "rooms.#a:b.hibernate_s"]
-
-
-def test_nothing_is_named_where_nothing_without_effect_is_asked_for() -> None:
-    off = {"observability": {"metrics": None}, "defaults": {"egress": {"allow": []}}}
-    assert not_built(parse_config(dict(MINIMAL), source="c.yaml")) == []
-    assert not_built(parse_config({**MINIMAL, **off}, source="c.yaml")) == []
-
-
-def test_the_documented_example_marks_every_key_that_has_no_effect_yet() -> None:
-    lines = EXAMPLE.read_text().splitlines()
-    for path in not_built(load_config(EXAMPLE)):
-        name = path.rpartition(".")[2]
-        marked = [line for line in lines if f"{name}:" in line and "without effect yet" in line]
-        assert marked, path
-
-
 def test_a_room_starts_from_the_defaults_and_changes_only_what_it_names() -> None:
     config = parse_config(
         {
@@ -88,6 +62,12 @@ def test_a_room_starts_from_the_defaults_and_changes_only_what_it_names() -> Non
         ("rooms", {"ops": {}}, "c.yaml: rooms.ops"),
         ("gateway", {"max_event_bytes": 70000}, "c.yaml: gateway.max_event_bytes:"),
         ("observability", {"metrics": "everywhere"}, "c.yaml: observability.metrics:"),
+        ("observability", {"status": "0.0.0.0:9465"}, "an address of this host alone"),
+        ("observability", {"status": "192.168.1.2:9465"}, "an address of this host alone"),
+        ("observability", {"status": "localhost:9465"}, "an address of this host alone"),
+        ("observability", {"status": "127.0.0.1"}, "an address of this host alone and a port"),
+        ("observability", {"status": "127.0.0.1:0"}, "an address of this host alone and a port"),
+        ("observability", {"status": "127.0.0.1:99999"}, "such as 127.0.0.1:9465"),
         ("no_such_key", 1, "c.yaml: no_such_key: unknown key"),
     ],
 )
@@ -215,3 +195,111 @@ def test_admins_may_run_turns_and_decide_and_patterns_match_whole_ids() -> None:
     assert Permission.DECIDE not in config.roles.of("@anyone:b.org", None)
     assert not config.access.is_allowed("@anyone:b.org.evil.org")
     assert not config.access.is_allowed("@other:a.org")
+
+
+def problems_of_file(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    return [problem.removeprefix(f"{path}: ") for problem in caught.value.problems]
+
+
+def test_a_key_that_stands_twice_is_named_with_both_lines_wherever_it_is(tmp_path: Path) -> None:
+    text = """\
+matrix: {homeserver: https://m.example.org, user_id: "@claude:example.org"}
+defaults:
+  limits: {memory: 1g, cpus: 1, "memory": 2g}
+  timeout_s: 60
+rooms:
+  "#a:example.org": {timeout_s: 9}
+  '#a:example.org': {timeout_s: 10}
+access:
+  admins: [{a: 1, a: 2}]
+defaults: {}
+defaults: {}
+"""
+    assert problems_of_file(tmp_path / "c.yaml", text) == [
+        "line 3: defaults.limits.memory: expected once; it stands in line 3, too",
+        "line 7: rooms.#a:example.org: expected once; it stands in line 6, too",
+        "line 9: access.admins.0.a: expected once; it stands in line 9, too",
+        "line 10: defaults: expected once; it stands in line 2, too",
+        "line 11: defaults: expected once; it stands in line 2, too",
+    ]
+
+
+def test_what_is_named_by_an_alias_or_merged_is_no_key_twice(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"matrix: {MINIMAL['matrix']}\n"
+        "defaults: {limits: &limits {memory: 1g, cpus: 1}, timeout_s: 60}\n"
+        'rooms:\n  "#a:b": {limits: {<<: *limits, cpus: 2}}\n  "#c:b": {limits: *limits}\n'
+    )
+    config = load_config(path)
+    assert [config.rooms[room].limits.cpus for room in ("#a:b", "#c:b")] == [2, 1]
+    # One that holds itself is looked at once.
+    assert "matrix.homeserver: is missing" in problems_of_file(path, "matrix: &m {matrix: *m}")
+
+
+def test_an_agent_that_is_not_below_agents_is_named_once_with_those_that_are() -> None:
+    agents: dict[str, object] = {"claude": {}, "reviewer": {"model": "opus"}}
+    rooms = {"#a:b": {}, "#c:b": {"agent": "reviewer"}, "#d:b": {"agent": "revewer"}}
+    data = {**MINIMAL, "agents": agents, "rooms": rooms}
+    known = "expected one that stands below agents: claude, reviewer"
+    assert problems_of(data) == [f"c.yaml: rooms.#d:b.agent: {known}"]
+    assert problems_of({**data, "defaults": {"agent": "other"}}) == [
+        f"c.yaml: defaults.agent: {known}",
+        f"c.yaml: rooms.#d:b.agent: {known}",
+    ]
+
+
+def test_the_agent_of_before_any_was_named_need_not_be_below_agents() -> None:
+    others = {"agents": {"reviewer": {"user_id": "@reviewer:b"}}, "rooms": {"#a:b": {}}}
+    assert parse_config({**MINIMAL, **others}, source="c.yaml").defaults.agent == "claude"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9465", "127.3.2.1:80", "[::1]:9465"])
+def test_the_status_page_takes_an_address_of_this_host(address: str) -> None:
+    config = parse_config({**MINIMAL, "observability": {"status": address}}, source="c.yaml")
+    assert config.observability.status == address
+
+
+def test_the_status_page_is_off_unless_it_is_switched_on() -> None:
+    config = parse_config(MINIMAL, source="c.yaml")
+    assert config.observability.status is None
+    assert load_secrets({}).status_tokens(config.observability) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "set STATUS_TOKEN or STATUS_TOKEN_FILE"),
+        ({"STATUS_ADMIN_TOKEN": "a" * 16}, "set STATUS_TOKEN or STATUS_TOKEN_FILE"),
+        ({"STATUS_TOKEN": "a" * 15}, "STATUS_TOKEN: expected 16 characters or more"),
+        (
+            {"STATUS_TOKEN": "a" * 16, "STATUS_ADMIN_TOKEN": "b"},
+            "STATUS_ADMIN_TOKEN: expected 16 characters or more",
+        ),
+        ({"STATUS_TOKEN": "a" * 16, "STATUS_ADMIN_TOKEN": "a" * 16}, "are the same: expected two"),
+    ],
+)
+def test_a_status_page_without_a_token_that_holds_does_not_start(
+    environ: dict[str, str], expected: str
+) -> None:
+    on = parse_config({**MINIMAL, "observability": {"status": "127.0.0.1:1"}}, source="c.yaml")
+    with pytest.raises(ConfigError) as caught:
+        load_secrets(environ).status_tokens(on.observability)
+    assert [expected in problem for problem in caught.value.problems] == [True]
+    assert "aaaa" not in str(caught.value)
+
+
+def test_the_status_pages_tokens_come_from_files_and_are_hidden_in_the_log(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    secrets = load_secrets(
+        {"STATUS_TOKEN_FILE": str(tmp_path / "token"), "STATUS_ADMIN_TOKEN": "fedcba9876543210"}
+    )
+    on = parse_config({**MINIMAL, "observability": {"status": "127.0.0.1:1"}}, source="c.yaml")
+    tokens = secrets.status_tokens(on.observability)
+    assert tokens is not None
+    assert tokens.read.get_secret_value() == "0123456789abcdef"
+    assert set(secrets.values()) == {"0123456789abcdef", "fedcba9876543210"}
+    assert "0123" not in repr(tokens)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -62,11 +61,11 @@ class Scene:
             keeper=SimpleNamespace(run=forever, keep=self.keep),
             courtesies=SimpleNamespace(run=forever),
             state_dir=None,
-            overview=None,
+            views=SimpleNamespace(serve=nullcontext),
         )
         with Ending(self.stop) as ending:
             try:
-                return await daemon._serve(system, self.stop, ending, lambda _: None)
+                return await daemon._serve(system, None, self.stop, ending, lambda _: None)
             finally:
                 assert not self.taking, "turns are still taken"
                 assert self.kept, "what was learnt of the account's limit is lost"
@@ -75,15 +74,9 @@ class Scene:
 
 @pytest.fixture(autouse=True)
 def _only_the_scene(monkeypatch: pytest.MonkeyPatch) -> None:
-    @asynccontextmanager
-    async def no_control(*_: Any) -> AsyncIterator[None]:
-        yield
-
     async def nothing(*_: Any) -> None:
         return
 
-    monkeypatch.setattr(daemon, "open_control", no_control)
-    monkeypatch.setattr(daemon, "_open_metrics", no_control)
     monkeypatch.setattr(daemon, "_announce", nothing)
 
 

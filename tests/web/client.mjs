@@ -3,6 +3,7 @@
 import readline from "node:readline";
 import * as sdk from "matrix-js-sdk";
 import { logger } from "matrix-js-sdk/lib/logger.js";
+import { PollResponseEvent } from "matrix-js-sdk/lib/extensible_events_v1/PollResponseEvent.js";
 import { decryptAttachment } from "./attachment.mjs";
 
 logger.setLevel("silent");
@@ -79,9 +80,10 @@ function reactions(room, id) {
   })).filter((one) => one.senders.length > 0);
 }
 
-async function download({ room, event_id }) {
+async function download({ room, event_id, thumbnail }) {
   const event = client.getRoom(room).findEventById(event_id);
-  const content = event.getContent();
+  const { info, ...named } = event.getContent();
+  const content = thumbnail ? { file: info.thumbnail_file, url: info.thumbnail_url } : named;
   const url = client.mxcUrlToHttp(content.file?.url ?? content.url, undefined, undefined, undefined,
     false, true, true);
   const answer = await fetch(url, { headers: { Authorization: `Bearer ${client.getAccessToken()}` } });
@@ -89,6 +91,33 @@ async function download({ room, event_id }) {
   const bytes = new Uint8Array(await answer.arrayBuffer());
   const clear = content.file ? await decryptAttachment(bytes, content.file) : bytes;
   return { base64: Buffer.from(clear).toString("base64") };
+}
+
+// The polls that the client would show, with the votes that count.
+async function polls({ room }) {
+  const found = [...(client.getRoom(room)?.polls.values() ?? [])];
+  return Promise.all(found.map(async (poll) => {
+    const responses = (await poll.getResponses()).getRelations().sort((a, b) => a.getTs() - b.getTs());
+    return {
+      event_id: poll.pollId,
+      question: poll.pollEvent.question.text,
+      answers: poll.pollEvent.answers.map(({ id, text }) => ({ id, text })),
+      most: poll.pollEvent.maxSelections,
+      is_disclosed: poll.pollEvent.kind.matches("org.matrix.msc3381.poll.disclosed"),
+      is_ended: poll.isEnded,
+      thread: poll.rootEvent.threadRootId ?? null,
+      votes: responses.map((event) => {
+        const response = event.unstableExtensibleEvent;
+        response.validateAgainst(poll.pollEvent);
+        return { sender: event.getSender(), answers: response.answerIds, is_spoilt: response.spoiled };
+      }),
+    };
+  }));
+}
+
+function vote({ room, event_id, answers }) {
+  const { type, content } = PollResponseEvent.from(answers, event_id).serialize();
+  return sent(client.sendEvent(room, type, content));
 }
 
 async function createRoom({ invite, name, encrypted }) {
@@ -112,6 +141,8 @@ const actions = {
   timeline,
   download,
   members,
+  polls,
+  vote,
   create_room: createRoom,
   send: ({ room, content, type }) => sent(client.sendEvent(room, type ?? "m.room.message", content)),
   reply_in_thread: ({ room, thread, content }) =>

@@ -46,6 +46,7 @@ SESSION_LOST = (
 RETRY_NOTHING = "There is nothing to retry: no message of this room ended without an answer."
 RETRY_RUNS = "That message is being worked on again already; `!cancel` stops it."
 RETRY_DONE = "That message was taken up again already, and answered. Send it again for another go."
+RETRY_TAKEN_BACK = "The last message without an answer was taken back: it is not asked again."
 RETRY_TOO_OLD = "The last message without an answer is too old: its text is gone. Send it again."
 DONE_WITHOUT_TEXT = "Done, without anything to say."
 FAILED_INSIDE = (
@@ -354,6 +355,12 @@ def runner_trouble(why: str) -> str:
     return f"This waits: the room's runner can't be had right now ({why}). I keep trying."
 
 
+def no_place(limit: int) -> str:
+    """As many rooms' runners work as may."""
+    runners = "1 runner works" if limit == 1 else f"{limit} runners work"
+    return f"This waits: at most {runners} at once here. It begins when one is free."
+
+
 def start_trouble(failures: int, delay_s: float) -> str:
     """The CLI ended by itself again and again; the next start waits."""
     return (
@@ -372,6 +379,11 @@ def unknown_command(name: str, nearest: str | None) -> str:
     """A hint for a command that does not exist."""
     hint = f" Did you mean `!{nearest}`?" if nearest else ""
     return f"There is no command `!{name}`.{hint} {HELP_HINT}"
+
+
+def takes_nothing(name: str) -> str:
+    """Words behind a command that has no use for any."""
+    return f"`!{name}` takes nothing after it; nothing was done."
 
 
 def account_limit(rate_per_s: float | None, waiting: int) -> str:
@@ -455,5 +467,5 @@ def embedded_banner(
 
 def _permission_words(permissions: str) -> str:
     if permissions == "ask":
-        return "denied (permissions: ask; `--permissions bypass` lets it work in its sandbox)"
+        return "asked for in the room (`--permissions bypass` lets it work in its sandbox)"
     return f"handled as `permissions: {permissions}` says"

@@ -13,6 +13,7 @@ _REASON_CHARS = 1000
 _WHAT_CHARS = 200
 
 NOTHING_OPEN = "Nothing waits for a decision here."
+APPROVE_FORM = "Say `!approve`, or `!approve NUMBER`; nothing was decided."
 NOT_DECIDER = (
     "Only people whom the operator has listed can decide this (access.admins, access.approvers); "
     "agents never can."
@@ -32,6 +33,11 @@ NOBODY = (
 EXPIRED_REASON = (
     "Nobody decided in time, so it is not allowed. Work without it, or say what you need."
 )
+UNSHOWN_REASON = (
+    "It was not allowed: the question about it did not reach the room, or is of no use any more. "
+    "Work without it, or ask for less at once."
+)
+POLL_CLOSED = "The poll is closed."
 ANSWER_EXPIRED = "Nobody answered in time. Go on as you think best, or end here with your question."
 
 
@@ -49,15 +55,29 @@ def question(
     details: ToolDetails,
     shown: str,
     *,
+    number: int,
     until: float,
     asker: UserId | None,
     in_file: str | None = None,
+    has_poll: bool = False,
 ) -> str:
     """The message that asks; its end says how to answer."""
     who = f"Approvers, and {quote(asker)}," if asker else "Approvers"
-    body = f"All of it is in the file {quote(in_file)} above.\n\n{shown}" if in_file else shown
+    body = f"{_where(in_file)}\n\n{shown}" if in_file else shown
     return "\n\n".join(
-        [f"**{_HEADS[kind]}**", body, _how(kind, details), f"{who} decide until {utc_time(until)}."]
+        [
+            f"**{_HEADS[kind]}**",
+            body,
+            _how(kind, details, number, has_poll=has_poll),
+            f"{who} decide until {utc_time(until)}.",
+        ]
+    )
+
+
+def _where(in_file: str) -> str:
+    return (
+        f"All of it is in the file {quote(in_file)}, sent before this; should the homeserver not "
+        "take the file, in messages after this. Read it before you decide."
     )
 
 
@@ -68,12 +88,23 @@ _HEADS = {
 }
 
 
-def _how(kind: ApprovalKind, details: ToolDetails) -> str:
+def _how(kind: ApprovalKind, details: ToolDetails, number: int, *, has_poll: bool) -> str:
+    commands = f"`!approve {number}` and `!deny {number} REASON` do the same."
     match kind:
         case ApprovalKind.PLAN:
             return (
                 "React with ✅ (go on) or ❌ (no); or reply with what is to be different. "
-                "`!approve` and `!deny REASON` do the same."
+                f"{commands}"
+            )
+        case ApprovalKind.QUESTION if has_poll and details.is_multiple:
+            return (
+                "Vote in the poll below, or react with the numbers: all that apply. Then react to "
+                "it with ✅, which takes what is chosen by then. Or reply in your own words."
+            )
+        case ApprovalKind.QUESTION if has_poll:
+            return (
+                "Vote in the poll below, or react with a number, 1️⃣ for the first; the first vote "
+                "counts. Or reply in your own words."
             )
         case ApprovalKind.QUESTION if details.options and details.is_multiple:
             return "React with the numbers, then with ✅; or reply in your own words."
@@ -86,7 +117,7 @@ def _how(kind: ApprovalKind, details: ToolDetails) -> str:
             more = f", ♾️ (in this session also: {rule})" if details.rule else ""
             return (
                 f"React with ✅ (once){more} or ❌ (no); a reply is a no with its reason. "
-                "`!approve` and `!deny REASON` do the same."
+                f"{commands}"
             )
 
 
@@ -121,6 +152,11 @@ def over(details: ToolDetails) -> str:
     return f"That is over already: {quote(details.what, max_chars=_WHAT_CHARS)}."
 
 
+def no_poll(errcode: str) -> str:
+    """What stands in place of a poll that the homeserver refuses; its question was asked above."""
+    return f"Polls can't be sent here ({errcode}). React to the question with a number, or reply."
+
+
 def refused_reason(by: str, reason: str | None) -> str:
     """What the model is told of a no."""
     if reason is None:
@@ -128,10 +164,16 @@ def refused_reason(by: str, reason: str | None) -> str:
     return f"{by} did not allow it, and said: {reason[:_REASON_CHARS]}"
 
 
-def which(open_ones: Sequence[ToolDetails], command: str) -> str:
-    """Several wait: the list of them, with the numbers that the command takes."""
+def which(open_ones: Sequence[tuple[int, ToolDetails]], command: str) -> str:
+    """It is not certain which one is meant: the list of them, with their numbers."""
+    # No list of Markdown's: clients count those through.
     lines = [
-        f"{number}. {quote(details.what, max_chars=_WHAT_CHARS)}"
-        for number, details in enumerate(open_ones, 1)
+        f"- **{number}**: {quote(details.what, max_chars=_WHAT_CHARS)}"
+        for number, details in open_ones
     ]
-    return f"Which one? Like this: `{command} 1`\n\n" + "\n".join(lines)
+    return f"Which one? Like this: `{command} {open_ones[0][0]}`\n\n" + "\n".join(lines)
+
+
+def not_open(number: int, command: str) -> str:
+    """A number that is no open question's, or of one that this command is no answer to."""
+    return f"No question {number} waits for `{command}` here; nothing was decided."

@@ -15,6 +15,7 @@ TOO_MANY = "too many came at once"
 SENT = "Sent into the room."
 NO_PATH = "Give a path inside the workspace."
 NOT_NOW = "Not sent: the file could not be read now. Try again."
+TOO_MANY_CALLS = "Not sent: too many files are being sent at once. Try again when some are done."
 GET_FORM = "Like this: `!get PATH`, a file of the workspace; `!ls` lists them."
 LS_FORM = "Like this: `!ls`, or `!ls FOLDER`."
 EMPTY = "Nothing is there."
@@ -31,9 +32,9 @@ def too_large(size_bytes: int, limit_bytes: int) -> str:
     return f"it has {size(size_bytes)}, and {size(limit_bytes)} are taken"
 
 
-def brought(path: str, mimetype: str, size_bytes: int) -> str:
-    """A line for the agent."""
-    return f"- {path} ({mimetype}, {size(size_bytes)})"
+def brought(path: str, mimetype: str, size_bytes: int, *, is_shown: bool = False) -> str:
+    """A line for the agent; what `is_shown` is in the message as an image, too."""
+    return f"- {path} ({mimetype}, {size(size_bytes)}{', shown above' if is_shown else ''})"
 
 
 def not_brought(name: str, reason: str) -> str:

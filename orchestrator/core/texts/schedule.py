@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.core.quoting import quote
-from orchestrator.core.schedule import LEAST_EVERY_S, MAX_PER_ROOM, MAX_TEXT_CHARS, Fault
+from orchestrator.core.schedule import (
+    LEAST_EVERY_S,
+    MAX_PER_ROOM,
+    MAX_TEXT_CHARS,
+    Fault,
+    Hindrance,
+)
 
 _FORM = (
     'Say `!schedule "0 9 * * 1-5" TEXT`, `!schedule in 2h TEXT`, `!schedule at 2026-12-24T18:00 '
@@ -31,12 +38,33 @@ def when(at: float) -> str:
     return datetime.fromtimestamp(at, tz=UTC).strftime("%a %Y-%m-%d %H:%M UTC")
 
 
-def listed(schedules: Sequence[tuple[str, float, str | None, str]]) -> str:
+_HINDRANCES = {
+    Hindrance.LEFT: "has left this room",
+    Hindrance.ROLE: "may not run turns here any more",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A schedule in the list. `hindrance`: why it is not run as things are."""
+
+    text: str
+    due_at: float
+    cron: str | None
+    by: str
+    in_thread: bool
+    hindrance: Hindrance | None
+
+
+def listed(schedules: Sequence[Listed]) -> str:
     """Each with its number: text, next time, pattern, who made it."""
     lines = [
-        f"{number}. {when(due_at)}" + (f" ({quote(cron)})" if cron else "") + f", {quote(by)}: "
-        f"{quote(text)}"
-        for number, (text, due_at, cron, by) in enumerate(schedules, start=1)
+        f"{number}. {when(one.due_at)}"
+        + (f" ({quote(one.cron)})" if one.cron else "")
+        + (", in a thread" if one.in_thread else "")
+        + f", {quote(one.by)}: {quote(one.text)}"
+        + (f" — **not run**: {quote(one.by)} {_HINDRANCES[one.hindrance]}" if one.hindrance else "")
+        for number, one in enumerate(schedules, start=1)
     ]
     return "\n".join([*lines, "", "`!schedule remove NUMBER` removes one."])
 
@@ -68,9 +96,14 @@ def missed(text: str, due_at: float, following: float | None) -> str:
     return f"⏰ Missed while I was away, and not made up for: {quote(text)}, {when(due_at)}.{after}"
 
 
-def not_run(text: str, by: str) -> str:
-    """Whoever made it may not run turns here any more."""
-    return f"⏰ Removed: {quote(by)} may not run turns here any more: {quote(text)}"
+def not_run(
+    text: str, by: str, hindrance: Hindrance = Hindrance.ROLE, *, is_kept: bool = False
+) -> str:
+    """Nothing is run for whoever made it. `is_kept`: its next times are looked at, too."""
+    why = f"{quote(by)} {_HINDRANCES[hindrance]}"
+    if not is_kept:
+        return f"⏰ Removed: {why}: {quote(text)}"
+    return f"⏰ Not run while that is so: {why}: {quote(text)}. `!schedule` lists it."
 
 
 def queue_full(text: str, following: float | None) -> str:

@@ -21,7 +21,6 @@ _NAMES = {
     "effort": "Effort",
     "timeout": "Time without progress",
 }
-RESTART_FORM = "`!restart` takes nothing after it."
 RESTARTED = (
     "The runner is started anew with the next message; the conversation and the files stay, what "
     "was installed outside of them does not."
@@ -62,18 +61,14 @@ def beyond(name: str, configured: str) -> str:
     )
 
 
-def queue(waiting: Sequence[tuple[str, str]], *, running: str | None) -> str:
-    """What waits: who asked, and the first words of it."""
+def queue(waiting: Sequence[tuple[int, str, str]], *, running: str | None) -> str:
+    """What waits: its number, who asked, and the first words of it."""
     lines = [f"Running: {quote(running)}"] if running is not None else []
-    lines += [
-        f"{number}. {quote(who)}: {quote(words)}"
-        for number, (who, words) in enumerate(waiting, start=1)
-    ]
-    return (
-        "\n".join([*lines, "", "`!queue drop NUMBER` takes one back."])
-        if waiting
-        else ("\n".join([*lines, "Nothing waits."]))
-    )
+    # No list of Markdown's: clients count those through.
+    lines += [f"- **{number}**: {quote(who)}: {quote(words)}" for number, who, words in waiting]
+    if not waiting:
+        return "\n".join([*lines, QUEUE_EMPTY])
+    return "\n".join([*lines, "", f"`!queue drop {waiting[0][0]}` takes the first one back."])
 
 
 def dropped(words: str) -> str:
@@ -81,6 +76,6 @@ def dropped(words: str) -> str:
     return f"Taken back: {quote(words)}"
 
 
-def no_such(number: int, count: int) -> str:
-    """There is no such number."""
-    return f"There is no number {number}: {count} wait." if count else QUEUE_EMPTY
+def no_such(number: int) -> str:
+    """No message of this number waits (any more)."""
+    return f"No message {number} waits here; nothing was taken back. `!queue` lists those that do."

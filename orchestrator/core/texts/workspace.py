@@ -38,7 +38,9 @@ NOTHING_TO_BRING_BACK = (
 BUSY = {
     "undo": "Not while a turn runs or waits. `!cancel` stops it; then `!undo` again.",
     "clone": "Not while a turn runs or waits. `!cancel` stops it, or wait for its end.",
+    "compact": "Not while a turn runs or waits. `!cancel` stops it, or wait for its end.",
 }
+COPY_SHARED = "another turn ran beside it"
 COPY_GONE = (
     "The copy of before that turn is not whole any more, so nothing was changed. The operator's "
     "log has the details."
@@ -207,7 +209,7 @@ def export_too_large(limit_bytes: int) -> str:
 # `!clone`...
 
 _CLONE_HINTS = {
-    CloneProblem.FORM: "Like this: `!clone https://git.example.org/team/project` [FOLDER].",
+    CloneProblem.FORM: "Like this: `!clone https://git.example.org/team/project [FOLDER]`.",
     CloneProblem.CREDENTIALS: (
         "No names and passwords in an address: everybody here would read them, and so would the "
         "agent. The operator can give this room a secret for a host (secrets)."
@@ -243,8 +245,9 @@ def cloned(url: str, folder: str) -> str:
 def clone_refused(host: str) -> str:
     """The egress gateway let nothing through."""
     return (
-        f"{quote(host)} can't be reached from here. Where this room may ask, the question is "
-        f"above; `!egress allow {host}` allows it. Then `!clone` again."
+        f"{quote(host)} can't be reached from here. Who may decide allows it with `!egress allow "
+        f"{host}`, or by the question about it, where one is open: `!egress` lists them. Then "
+        "`!clone` again."
     )
 
 

@@ -6,18 +6,31 @@ import re
 import sqlite3
 from collections.abc import Sequence
 
-from orchestrator.core.approval import Answer, Approval, ApprovalEvent, ApprovalKind, ToolDetails
+from orchestrator.core.approval import (
+    Answer,
+    Approval,
+    ApprovalEvent,
+    ApprovalKind,
+    ToolDetails,
+    counts_for,
+)
 from orchestrator.core.texts import approval as approval_texts
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.tool_question import decision_text
-from orchestrator.store.approval_row import open_approvals
+from orchestrator.store.approval_row import ended_since, open_approvals
 from orchestrator.store.approval_table import decide_approval, is_new
 
-_FORM = re.compile(r"(?:(\d{1,3})(?:\s+|$))?(.*)", re.DOTALL)
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_FORM = re.compile(r"(?:([0-9]{1,9})(?:\s+|$))?(.*)", re.DOTALL)
+# What ended so shortly before a command may be what its sender had before their eyes.
+_UNSURE_S = 60.0
 
 
 async def approve(doing: RoomCommand, argument: str) -> None:
     """Allow one of the open questions; a question for words needs a reply."""
+    if argument and _NUMBER.fullmatch(argument) is None:
+        await doing.say(approval_texts.APPROVE_FORM)
+        return
     await _decide(doing, argument, ApprovalEvent.ALLOWED_ONCE)
 
 
@@ -31,24 +44,20 @@ async def _decide(doing: RoomCommand, argument: str, event: ApprovalEvent) -> No
     number, words = (found[1], found[2].strip()) if found else (None, "")
     command = "!approve" if event is ApprovalEvent.ALLOWED_ONCE else "!deny"
 
-    deciders = doing.kit.deciders
-    is_decider = await deciders.may_decide(doing.worker.room_id, doing.sender)
+    voice = await doing.kit.deciders.voice(doing.worker.room_id, doing.sender)
 
     def effect(db: sqlite3.Connection) -> str:
         if not is_new(db, doing.seq):
             return approval_texts.NOTHING_OPEN  # it was handled before: nothing is stored of this
-        waiting = [
-            one
-            for one in open_approvals(db, doing.worker.room_id)
-            if one.kind is not ApprovalKind.EGRESS
-            and (one.kind is not ApprovalKind.QUESTION or event is ApprovalEvent.REFUSED)
-        ]
+        waiting, is_sure = _find_waiting(db, doing, event)
         if not waiting:
             return approval_texts.NOTHING_OPEN
-        chosen = _choose(waiting, number)
+        chosen = _choose(waiting, number, is_sure=is_sure)
         if chosen is None:
-            return approval_texts.which([_details(one) for one in waiting], command)
-        if not is_decider and not deciders.is_asker(doing.sender, chosen):
+            listed = [(one.number, _details(one)) for one in waiting]
+            gone = f"{approval_texts.not_open(int(number), command)} " if number else ""
+            return gone + approval_texts.which(listed, command)
+        if not counts_for(voice, doing.sender, chosen):
             return approval_texts.NOT_DECIDER
         refuses = event is ApprovalEvent.REFUSED
         answer = Answer(event=event, words=(words or None) if refuses else None)
@@ -60,11 +69,28 @@ async def _decide(doing: RoomCommand, argument: str, event: ApprovalEvent) -> No
     doing.worker.note_decided()
 
 
-def _choose(waiting: Sequence[Approval], number: str | None) -> Approval | None:
+def _find_waiting(
+    db: sqlite3.Connection, doing: RoomCommand, event: ApprovalEvent
+) -> tuple[Sequence[Approval], bool]:
+    """What the command can mean, and whether its sender saw nothing else that it could mean."""
+    room_id = doing.worker.room_id
+    # What was asked after it was sent, its sender can't have read.
+    (sent_at,) = db.execute("SELECT received_at FROM inbox WHERE seq = ?", (doing.seq,)).fetchone()
+
+    def is_answered_so(one: Approval) -> bool:
+        is_question = one.kind is ApprovalKind.QUESTION
+        return one.number > 0 and (not is_question or event is ApprovalEvent.REFUSED)
+
+    asked = [one for one in open_approvals(db, room_id) if one.asked_at <= sent_at]
+    over = ended_since(db, room_id, sent_at - _UNSURE_S)
+    is_sure = not any(is_answered_so(one) and one.decided_by != doing.sender for one in over)
+    return [one for one in asked if is_answered_so(one)], is_sure
+
+
+def _choose(waiting: Sequence[Approval], number: str | None, *, is_sure: bool) -> Approval | None:
     if number is None:
-        return waiting[0] if len(waiting) == 1 else None
-    index = int(number) - 1
-    return waiting[index] if 0 <= index < len(waiting) else None
+        return waiting[0] if len(waiting) == 1 and is_sure else None
+    return next((one for one in waiting if one.number == int(number)), None)
 
 
 def _details(approval: Approval) -> ToolDetails:

@@ -1,4 +1,4 @@
-"""`!diff`, `!undo`, `!export`, `!clone`: taken now, done and answered by the room's errands."""
+"""Commands that take their time: taken now, done and answered by the room's errands."""
 
 from __future__ import annotations
 

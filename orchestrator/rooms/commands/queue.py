@@ -1,4 +1,4 @@
-"""`!queue` and `!restart`: what waits, and the room's runner anew."""
+"""`!queue`, `!restart`: what waits, the room's runner anew; how one turn is cancelled by its id."""
 
 from __future__ import annotations
 
@@ -6,24 +6,33 @@ import re
 import sqlite3
 from functools import partial
 
+from orchestrator.core import texts as room_texts
 from orchestrator.core.command import Permission
 from orchestrator.core.texts import setting as texts
-from orchestrator.model import TurnState
+from orchestrator.core.texts import status_page as page_texts
+from orchestrator.model import TurnId, TurnState
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.rooms.worker import RESTART
 from orchestrator.store.api import TurnRow
-from orchestrator.store.command_effect import waiting_turns, withdraw_turn
+from orchestrator.store.command_effect import number_turns, waiting_turns, withdraw_turn
 from orchestrator.store.setting_table import store_setting
+from orchestrator.store.turn_table import select_turns
 
-_DROP = re.compile(r"drop\s+(\d{1,4})", re.IGNORECASE)
+_DROP = re.compile(r"drop\s+([0-9]{1,9})", re.IGNORECASE)
 
 
 async def queue(doing: RoomCommand, argument: str) -> None:
     """What waits, in its order; or take one back."""
     if not argument:
-        turns = await doing.kit.store.turns.open_turns(doing.worker.room_id)
+        room_id = doing.worker.room_id
+        turns = await doing.kit.store.turns.open_turns(room_id)
+        numbers = await doing.kit.store.database.run(partial(number_turns, room_id=room_id))
         running = next((t.prompt for t in turns if t.state is not TurnState.QUEUED), None)
-        waiting = [(t.sender, t.prompt) for t in turns if _waits(t)]
+        waiting = [
+            (numbers[t.turn_id], t.sender, t.prompt)
+            for t in turns
+            if _waits(t) and t.turn_id in numbers
+        ]
         await doing.say(texts.queue(waiting, running=running))
         return
     found = _DROP.fullmatch(argument)
@@ -37,10 +46,11 @@ async def _drop(doing: RoomCommand, number: int) -> None:
     is_admin = Permission.ADMINISTER in doing.permissions
 
     def effect(db: sqlite3.Connection) -> tuple[TurnRow | None, str]:
+        numbers = number_turns(db, doing.worker.room_id)
         waiting = [t for t in waiting_turns(db, doing.worker.room_id) if _waits(t)]
-        if not 1 <= number <= len(waiting):
-            return None, texts.no_such(number, len(waiting))
-        turn = waiting[number - 1]
+        turn = next((t for t in waiting if numbers[t.turn_id] == number), None)
+        if turn is None:
+            return None, texts.no_such(number) if waiting else texts.QUEUE_EMPTY
         if turn.sender != doing.sender and not is_admin:
             return None, texts.QUEUE_NOT_YOURS
         withdraw_turn(db, turn.turn_id, command=doing.event_id)
@@ -51,15 +61,30 @@ async def _drop(doing: RoomCommand, number: int) -> None:
         doing.worker.cancel(turn.turn_id)
 
 
+async def cancel_turn(doing: RoomCommand, turn_id: TurnId) -> None:
+    """Cancel this turn of the room, wherever it is; one that has ended is left alone."""
+
+    def effect(db: sqlite3.Connection) -> bool:
+        where = "WHERE turn_id = ? AND room_id = ? AND state <> 'ended'"
+        is_open = bool(select_turns(db, where, turn_id, doing.worker.room_id))
+        if is_open:
+            withdraw_turn(db, turn_id, command=doing.event_id)
+        return is_open
+
+    if await doing.do(effect, lambda is_open: _cancelled(is_open=is_open)):
+        doing.worker.cancel(turn_id)
+
+
+def _cancelled(*, is_open: bool) -> str:
+    return room_texts.CANCEL_ASKED if is_open else page_texts.TURN_OVER
+
+
 def _waits(turn: TurnRow) -> bool:
     return turn.state is TurnState.QUEUED and turn.cancelled_by is None
 
 
-async def restart(doing: RoomCommand, argument: str) -> None:
+async def restart(doing: RoomCommand, _: str) -> None:
     """Replace the room's container before its next turn."""
-    if argument:
-        await doing.say(texts.RESTART_FORM)
-        return
     is_busy = doing.worker.current is not None
     effect = partial(
         store_setting,

@@ -7,6 +7,8 @@ import sqlite3
 from orchestrator.core.command import Permission
 from orchestrator.core.schedule import Removal, Wish, parse_wish
 from orchestrator.core.texts import schedule as texts
+from orchestrator.core.thread import thread_of
+from orchestrator.rooms.people import People
 from orchestrator.rooms.room_command import RoomCommand
 from orchestrator.store.schedule_table import add_schedule, read_schedules, remove_schedule
 
@@ -15,7 +17,18 @@ async def schedule(doing: RoomCommand, argument: str) -> None:
     """Show what is scheduled, or change it."""
     if not argument:
         found = await doing.kit.store.schedules.of_room(doing.worker.room_id)
-        listed = [(s.text, s.due_at, s.cron, s.made_by) for s in found]
+        people = People.build(doing.kit.config, doing.kit.store)
+        listed = [
+            texts.Listed(
+                text=s.text,
+                due_at=s.due_at,
+                cron=s.cron,
+                by=s.made_by,
+                in_thread=thread_of(s.session) is not None,
+                hindrance=await people.find_hindrance(s.room_id, s.made_by),
+            )
+            for s in found
+        ]
         await doing.say(texts.listed(listed) if listed else texts.NONE)
         return
     wish = parse_wish(argument, now=doing.now)
@@ -30,7 +43,8 @@ async def schedule(doing: RoomCommand, argument: str) -> None:
 
 async def _add(doing: RoomCommand, wish: Wish) -> None:
     def effect(db: sqlite3.Connection) -> bool:
-        return add_schedule(db, doing.worker.room_id, wish, by=doing.sender, now=doing.now)
+        room_id, session = doing.worker.room_id, doing.conversation
+        return add_schedule(db, room_id, wish, session=session, by=doing.sender, now=doing.now)
 
     made = texts.made(wish.due_at, wish.cron)
     await doing.do(effect, lambda is_added: made if is_added else texts.TOO_MANY)

@@ -22,7 +22,14 @@ from orchestrator.core.room_setting import Setting
 from orchestrator.core.texts import person as person_texts
 from orchestrator.rooms.commands.approval import approve, deny
 from orchestrator.rooms.commands.budget import change_budget, cost
-from orchestrator.rooms.commands.conversation import begin_anew, cancel, retry
+from orchestrator.rooms.commands.conversation import (
+    begin_anew,
+    cancel,
+    list_sessions,
+    resume,
+    retry,
+    steer,
+)
 from orchestrator.rooms.commands.errand import begin_errand
 from orchestrator.rooms.commands.invite import invite_agent
 from orchestrator.rooms.commands.queue import queue, restart
@@ -61,6 +68,7 @@ HANDLERS: Mapping[CommandName, Handler] = MappingProxyType(
         CommandName.HELP: _help,
         CommandName.STATUS: _status,
         CommandName.CANCEL: cancel,
+        CommandName.STEER: steer,
         CommandName.NEW: begin_anew,
         CommandName.RETRY: retry,
         CommandName.APPROVE: approve,
@@ -72,6 +80,9 @@ HANDLERS: Mapping[CommandName, Handler] = MappingProxyType(
         CommandName.MODE: partial(change_setting, Setting.MODE),
         CommandName.EFFORT: partial(change_setting, Setting.EFFORT),
         CommandName.TIMEOUT: partial(change_setting, Setting.TIMEOUT),
+        CommandName.SESSIONS: list_sessions,
+        CommandName.RESUME: resume,
+        CommandName.COMPACT: partial(begin_errand, ErrandKind.COMPACT),
         CommandName.QUEUE: queue,
         CommandName.SCHEDULE: schedule,
         CommandName.DIFF: partial(begin_errand, ErrandKind.DIFF),
@@ -91,6 +102,8 @@ async def execute(doing: RoomCommand, command: Command | UnknownCommand | None) 
     if isinstance(command, Command) and COMMANDS[command.name].needs not in doing.permissions:
         who = name_who_may(COMMANDS[command.name].needs)
         await doing.say(person_texts.may_not(command.name, who))
+    elif isinstance(command, Command) and command.argument and not COMMANDS[command.name].usage:
+        await doing.say(texts.takes_nothing(command.name))
     elif isinstance(command, Command):
         await HANDLERS[command.name](doing, command.argument)
     else:

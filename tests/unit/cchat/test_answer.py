@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from cchat.answer import Answer
-from cchat.event import TURN_KEY, Kind, Said, TurnMark, parse_event
+from cchat.event import ANSWER_KEY, TURN_KEY, AnswerMark, Kind, Said, TurnMark, parse_event
 
 _numbers = itertools.count()
 
@@ -19,7 +19,7 @@ def _said(
     sender: str = "@claude:hs",
     asked: str | None = "$q",
     outcome: str | None = None,
-    reply_to: str | None = None,
+    answers: AnswerMark | None = None,
     is_edit: bool = False,
 ) -> Said:
     mark = TurnMark(
@@ -32,13 +32,13 @@ def _said(
         kind=kind,
         body=body,
         mark=mark if asked else None,
-        reply_to=reply_to,
+        answers=answers,
         is_edit=is_edit,
     )
 
 
-def _answer(agent: str | None = None, *, is_command: bool = False) -> Answer:
-    return Answer("$q", me="@me:hs", agent=agent, is_command=is_command)
+def _answer(agent: str | None = None) -> Answer:
+    return Answer("$q", me="@me:hs", agent=agent)
 
 
 def test_texts_are_the_answer_and_notices_are_about_it_until_the_final_one() -> None:
@@ -112,22 +112,51 @@ def test_edits_and_repeats_are_not_shown_again() -> None:
     assert answer.take(_said("* once", is_edit=True)) is None
 
 
-@pytest.mark.parametrize("is_command", [True, False])
-def test_a_room_commands_answer_ends_the_wait(is_command: bool) -> None:
-    answer = _answer(is_command=is_command)
-    notice = _said("status", kind=Kind.NOTICE, asked=None)
-    line = answer.take(notice)
-    assert line is not None
-    assert line.is_answer is is_command
-    assert answer.outcome == ("done" if is_command else None)
-
-
-def test_a_notice_in_reply_to_us_ends_the_wait() -> None:
+def test_a_room_commands_answer_ends_with_its_final_message_and_not_before() -> None:
     answer = _answer()
-    line = answer.take(_said("no", kind=Kind.NOTICE, asked=None, reply_to="$q"))
-    assert line is not None
-    assert line.is_answer
-    assert answer.outcome == "done"
+    steps = (
+        (Kind.NOTICE, None),
+        (Kind.NOTICE, AnswerMark(to="$q", live=True)),
+        (Kind.NOTICE, AnswerMark(to="$other", final=True)),
+        (Kind.NOTICE, AnswerMark(to="$q")),
+        (Kind.FILE, AnswerMark(to="$q", final=True)),
+        (Kind.NOTICE, AnswerMark(to="$q", final=True)),
+    )
+    seen = []
+    for kind, mark in steps:
+        line = answer.take(_said(kind=kind, asked=None, answers=mark))
+        seen.append((line and line.is_answer, answer.outcome))
+    assert seen == [
+        (False, None),
+        (False, None),
+        (None, None),
+        (True, None),
+        (True, "done"),
+        (None, "done"),
+    ]
+
+
+def test_the_first_that_answers_a_command_is_the_agent() -> None:
+    answer = _answer()
+    answer.take(_said(kind=Kind.NOTICE, asked=None, answers=AnswerMark(to="$q")))
+    mark = AnswerMark(to="$q", final=True)
+    assert answer.take(_said(sender="@mallory:hs", asked=None, answers=mark)) is None
+    assert answer.outcome is None
+
+
+@pytest.mark.parametrize("raw", [3, "x", [], {}, {"to": 1}, {"to": "$q", "final": "later"}])
+def test_a_mark_of_another_form_answers_nothing(raw: object) -> None:
+    content = {"msgtype": "m.notice", "body": "x", ANSWER_KEY: raw}
+    said = parse_event({**_GOOD, "content": content})
+    assert said is not None
+    assert said.answers is None
+
+
+def test_an_answer_without_a_turn_is_read() -> None:
+    content = {"msgtype": "m.notice", "body": "x", ANSWER_KEY: {"to": "$q", "final": True}}
+    said = parse_event({**_GOOD, "content": content})
+    assert said is not None
+    assert said.answers == AnswerMark(to="$q", final=True)
 
 
 _GOOD = {

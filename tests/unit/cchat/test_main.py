@@ -60,7 +60,7 @@ def test_the_state_directory_is_taken_before_and_after_the_command(
     option = ("--state-dir", "other")
     code, _, err = _run(*option, "runners") if before else _run("runners", *option)
     assert code == 3
-    assert str(tmp_path / "other") in err
+    assert f"{tmp_path / 'other'}; there is no such directory. Name another with --state-dir" in err
 
 
 def test_the_state_directory_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,19 +141,25 @@ def test_the_tables_show_what_matters_and_a_dash_where_nothing_is_known() -> Non
         container_id="abcdef012345",
         state=RunnerState.EXITED,
         generation=1,
+        disk_used_bytes=3 << 20,
+        disk_limit_bytes=1 << 30,
     )
     head, running, second = listing.render_runners((make_runner(), stopped)).splitlines()
     assert head.split() == [
         *("ROOM", "STATE", "SESSION", "CLI", "TURN", "QUEUE"),
-        *("MEMORY", "CPU", "PIDS", "UP", "CONTAINER"),
+        *("MEMORY", "CPU", "PIDS", "DISK", "UP", "CONTAINER"),
     ]
     assert "135 MB / 2.0 GB" in running
+    assert "80 MB / 5.0 GB" in running
     assert "12 s" in running
     assert "1 h 6 min" in running
     assert second.split() == [
-        *("evil", "name", "exited", "none", "-", "-", "0", "-", "-", "-", "-", "abcdef012345")
+        *("evil", "name", "exited", "none", "-", "-", "0", "-", "-", "-"),
+        *("3", "MB", "/", "1.0", "GB", "-", "abcdef012345"),
     ]
+    spare = stopped.model_copy(update={"is_spare": True, "name": None})
+    assert listing.render_runners((spare,)).splitlines()[1].startswith("(spare) ")
     rooms = listing.render_rooms((make_room(), make_room("!y:hs", name=None)))
     assert rooms.splitlines()[1].split() == [
-        *("#demo:localhost", "demo", "yes", "no", "2", "0", "!demo:localhost")
+        *("#demo:localhost", "demo", "yes", "no", "2", "0", "-", "!demo:localhost")
     ]

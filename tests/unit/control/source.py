@@ -53,6 +53,8 @@ def make_runner(slug: str = "demo---0123456789abcdef") -> RunnerView:
         cpu_total_s=3.25,
         pids=7,
         uptime_s=4000.0,
+        disk_used_bytes=80 << 20,
+        disk_limit_bytes=5 << 30,
     )
 
 

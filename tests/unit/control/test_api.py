@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from orchestrator.control.api import render_health, reply_to
+from orchestrator.control.api import Text, render_health, reply_to
 from orchestrator.control.models import (
     ErrorAnswer,
     HealthAnswer,
@@ -105,3 +105,18 @@ def test_views_can_not_be_changed() -> None:
     status = make_status()
     with pytest.raises(ValueError, match="frozen"):
         status.pid = 1  # type: ignore[misc]
+
+
+async def test_a_page_is_answered_beside_the_values_and_fails_as_they_do() -> None:
+    async def page() -> Text:
+        return Text(media_type="text/html", text="<p>x")
+
+    async def fails() -> Text:
+        raise EngineUnavailableError
+
+    pages = {"/v1/page": page, "/v1/fails": fails}
+    reply = await reply_to(MemorySource(), "GET", "/v1/page", pages=pages)
+    assert (reply.status, reply.body) == (200, await page())
+    assert (await reply_to(MemorySource(), "POST", "/v1/page", pages=pages)).status == 405
+    assert (await reply_to(MemorySource(), "GET", "/v1/fails", pages=pages)).status == 503
+    assert (await reply_to(MemorySource(), "GET", "/v1/page")).status == 404

@@ -34,6 +34,7 @@ from orchestrator.model import EventId, RoomId, TurnId, TurnOutcome, TxnId
 from tests.support.evidence import (
     ALICE,
     ANSWER,
+    ASKED,
     MALLORY,
     ME,
     ROOM,
@@ -206,6 +207,14 @@ def test_a_command_is_answered_by_a_reply() -> None:
     assert_missing(judge(told("command")), Problem.NOT_TOLD)
 
 
+def test_a_command_that_takes_its_time_is_in_hand_until_it_is_answered() -> None:
+    at_work = frozenset([EventId(ASKED)])
+    for said in ((), (reply(),)):
+        found = judge(replace(told("command", *said), errands=at_work))
+        assert only_state(found) is FinalState.IN_HAND
+        assert found.findings == ()
+
+
 @pytest.mark.parametrize("reason", ["file", "empty", "too many at once", "anything else"])
 def test_what_its_sender_was_told_about_is_refused(reason: str) -> None:
     assert_well(judge(told(reason, reply())), FinalState.REFUSED)
@@ -282,6 +291,38 @@ def test_what_was_ignored_is_not_counted() -> None:
 
 def test_of_whom_nothing_is_known_nothing_is_said() -> None:
     assert_well(judge(replace(told("file"), events=())), FinalState.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("reason", "event_type"),
+    [("redaction", "m.room.redaction"), ("edit", "m.room.message"), ("edit", "m.room.encrypted")],
+)
+def test_what_changes_another_message_is_none_itself(reason: str, event_type: str) -> None:
+    found = replace(told(reason), events=(seen(event_type=event_type),))
+    assert (judge(found).states, judge(found).findings) == ({}, ())
+
+
+def test_what_was_taken_back_before_it_went_into_a_turn_is_cancelled() -> None:
+    assert_well(judge(replace(told("taken back"), events=(seen(),))), FinalState.CANCELLED)
+
+
+def test_what_was_taken_back_after_it_went_into_a_turn_ends_with_it() -> None:
+    back = entry(turn_id=TURN, reason="taken back")
+    assert_well(judge(evidence(inbox=(back,))), FinalState.ANSWERED)
+    assert_missing(judge(evidence(inbox=(back,), turns=())), Problem.NO_TURN)
+
+
+def test_what_is_to_go_into_a_turn_that_runs_is_in_hand_until_it_ends() -> None:
+    running = turn(outcome=None, has_ended=False, asked=(), started_at=990.0)
+    found = evidence(turns=(running,), outbox=(), events=(seen(),))
+    assert_well(judge(found), FinalState.IN_HAND)
+    over = evidence(turns=(turn(asked=()),), events=(seen(),), rooms=())
+    assert_missing(judge(over), Problem.NO_END)
+
+
+def test_an_advice_names_no_action_of_the_log() -> None:
+    """What is amiss here was logged under several, or not at all."""
+    assert not any("intake.failed" in advice for advice in ADVICE.values())
 
 
 # The homeserver's side...

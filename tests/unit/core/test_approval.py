@@ -16,6 +16,7 @@ from orchestrator.core.approval import (
     ApprovalState,
     Deciders,
     ToolDetails,
+    Voice,
     next_approval_state,
     parse_key,
     parse_words,
@@ -150,23 +151,50 @@ def test_a_reply_in_words_answers_a_question_and_refuses_anything_else(
     assert parse_words(words, question(kind, details=ONE)) == said
 
 
-async def test_who_asked_for_the_turn_decides_where_that_is_so_and_an_agent_never() -> None:
-    async def is_approver(_: RoomId, user_id: str) -> bool:
-        return user_id == "@alice:test"
+APPROVER = Voice(decides=True)
+READER = Voice()
+USER = Voice(answers=True)
+OWN = Voice(answers=True, decides_own=True)
 
+
+@pytest.mark.parametrize(
+    ("voice", "kind", "asker", "counts"),
+    [
+        (APPROVER, ApprovalKind.TOOL, "@bob:test", True),
+        (APPROVER, ApprovalKind.EGRESS, None, True),
+        (OWN, ApprovalKind.TOOL, "@me:test", True),
+        (OWN, ApprovalKind.PLAN, "@me:test", True),
+        (OWN, ApprovalKind.TOOL, "@bob:test", False),
+        (OWN, ApprovalKind.EGRESS, None, False),
+        (USER, ApprovalKind.TOOL, "@me:test", False),
+        (USER, ApprovalKind.QUESTION, "@me:test", True),
+        (USER, ApprovalKind.QUESTION, "@bob:test", False),
+        (READER, ApprovalKind.TOOL, "@me:test", False),
+        (READER, ApprovalKind.QUESTION, "@me:test", False),
+    ],
+)
+async def test_a_word_counts_by_what_somebody_may_now_and_whose_turn_it_is(
+    voice: Voice, kind: ApprovalKind, asker: str | None, *, counts: bool
+) -> None:
+    async def find_voice(_: RoomId, user_id: UserId) -> Voice:
+        assert user_id == "@me:test"
+        return voice
+
+    me = UserId("@me:test")
+    deciders = Deciders(me=UserId("@agent:test"), agents=(), find_voice=find_voice, has_any=True)
+    asked = question(kind, asker=None if asker is None else UserId(asker))
+    assert await deciders.may_answer(me, asked) is counts
+
+
+async def test_an_agent_that_asked_for_the_turn_has_no_voice() -> None:
+    async def find_voice(_: RoomId, __: UserId) -> Voice:
+        return OWN
+
+    reviewer = UserId("@reviewer:test")
     deciders = Deciders(
-        me=UserId("@agent:test"),
-        agents={UserId("@reviewer:test")},
-        is_approver=is_approver,
-        has_any=True,
+        me=UserId("@agent:test"), agents={reviewer}, find_voice=find_voice, has_any=True
     )
-    of_bob = question(ApprovalKind.TOOL, asker=UserId("@bob:test"))
-    assert await deciders.may_answer("@alice:test", of_bob)
-    assert await deciders.may_answer("@bob:test", of_bob)
-    assert not await deciders.may_answer("@carol:test", of_bob)
-    assert not await deciders.may_answer("@bob:test", question(ApprovalKind.TOOL))
-    of_agent = question(ApprovalKind.TOOL, asker=UserId("@reviewer:test"))
-    assert not await deciders.may_answer("@reviewer:test", of_agent)
+    assert not await deciders.may_answer(reviewer, question(ApprovalKind.TOOL, asker=reviewer))
 
 
 @pytest.mark.parametrize(
@@ -181,13 +209,13 @@ async def test_who_asked_for_the_turn_decides_where_that_is_so_and_an_agent_neve
     ],
 )
 async def test_no_agent_decides_whatever_a_pattern_covers(sender: str, *, may: bool) -> None:
-    async def is_approver(_: RoomId, user_id: str) -> bool:
-        return user_id.endswith(":test")
+    async def find_voice(_: RoomId, user_id: UserId) -> Voice:
+        return Voice(decides=user_id.endswith(":test"))
 
     deciders = Deciders(
         me=UserId("@agent:test"),
         agents={UserId("@reviewer:test")},
-        is_approver=is_approver,
+        find_voice=find_voice,
         has_any=True,
     )
-    assert await deciders.may_decide(RoomId("!r:test"), sender) is may
+    assert await deciders.may_decide(RoomId("!r:test"), UserId(sender)) is may

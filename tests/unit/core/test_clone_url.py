@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.clone_url import CloneOrder, CloneProblem, parse_clone
+from orchestrator.core.command_table import COMMANDS, CommandName
+from orchestrator.core.texts.workspace import clone_hint
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,12 @@ def test_no_text_becomes_an_option_or_leads_out_of_the_workspace(text: str) -> N
             assert order.url.isascii()
             assert "/" not in order.folder
             assert order.folder[0] not in ".-"
+
+
+def test_what_the_help_and_the_hint_show_is_what_is_taken() -> None:
+    spec = COMMANDS[CommandName.CLONE]
+    orders = [parse_clone(example.partition(" ")[2]) for example in spec.examples]
+    folders = [order.folder for order in orders if isinstance(order, CloneOrder)]
+    assert folders == ["project", "other"]
+    assert spec.usage == "URL [FOLDER]"
+    assert "project [FOLDER]`" in clone_hint(CloneProblem.FORM)

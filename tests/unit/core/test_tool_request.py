@@ -130,7 +130,7 @@ def test_no_text_leaves_its_block(text: str, tool: str) -> None:
         "command": text, "file_path": text, "content": text, "old_string": "", "new_string": text,
     }  # fmt: skip
     (one,) = describe(tool, given) or ()
-    message = question(one.kind, one.details, one.markdown, until=0.0, asker=None)
+    message = question(one.kind, one.details, one.markdown, number=1, until=0.0, asker=None)
     html = render_markdown(message).formatted_body or ""
     outside = re.sub(r"<pre>.*?</pre>|<code>.*?</code>", "", html, flags=re.DOTALL)
     assert html.count("<strong>") == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -86,10 +86,12 @@ async def test_a_life_that_ends_between_upload_and_store_leaves_an_orphan_and_no
     class DyingOutbox(MemoryOutbox):
         dies: bool = True
 
-        async def store_uploaded(self, seq: int, content: JsonObject) -> None:
+        async def store_uploaded(
+            self, seq: int, content: JsonObject, *, rest: bytes | None = None
+        ) -> None:
             if self.dies:
                 await asyncio.Event().wait()
-            await super().store_uploaded(seq, content)
+            await super().store_uploaded(seq, content, rest=rest)
 
     store, homeserver = DyingOutbox(), MemoryHomeserver()
     store.add("!a", "answer.md", file=DATA)
@@ -230,3 +232,59 @@ async def test_a_file_whose_room_was_left_meanwhile_is_not_uploaded() -> None:
         await asyncio.sleep(10)
     assert homeserver.uploads == []
     assert homeserver.timeline == []
+
+
+SMALL = b"\x89PNG small"
+OF_SMALL: JsonObject = {"mimetype": "image/png", "size": len(SMALL), "w": 8, "h": 6}
+IMAGE: JsonObject = {"mimetype": "image/jpeg", "size": len(DATA), "thumbnail_info": OF_SMALL}
+
+
+def add_image(store: MemoryOutbox) -> None:
+    row = store.add("!a", "photo.jpg", file=DATA + SMALL)
+    store.rows[row.seq] = replace(row, content={**row.content, "info": IMAGE})
+    store.add("!a", "after")
+
+
+@virtual
+async def test_a_thumbnail_is_uploaded_behind_its_image_and_both_are_named() -> None:
+    store, homeserver = MemoryOutbox(), MemoryHomeserver()
+    add_image(store)
+    async with running(make_sender(store, homeserver)):
+        await asyncio.sleep(5)
+    assert [data for _, _, data in homeserver.uploads] == [DATA, SMALL]
+    image = homeserver.contents[0]
+    assert image["url"] == "mxc://memory/1"
+    assert image["info"] == {**IMAGE, "thumbnail_url": "mxc://memory/2"}
+    assert homeserver.bodies("!a") == ["photo.jpg", "after"]
+
+
+@virtual
+async def test_a_sender_that_ends_between_the_two_uploads_repeats_neither() -> None:
+    store, homeserver = MemoryOutbox(), MemoryHomeserver(latency_s=1)
+    add_image(store)
+    async with running(make_sender(store, homeserver)):
+        await asyncio.sleep(1.5)
+    assert [data for _, _, data in homeserver.uploads] == [DATA, SMALL]
+    assert store.files == {1: SMALL}, "the second was under way"
+    async with running(make_sender(store, homeserver)):
+        await asyncio.sleep(10)
+    assert [data for _, _, data in homeserver.uploads] == [DATA, SMALL, SMALL]
+    assert homeserver.bodies("!a") == ["photo.jpg", "after"]
+
+
+@virtual
+async def test_a_thumbnail_that_the_homeserver_refuses_is_left_out() -> None:
+    def refuse() -> RequestRefusedError:
+        return RequestRefusedError(errcode="M_FORBIDDEN", status=403, what="uploading")
+
+    store, homeserver = MemoryOutbox(), MedialessHomeserver(errors=[None, refuse])
+    refusals = Refusals(store)
+    add_image(store)
+    async with running(make_sender(store, homeserver, on_refused=refusals)):
+        await asyncio.sleep(5)
+    image = homeserver.contents[0]
+    assert (image["url"], image["info"]) == (
+        "mxc://memory/1",
+        {"mimetype": "image/jpeg", "size": len(DATA)},
+    )
+    assert (refusals.told, store.files) == ([], {})

@@ -372,3 +372,41 @@ def test_a_full_disk_is_not_taken_for_a_damaged_store_of_keys(
             pass
     with open_one(tmp_path):
         pass
+
+
+async def test_after_a_restore_no_session_is_used_again_and_each_device_is_owed_a_new_one(
+    tmp_path: Path,
+) -> None:
+    alice = Peer(ALICE)
+    with open_one(tmp_path) as machine:
+        olm.take_queried_devices(
+            machine, {"device_keys": {ALICE: {alice.device_id: alice.device()}}}
+        )
+        claim_key_of(alice, machine)
+        alice.hand_key_to(machine)
+        identity = dict(machine.account.identity_keys)
+        assert machine.session_store.get(alice.curve) is not None
+
+    olm.begin_anew(tmp_path / "crypto" / "one.sqlite3")
+    olm.begin_anew(tmp_path / "crypto" / "one.sqlite3")
+
+    with open_one(tmp_path) as machine:
+        assert machine.account.identity_keys == identity
+        assert machine.session_store.get(alice.curve) is None
+        assert [device.id for device in machine.wedged_devices] == [alice.device_id]
+        assert machine.sessions_with_id(alice.group.session_id)
+        claim_key_of(alice, machine)
+        assert machine.session_store.get(alice.curve) is not None
+        assert [message.recipient for message in machine.outgoing_to_device_messages] == [ALICE]
+        machine.forget_begun_anew([alice.curve])
+    with open_one(tmp_path) as machine:
+        assert machine.wedged_devices == []
+
+
+def claim_key_of(peer: Peer, machine: Machine) -> None:
+    """What /keys/claim answers for the peer's device."""
+    peer.account.generate_one_time_keys(1)
+    ((key_id, key),) = peer.account.one_time_keys.items()
+    peer.account.mark_keys_as_published()
+    keys = {f"signed_curve25519:{key_id}": peer.sign({"key": key.to_base64()})}
+    olm.take_claimed_keys(machine, {"one_time_keys": {peer.user_id: {peer.device_id: keys}}})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.core.accounting import account
+from orchestrator.core.evidence import SeenEvent
 from orchestrator.core.verdict import Finding
+from orchestrator.model import EventId, TurnState
 from orchestrator.store.opening import DATABASE_NAME
 from orchestrator.store.snapshot import read_snapshot
 from tests.support.memory_claude import Turn
@@ -58,15 +61,29 @@ def works_in_steps(steps: int, seconds: float) -> Callable[[Turn], Coroutine[Any
     return script
 
 
-def audit(folder: Path) -> tuple[Finding, ...]:
-    """What an audit finds of messages without an end, or with two."""
-    evidence = read_snapshot(folder / DATABASE_NAME).evidence
-    return account(evidence, now=evidence.turns[0].created_at).findings
+def audit(folder: Path, events: Sequence[SeenEvent] = ()) -> tuple[Finding, ...]:
+    """What an audit finds of messages without an end, or with two; `events` of the homeserver."""
+    evidence = replace(read_snapshot(folder / DATABASE_NAME).evidence, events=events)
+    return account(evidence, now=evidence.inbox[0].received_at).findings
 
 
-async def tell(rig: Rig, life: Life, text: str) -> None:
-    await rig.receive(text)
+async def tell(rig: Rig, life: Life, text: str, *, thread: str | None = None) -> EventId:
+    """Somebody says it in the room, or in one of its threads."""
+    event_id = await rig.receive(text, thread=thread)
     life.notify()
+    return event_id
+
+
+async def running(rig: Rig) -> int:
+    """How many turns the runner works on."""
+    return sum(turn.state is TurnState.RUNNING for turn in await rig.turns())
+
+
+async def wait_running(rig: Rig, count: int = 1) -> None:
+    async def are() -> bool:
+        return await running(rig) == count
+
+    await rig.wait(are)
 
 
 async def crash_or_end(rig: Rig, life: Life, *, ends: int) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.piece import decode_pieces, encode_pieces
 from orchestrator.core.policy import Message
-from orchestrator.model import EventId, UserId
+from orchestrator.model import EventId, RoomId, UserId
 from tests.support.room_rig import ALICE, Life, Rig, open_rig, run_rooms
 from tests.unit.rooms.scenario import audit, run, tell, works_for
 
@@ -142,6 +142,27 @@ def test_a_message_that_is_taken_back_while_it_runs_stops(tmp_path: Path) -> Non
             await redact(rig, life, event)
             await rig.wait_ended(1, timeout_s=20)
         assert [str(turn.outcome) for turn in await rig.turns()] == ["cancelled"]
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_in_another_room_nothing_follows_for_this_rooms_messages(
+    tmp_path: Path, *, is_running: bool
+) -> None:
+    """Not every homeserver checks that a redaction is of the room that it is sent in."""
+
+    async def test(rig: Rig) -> None:
+        other = RoomId("!other:test")
+        async with rig.life() as life:
+            await busy(rig, life)
+            event = (await rig.turns())[0].asked[0] if is_running else await send(rig, life, "mine")
+            await rig.receive_event("m.room.redaction", {"redacts": event}, room=other)
+            await rig.receive_event("m.room.message", edit_of(event, "theirs"), room=other)
+            life.notify()
+            await rig.wait_ended(1 if is_running else 2)
+        assert rig.claude.asked == (["long"] if is_running else ["long", "mine"])
+        assert set(await rig.outcomes()) == {"done"}
 
     run(tmp_path, test)
 

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from loguru import logger
 
+from orchestrator.core.approval import Approval
 from orchestrator.core.denial import QUESTIONS_PER_MINUTE
 from orchestrator.core.egress_rules import Scheme, parse_rule
 from orchestrator.core.naming import room_slug
 from orchestrator.core.texts import egress as egress_texts
 from orchestrator.model import EventId, JsonObject, RoomId
+from orchestrator.rooms.reaction import LOOK_EVERY_S
 from orchestrator.store.api import InboxKind
-from orchestrator.store.approval_table import ASK_AGAIN_S, MAX_OPEN
+from orchestrator.store.approval_table import ASK_AGAIN_S, MAX_OPEN, ApprovalTable
 from tests.support.asking import (
     ALWAYS,
     BOB,
@@ -332,6 +334,27 @@ def test_a_reaction_that_comes_before_our_own_mark_waits_for_it(tmp_path: Path) 
             account.is_away = lambda _: False
             await rig.wait(lambda: _is_granted(rig))
             assert await rig.inbox_states() == [("ignored", "reaction")]
+
+    run_asking(tmp_path, test)
+
+
+def test_a_reaction_is_not_lost_where_our_mark_comes_between_two_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ApprovalTable.find
+
+    async def find(self: ApprovalTable, room_id: RoomId, event_id: EventId) -> Approval | None:
+        found = await original(self, room_id, event_id)
+        await asyncio.sleep(LOOK_EVERY_S)
+        return found
+
+    async def test(rig: Rig) -> None:
+        account = rig.account = FlakyHomeserver(accepts=True)
+        async with rig.life() as life:
+            await react_early(rig, life, account)
+            account.is_away = lambda _: False
+            monkeypatch.setattr(ApprovalTable, "find", find)
+            await rig.wait(lambda: _is_granted(rig))
 
     run_asking(tmp_path, test)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,24 @@ def test_a_file_is_in_the_workspace_and_the_agent_is_told_its_path(tmp_path: Pat
 
     run(tmp_path, test)
     assert audit(tmp_path) == ()
+
+
+def test_an_image_is_shown_to_the_model(tmp_path: Path) -> None:
+    picture = PNG[:8] + struct.pack(">I4sII", 13, b"IHDR", 10, 20) + b"x" * 50
+
+    async def test(rig: Rig) -> None:
+        rig.media = {"one": picture, "two": PNG}
+        async with rig.life() as life:
+            for name in ("one", "two"):
+                await rig.receive_event("m.room.message", file_of(name, f"{name}.png"))
+            life.notify()
+            await rig.wait_ended(1)
+        assert rig.claude.images == [("image/png", picture)], "what has no size is no image"
+        (asked,) = rig.claude.asked
+        assert "- uploads/one.png (image/png, 74 B, shown above)" in asked
+        assert "- uploads/two.png (image/png, 58 B)" in asked
+
+    run(tmp_path, test)
 
 
 def test_a_name_that_is_there_already_stays_what_it_is(tmp_path: Path) -> None:

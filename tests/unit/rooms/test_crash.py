@@ -52,6 +52,8 @@ class Case:
     script: Callable[[Turn], Coroutine[Any, Any, None]] | None
     outcome: str = "done"
     loses_session: bool = False
+    thread: str | None = None
+    """It is asked for in a thread, after a turn of the room's."""
     stride: int = 1
     """Not each step, where most are the same as in another case."""
     shows: int = 1
@@ -70,14 +72,17 @@ CASES = [
     Case("crashing, with no message to spare", crashing, outcome="failed", stride=2, shows=0),
     Case("crashing", crashing, outcome="failed", stride=2),
     Case("session lost", None, loses_session=True),
+    Case("in a thread", tools, thread="$root"),
 ]
 
 
 async def prepare(rig: Rig, case: Case) -> None:
-    """An earlier turn, whose conversation is lost."""
+    """An earlier turn, whose conversation is lost, or goes on beside the thread's."""
     async with rig.life() as life:
         await tell(rig, life, "before")
         await rig.wait_ended(1)
+        if not case.loses_session:
+            return
         for process in rig.shim.sessions.values():
             process.kill(9)
         rig.claude.conversations.clear()
@@ -90,12 +95,12 @@ async def crash_and_go_on(folder: Path, case: Case, crash_at: int) -> tuple[int,
     async with open_rig(folder, gateway=gateway) as rig:
         asked = itertools.count(1)
         rig.may_show = lambda _: case.shows > 0 and next(asked) % case.shows == 0
-        earlier = int(case.loses_session)
-        if case.loses_session:
+        earlier = int(case.loses_session or case.thread is not None)
+        if earlier:
             await prepare(rig, case)
         if case.script is not None:
             rig.claude.scripts["work"] = case.script
-        await rig.receive("work")
+        await rig.receive("work", thread=case.thread)
         async with rig.life(crash_at=crash_at) as life:
 
             async def is_over() -> bool:

@@ -148,6 +148,16 @@ def test_a_disk_that_can_not_be_looked_at_holds_nothing_up(tmp_path: Path) -> No
     run(tmp_path, test)
 
 
+def test_the_status_of_a_room_at_rest_has_what_its_disk_holds(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.housing.resting_usage = replace(ENFORCED, used_bytes=123 << 20, limit_bytes=5 << 30)
+        async with rig.life() as life:
+            await tell(rig, life, "!status")
+            await rig.wait_body("- Disk: 123 MiB of 5 GiB, ")
+
+    run(tmp_path, test)
+
+
 def test_only_a_room_without_a_container_may_have_its_files_moved(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         async with rig.life() as life:

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.core import texts
 from orchestrator.core.naming import refused_txn_id
+from orchestrator.core.turn_mark import ANSWER_KEY
 from orchestrator.errors import (
     EgressError,
     EngineRequestError,
@@ -405,7 +406,9 @@ def test_whatever_is_refused_for_good_is_told_in_its_place_and_that_once(
 ) -> None:
     async def test(rig: Rig) -> None:
         relation = {"m.in_reply_to": {"event_id": "$asked"}}
-        row = refused_row(Priority.NOTICE, {"body": "an answer", "m.relates_to": relation})
+        end = {"to": "$asked", "final": True}
+        content = {"body": "an answer", "m.relates_to": relation, ANSWER_KEY: end}
+        row = refused_row(Priority.NOTICE, content)
         error = RequestRefusedError(errcode=errcode, status=403, what="x")
         async with rig.life() as life:
             await life.manager.tell_refused(row, error)
@@ -416,6 +419,7 @@ def test_whatever_is_refused_for_good_is_told_in_its_place_and_that_once(
             assert await rig.said() == [said]
         assert said["body"] == texts.message_refused(errcode)
         assert said["m.relates_to"] == relation
+        assert said[ANSWER_KEY] == end
         assert stand_in.txn_id == refused_txn_id(row.txn_id)
 
     run(tmp_path, test)
@@ -468,9 +472,9 @@ def test_a_runner_that_does_not_end_its_sessions_is_condemned(
             await rig.wait_body("working")
             sessions = CliSessions.clear
 
-            async def mute_first(self: CliSessions) -> None:
+            async def mute_first(self: CliSessions, own: str) -> None:
                 rig.shim.is_mute = True
-                await sessions(self)
+                await sessions(self, own)
 
             monkeypatch.setattr(CliSessions, "clear", mute_first)
             await rig.wait_ended(1, timeout_s=400)
@@ -493,7 +497,8 @@ def test_the_states_of_the_parts_can_be_read(tmp_path: Path) -> None:
             worker = life.manager.workers[ROOM]
             assert "rooms=1 busy=1" in repr(life.manager)
             assert "open" in repr(worker)
-            assert "TurnRun" in repr(worker._driver)
+            (driver,) = worker._drivers.values()
+            assert "TurnRun" in repr(driver)
             assert "typing=1" in repr(life.courtesies)
             assert "cursor=" in repr(life.intake)
             assert "RunnerInfo" in repr(await worker.inspect())

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 
 from orchestrator.core.naming import room_slug, room_uid
+from orchestrator.core.page_action import PageAction, PageVerb
 from orchestrator.errors import PreconditionError, StoreCorruptError
 from orchestrator.matrix.response import RESTORE_MARGIN_S
 from orchestrator.matrix.sync import RawSync, run_sync
-from orchestrator.model import JsonObject, RoomId, UserId
+from orchestrator.model import EventId, JsonObject, RoomId, UserId
 from orchestrator.recovery import Recovered, restore
 from orchestrator.runners.ownership import note_first_uid
+from orchestrator.runners.taken_place import note_taken_place
+from orchestrator.store.api import InboxKind, NewInboxRow
 from orchestrator.store.copying import copy_database
 from orchestrator.store.database import hold_state_dir
 from orchestrator.store.schema import MIGRATIONS
@@ -279,6 +282,33 @@ def test_rooms_that_the_copy_does_not_know_keep_the_owner_of_their_files(
     run(tmp_path, test)
 
 
+def test_what_was_a_spare_in_the_copy_and_a_rooms_since_is_given_to_no_other(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig, folder: Path) -> None:
+        installation = await rig.store.rooms.installation()
+        first = room_uid(installation, 0)
+        note_first_uid(folder, installation, first)
+        for _ in range(2):
+            await rig.store.spares.note_ready((await rig.store.spares.add()).slug)
+        copy = make_copy(folder)
+        # Its files are there from here on, and say whose they are.
+        mine = await rig.store.rooms.ensure(OTHER, joined=True)
+        note_taken_place(folder / "rooms", mine)
+        workspace = folder / "rooms" / mine.slug / "workspace"
+        workspace.mkdir(parents=True)
+        os.chown(workspace, first + mine.index, first + mine.index)
+        async with restored(rig, folder, copy):
+            assert not await rig.store.spares.all()
+            stranger = await rig.store.rooms.ensure(THIRD, joined=True)
+            again = await rig.store.rooms.ensure(OTHER, joined=True)
+            assert stranger.slug == room_slug(THIRD)
+            assert (again.slug, again.index) == (mine.slug, mine.index)
+            assert stranger.index not in (mine.index, again.index)
+
+    run(tmp_path, test)
+
+
 def used(folder: Path, token: str) -> None:
     async def main() -> None:
         async with open_store(folder) as store:
@@ -381,3 +411,20 @@ def test_a_restore_brings_a_copy_of_an_older_schema_to_this_one(tmp_path: Path) 
     db.close()
     restore(copy, tmp_path / "state")
     assert token(tmp_path / "state") == "s"
+
+
+def test_what_was_asked_for_on_the_status_page_before_the_copy_is_not_done_after_it(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig, folder: Path) -> None:
+        async with rig.life() as life:
+            await tell(rig, life, "before")
+        raw = PageAction(verb=PageVerb.RESTART).model_dump_json()
+        row = NewInboxRow(kind=InboxKind.PAGE, room_id=ROOM, event_id=EventId("page:a"), raw=raw)
+        await rig.store.inbox.add(row, now=loop_clock())
+        copy = make_copy(folder)
+        async with restored(rig, folder, copy), rig.life():
+            await asyncio.sleep(10)
+            assert not [body for body in await rig.bodies() if "status page" in body]
+
+    run(tmp_path, test)

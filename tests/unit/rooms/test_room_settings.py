@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.room_setting import Setting, parse_duration, parse_setting
 from orchestrator.core.texts import setting as texts
+from orchestrator.core.texts import takes_nothing
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.room_settings import apply_settings
 from tests.support.room_rig import ALICE, Life, Rig, open_rig, run_rooms
@@ -111,7 +112,7 @@ def test_a_time_limit_is_kept_to_and_more_than_configured_is_for_admins(tmp_path
         ("!timeout soon", texts.FORMS["timeout"]),
         ("!queue x", texts.QUEUE_FORM),
         ("!queue drop 0", texts.QUEUE_EMPTY),
-        ("!restart now", texts.RESTART_FORM),
+        ("!restart now", takes_nothing("restart")),
     ],
 )
 def test_bad_input_gets_the_right_form_and_changes_nothing(
@@ -136,12 +137,12 @@ def test_the_queue_is_listed_and_one_is_taken_back_by_whoever_asked(tmp_path: Pa
                 life.notify()
                 await asyncio.sleep(2)
             listed = await say(rig, life, "!queue")
-            assert "2. `@bob:test`: `wait 2`" in listed
+            assert "**3**: `@bob:test`: `wait 2`" in listed
             assert listed.startswith("Running: `go`")
-            assert await say(rig, life, "!queue drop 2") == texts.QUEUE_NOT_YOURS
-            assert await say(rig, life, "!queue drop 1") == texts.dropped("wait 1")
-            assert await say(rig, life, "!queue drop 1", by=CAROL) == texts.dropped("wait 2")
-            assert "1. `@alice:test`: `wait 3`" in await say(rig, life, "!queue")
+            assert await say(rig, life, "!queue drop 3") == texts.QUEUE_NOT_YOURS
+            assert await say(rig, life, "!queue drop 2") == texts.dropped("wait 1")
+            assert await say(rig, life, "!queue drop 3", by=CAROL) == texts.dropped("wait 2")
+            assert "**4**: `@alice:test`: `wait 3`" in await say(rig, life, "!queue")
             await rig.wait_ended(4)
         assert rig.claude.asked == ["go", "wait 3"]
         outcomes = [str(turn.outcome) for turn in await rig.turns()]

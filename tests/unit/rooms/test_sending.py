@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from files import __main__ as files_program
 from orchestrator.core.image_size import read_size
 from orchestrator.core.room_tools import build_answer, parse_call
 from orchestrator.core.texts import file as texts
@@ -25,8 +27,8 @@ from tests.unit.rooms.scenario import run, tell
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + b"\0\0\x02\x80" + b"\0\0\x01\xe0" + b"x" * 20
 
 
-async def call(turn: Turn, number: int, path: str, **more: Any) -> dict[str, Any]:
-    """Call the tool, and what it said."""
+def ask_for(turn: Turn, number: int, path: str, **more: Any) -> None:
+    """Call the tool."""
     arguments = {"path": path, **more}
     meta = {"claudecode/toolUseId": f"toolu_{number}"}
     message = {
@@ -37,6 +39,11 @@ async def call(turn: Turn, number: int, path: str, **more: Any) -> dict[str, Any
     }
     request = {"subtype": "mcp_message", "server_name": "room", "message": message}
     turn.line(type="control_request", request_id=f"m{number}", request=request)
+
+
+async def call(turn: Turn, number: int, path: str, **more: Any) -> dict[str, Any]:
+    """Call the tool, and what it said."""
+    ask_for(turn, number, path, **more)
     answer = await turn.wait_answer(f"m{number}")
     result: dict[str, Any] = answer["response"]["mcp_response"]["result"]
     return result
@@ -211,6 +218,105 @@ def test_nobody_is_asked_whether_our_own_tool_may_be_used(tmp_path: Path) -> Non
         assert await rig.bodies() == ["allow"]
 
     run(tmp_path, test)
+
+
+LARGE = PNG[:16] + b"\0\0\x0f\xa0" + b"\0\0\x0b\xb8" + b"x" * 3000
+SMALL = PNG[:16] + b"\0\0\x03\x20" + b"\0\0\x02\x58" + b"small"
+OF_SMALL = {"mimetype": "image/png", "size": len(SMALL), "w": 800, "h": 600}
+
+
+@pytest.mark.parametrize("asks", ["a call", "!get"])
+def test_a_large_image_goes_with_the_thumbnail_that_its_room_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    made: list[tuple[bytes, tuple[int, ...]]] = []
+
+    def make(image: FileIO, *numbers: int) -> bytes:
+        made.append((image.read(), numbers))
+        return SMALL
+
+    async def test(rig: Rig) -> None:
+        fill(rig)
+        (rig.claude.workspace / "photo.png").write_bytes(LARGE)
+        server = rig.account = MemoryHomeserver()
+        rig.claude.scripts["go"] = sends("photo.png", "out/chart.png")
+        async with rig.life() as life:
+            await tell(rig, life, "go" if asks == "a call" else "!get photo.png")
+            await rig.wait(lambda: has_image(server))
+            await asyncio.sleep(5)
+        image = next(c for c in server.contents if c.get("msgtype") == "m.image")
+        info = {"mimetype": "image/png", "size": len(LARGE), "w": 4000, "h": 3000}
+        named = {"thumbnail_info": OF_SMALL, "thumbnail_url": "mxc://memory/2"}
+        assert image["info"] == info | named
+        assert image["url"] == "mxc://memory/1"
+        assert [data for _, _, data in server.uploads[:2]] == [LARGE, SMALL]
+        assert made == [(LARGE, (800, 600, 256 << 10))], "of the smaller one none"
+
+    monkeypatch.setattr(files_program, "make_thumbnail", make)
+    run(tmp_path, test)
+
+
+async def has_image(server: MemoryHomeserver) -> bool:
+    return any(c.get("msgtype") == "m.image" for c in server.contents)
+
+
+@pytest.mark.parametrize(
+    "made", [None, b"", b"GIF89a....", LARGE, SMALL + b"x" * (256 << 10), b"<svg/>", OSError()]
+)
+def test_an_image_whose_thumbnail_is_none_is_sent_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bytes | OSError | None
+) -> None:
+    def make(*_: object) -> bytes | None:
+        if isinstance(made, OSError):
+            raise made
+        return made
+
+    async def test(rig: Rig) -> None:
+        fill(rig)
+        (rig.claude.workspace / "photo.png").write_bytes(LARGE)
+        rig.claude.scripts["go"] = sends("photo.png", "a.txt")
+        async with rig.life() as life:
+            await tell(rig, life, "go")
+            await rig.wait_ended(1)
+        image, file, answer = await rig.said()
+        assert image["info"] == {"mimetype": "image/png", "size": len(LARGE), "w": 4000, "h": 3000}
+        assert file["msgtype"] == "m.file"
+        assert answer["body"] == f"False: {texts.SENT}\nFalse: {texts.SENT}"
+
+    monkeypatch.setattr(files_program, "make_thumbnail", make)
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("step", range(1, 40, 3))
+def test_a_crash_at_any_step_sends_an_image_and_its_thumbnail_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    async def main() -> None:
+        async with open_rig(tmp_path) as rig:
+            fill(rig)
+            (rig.claude.workspace / "photo.png").write_bytes(LARGE)
+            server = rig.account = MemoryHomeserver()
+            rig.claude.scripts["go"] = sends("photo.png")
+            await rig.receive("go")
+            async with rig.life(crash_at=step) as life:
+
+                async def is_over() -> bool:
+                    ended = sum(t.outcome is not None for t in await rig.turns())
+                    return life.points.crashed.is_set() or ended > 0
+
+                await rig.wait(is_over)
+            async with rig.life():
+                await rig.wait_ended(1)
+                await asyncio.sleep(10)
+            (image,) = [c for c in server.contents if c.get("msgtype") == "m.image"]
+            info: Any = image["info"]
+            assert info["thumbnail_info"] == OF_SMALL
+            urls = (image["url"], info["thumbnail_url"])
+            stored = [server.uploads[int(str(url).rpartition("/")[2]) - 1][2] for url in urls]
+            assert stored == [LARGE, SMALL]
+
+    monkeypatch.setattr(files_program, "make_thumbnail", lambda *_: SMALL)
+    run_rooms(main())
 
 
 json_values = st.recursive(

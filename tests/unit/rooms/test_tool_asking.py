@@ -163,7 +163,7 @@ def test_several_open_questions_are_listed_and_decided_by_their_number(tmp_path:
                 await handle(life)
             await rig.wait_ended(1)
         bodies = await rig.bodies()
-        assert sum("1. `Bash: do 1`\n2. `Bash: do 2`" in body for body in bodies) == 2
+        assert sum("**1**: `Bash: do 1`\n- **2**: `Bash: do 2`" in body for body in bodies) == 2
         assert any("allow deny" in body for body in bodies)
 
     run_asking(tmp_path, test)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.texts import workspace as texts
+from orchestrator.core.turn_mark import ANSWER_KEY
 from tests.support.memory_claude import Turn
 from tests.support.outbox import MemoryHomeserver
 from tests.support.room_rig import Life, Rig, open_rig, run_rooms
@@ -173,6 +174,47 @@ def test_a_repository_is_cloned_by_https_and_without_secrets_in_its_address(
                 answer = await say(rig, life, wrong)
                 assert "hunter2" not in answer
             assert set(held(rig)) == {"project/README"}
+
+    run(tmp_path, test, defaults=KEPT)
+
+
+async def marks_of(rig: Rig, asked: str) -> list[tuple[str, bool, bool]]:
+    """Of what answers a command: kind, whether it is the last, whether it tells how it stands."""
+    found: list[Any] = [c for c in await rig.said() if ANSWER_KEY in c]
+    return [
+        (c["msgtype"], c[ANSWER_KEY]["final"], c[ANSWER_KEY].get("live", False))
+        for c in found
+        if c[ANSWER_KEY]["to"] == asked
+    ]
+
+
+def test_how_a_clone_stands_is_not_the_end_of_its_answer(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        url = "https://example.org/team/project.git"
+        rig.claude.clones[url], rig.claude.clone_s = 0, 150
+        async with rig.life() as life:
+            asked = await rig.receive(f"!clone {url}")
+            life.notify()
+            await rig.wait_body(texts.cloned(url, "project"), timeout_s=300)
+        progress, end = ("m.notice", False, True), ("m.notice", True, False)
+        assert await marks_of(rig, asked) == [progress, progress, end]
+
+    run(tmp_path, test, defaults=KEPT)
+
+
+@pytest.mark.parametrize("command", ["!export", "!get a"])
+def test_where_a_file_goes_with_an_answer_it_is_its_end(tmp_path: Path, command: str) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await turn(rig, life, "one", 1, a="1")
+            asked = await rig.receive(command)
+            life.notify()
+
+            async def is_sent() -> bool:
+                return len(await marks_of(rig, asked)) > 1
+
+            await rig.wait(is_sent)
+        assert await marks_of(rig, asked) == [("m.notice", False, False), ("m.file", True, False)]
 
     run(tmp_path, test, defaults=KEPT)
 

@@ -20,7 +20,7 @@ from orchestrator.errors import (
 from orchestrator.model import Epoch, Seq
 from orchestrator.ports import ByteStream
 from orchestrator.runners import wire
-from orchestrator.runners.link import Applied, CliLine, RunnerLink, UpEvent, open_link
+from orchestrator.runners.link import Applied, CliLine, LinkEvent, RunnerLink, open_link
 from tests.support.virtual_time import run_virtual
 
 E1 = Epoch("e1")
@@ -107,13 +107,13 @@ async def linked(stream: PlayedStream, *, acked: int = 0) -> AsyncIterator[Runne
         yield link
 
 
-async def take(link: RunnerLink, count: int) -> list[UpEvent]:
-    taken: list[UpEvent] = []
+async def take(link: RunnerLink, count: int) -> list[LinkEvent]:
+    taken: list[LinkEvent] = []
     await collect(link, taken, count)
     return taken
 
 
-async def collect(link: RunnerLink, into: list[UpEvent], count: int | None = None) -> None:
+async def collect(link: RunnerLink, into: list[LinkEvent], count: int | None = None) -> None:
     async for event in link.events():
         into.append(event)
         if len(into) == count:
@@ -203,7 +203,7 @@ async def test_events_that_came_before_the_end_are_seen_before_the_error() -> No
     async with linked(stream) as link:
         stream.say(**out(1, "last words"))
         stream.end()
-        seen: list[UpEvent] = []
+        seen: list[LinkEvent] = []
         with pytest.raises(WireClosedError, match="stream to the runner ended"):
             await collect(link, seen)
         assert seen == [CliLine(q=Seq(1), session="main", line="last words")]

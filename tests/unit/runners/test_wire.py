@@ -14,7 +14,10 @@ from orchestrator.errors import RunnerError, WireProtocolError, WireVersionError
 from orchestrator.model import Epoch, Seq
 from orchestrator.runners import wire
 from orchestrator.runners.event import (
+    MAX_LINE_VALUES,
     Applied,
+    AsideLine,
+    AsidePieces,
     CliLine,
     CliStderr,
     LineCut,
@@ -212,6 +215,30 @@ def test_an_endless_line_is_stopped_at_the_limit() -> None:
         assert reassembler.accept(out(q, d=piece, more=True)) is None
     with pytest.raises(WireProtocolError, match="over the limit"):
         reassembler.accept(out(5, d="x", more=True))
+
+
+def aside(*, s: str = "files", d: str = "", more: bool = False) -> wire.AsideFrame:
+    return wire.AsideFrame(t="aside", s=s, d=d, more=more)
+
+
+def test_pieces_without_a_number_make_a_line_and_are_neither_mixed_nor_endless() -> None:
+    pieces = AsidePieces()
+    assert pieces.accept(aside(d="a", more=True)) is None
+    assert pieces.accept(aside(d="b")) == AsideLine(session="files", line="ab")
+    assert pieces.accept(aside(d="c")) == AsideLine(session="files", line="c")
+    assert pieces.accept(aside(more=True)) is None
+    with pytest.raises(WireProtocolError, match="mixed two lines"):
+        pieces.accept(aside(s="other"))
+    endless = AsidePieces()
+    for _ in range(4):
+        endless.accept(aside(d="x" * (wire.MAX_LINE_BYTES // 4), more=True))
+    with pytest.raises(WireProtocolError, match="over the limit"):
+        endless.accept(aside(d="x", more=True))
+
+
+def test_a_line_without_a_number_that_has_too_many_values_is_not_read() -> None:
+    line = AsidePieces().accept(aside(d="[" * (MAX_LINE_VALUES + 1)))
+    assert line == AsideLine(session="files", line=None)
 
 
 @given(st.text(max_size=500))

@@ -41,9 +41,16 @@ class RecordingRoom(Room):
         return self.reserve
 
     def open(
-        self, command: str, session: str, argv: list[str], env: dict[str, str], cwd: str
+        self,
+        command: str,
+        session: str,
+        argv: list[str],
+        env: dict[str, str],
+        cwd: str,
+        *,
+        kept: bool,
     ) -> None:
-        self.asked.append(("open", command, session, argv, env, cwd))
+        self.asked.append(("open", command, session, argv, env, cwd, kept))
 
     def input(self, command: str, session: str, line: bytes) -> None:
         self.asked.append(("input", command, session, line))
@@ -80,9 +87,16 @@ CLOSE: dict[str, object] = {"t": "close", "id": "c4", "s": "m"}
 
 def test_each_frame_asks_for_what_it_says() -> None:
     assert asked_by(
-        OPEN, INPUT, SIGNAL, CLOSE, {"t": "ack", "q": 3}, {"t": "ping", "token": "x"}
+        OPEN,
+        {**OPEN, "kept": False},
+        INPUT,
+        SIGNAL,
+        CLOSE,
+        {"t": "ack", "q": 3},
+        {"t": "ping", "token": "x"},
     ) == [
-        ("open", "c1", "m", ["a"], {}, "/"),
+        ("open", "c1", "m", ["a"], {}, "/", True),
+        ("open", "c1", "m", ["a"], {}, "/", False),
         ("input", "c2", "m", "hä\n".encode()),
         ("signal", "c3", "m", "kill"),
         ("close", "c4", "m"),

@@ -24,6 +24,7 @@ from orchestrator.model import (
     UserId,
 )
 from orchestrator.store.api import InboxKind, InboxState, NewInboxRow, NewOutboxRow
+from orchestrator.store.errand_table import Errand, ErrandKind, add_errand
 from orchestrator.store.snapshot import read_snapshot
 from orchestrator.store.store import Once, Store, open_store
 from orchestrator.store.turn_table import NewTurn
@@ -73,6 +74,15 @@ async def fill(store: Store) -> None:
     reply: JsonObject = {"body": "no", "m.relates_to": {"m.in_reply_to": {"event_id": "$3"}}}
     await store.outbox.add([message("x2", reply)], now=5)
     await store.outbox.mark_sent(1, EventId("$answer"), now=6)
+    errand = Errand(
+        event_id=EventId("$5"),
+        room_id=ROOM,
+        seq=5,
+        kind=ErrandKind.CLONE,
+        argument="",
+        sender=ALICE,
+    )
+    await store.database.run(lambda db: add_errand(db, errand))
     once = Once(room_id=ROOM, user_id=ALICE, what="w")
     await store.answer(99, [message("x3", {})], reason="w", now=7, once=once)
 
@@ -89,6 +99,7 @@ async def test_what_was_committed_is_read_beside_the_writer_and_after_it(tmp_pat
 
     found = after.evidence
     assert found.joined == {ROOM}
+    assert found.errands == {"$5"}
     assert found.told == {(ROOM, ALICE, "w")}
     assert [(e.event_id, e.progress, e.turn_id, e.reason, e.sender) for e in found.inbox] == [
         ("$1", Progress.USED, TURN, None, None),

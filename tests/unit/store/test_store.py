@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.core.going_on import GoOn
 from orchestrator.core.lifecycle import TurnEvent
+from orchestrator.core.thread import MAIN
 from orchestrator.errors import (
     IllegalTransitionError,
     PreconditionError,
@@ -220,7 +221,7 @@ async def test_a_session_dropped_in_mid_turn_is_not_brought_back_by_the_turns_en
 ) -> None:
     turn = await admit(store, "a")
     session = SessionRow(room_id=ROOM, session="main", session_id=SessionId("s-1"), resumable=False)
-    await store.turns.store_session(session)
+    await store.sessions.put(session)
     await store.begin_anew(1, ROOM, "main", [], now=1.0)
     await store.turns.advance(
         turn.turn_id,
@@ -229,13 +230,13 @@ async def test_a_session_dropped_in_mid_turn_is_not_brought_back_by_the_turns_en
         seen_by=session.session_id,
         now=2.0,
     )
-    assert await store.turns.session(ROOM, "main") is None
+    assert await store.sessions.get(ROOM, "main") is None
 
 
 async def test_a_session_is_resumable_once_it_has_seen_a_message(store: Store) -> None:
     turn = await admit(store, "a")
     session = SessionRow(room_id=ROOM, session="main", session_id=SessionId("s-1"), resumable=False)
-    await store.turns.store_session(session)
+    await store.sessions.put(session)
     await store.turns.advance(
         turn.turn_id,
         TurnEvent.ENDED,
@@ -243,7 +244,7 @@ async def test_a_session_is_resumable_once_it_has_seen_a_message(store: Store) -
         seen_by=session.session_id,
         now=2.0,
     )
-    stored = await store.turns.session(ROOM, "main")
+    stored = await store.sessions.get(ROOM, "main")
     assert stored is not None
     assert stored.resumable
 
@@ -454,7 +455,7 @@ async def test_a_cancel_that_came_just_before_an_interruption_is_the_next_turns_
     store: Store,
 ) -> None:
     turn = await admit(store, "a")
-    await store.cancel(100, ROOM, EventId("$cancel"), lambda _: [], now=2.0)
+    await store.cancel(100, ROOM, MAIN, EventId("$cancel"), lambda _: [], now=2.0)
     await store.turns.advance(
         turn.turn_id,
         TurnEvent.ENDED,
