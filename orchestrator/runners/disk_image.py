@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +22,11 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.core.disk import DiskUsage, image_bytes, most_files
+from orchestrator.core.disk_superblock import (
+    SUPERBLOCK_AT,
+    SUPERBLOCK_BYTES,
+    parse_resting_usage,
+)
 from orchestrator.core.mount_info import parse_mounts
 from orchestrator.errors import DiskError
 from orchestrator.private_file import sync_directory
@@ -34,9 +40,15 @@ _MOUNT_OPTIONS: Final = "loop,nosuid,nodev,noatime,discard,errors=remount-ro"
 _COMMAND_S: Final = 600
 _LOCK_S: Final = 60.0
 _LOCK_POLL_S: Final = 0.05
+# A container that starts has a copy of every mount of the host until its runtime has changed the
+# root: some 100 ms by our own starts, longer on a busy host.
+_STILL_USED_S: Final = 2.0
 # e2fsck: 1 is "errors were corrected".
 _FSCK_FINE: Final = (0, 1)
 _SMALL: Final = 256 << 20
+# <linux/loop.h>: struct loop_info64 begins with the file's device and inode.
+_LOOP_GET_STATUS64: Final = 0x4C05
+_LOOP_INFO64_BYTES: Final = 232
 # How /proc/self/mountinfo shows a file system that met an error; the second since Linux 6.15.
 _SICK: Final = frozenset({"ro", "emergency_ro", "shutdown"})
 
@@ -66,7 +78,7 @@ def held(folder: Path) -> Iterator[int]:
 
 
 class DiskImage:
-    """The image of the room in `folder`. Every method but `usage` needs the room's lock."""
+    """The image of the room in `folder`. Every method but those of usage needs the room's lock."""
 
     def __init__(self, folder: Path, lock: int, *, name: str = MOUNT) -> None:
         self.path = folder / f"{name}.ext4"
@@ -140,7 +152,7 @@ class DiskImage:
         size = image_bytes(limit_bytes)
         if self.size_bytes() >= size:
             return False
-        if self.is_mounted() or _loop_devices(self.path):
+        if not self._is_free():
             msg = f"{self.path} is in use and can't be made larger now"
             raise DiskError(msg)
         # First the file system, as far as its file goes: a kill in between is made good next time.
@@ -148,6 +160,17 @@ class DiskImage:
         os.truncate(self.path, size)
         self._run("resize2fs", str(self.path))
         return True
+
+    def _is_free(self) -> bool:
+        """Whether nobody has it, not even for the moment in which another container starts."""
+        until = time.monotonic() + _STILL_USED_S
+        while not self.is_mounted():
+            if not _loop_devices(self.path):
+                return True
+            if time.monotonic() > until:
+                break
+            time.sleep(_LOCK_POLL_S)
+        return False
 
     def size_bytes(self) -> int:
         """How large the file system is, by its superblock; the file may be ahead of it."""
@@ -167,7 +190,8 @@ class DiskImage:
         device = _device_mounted_at(self.mount_point)
         if device is None:
             return False
-        if _backing_file(device) != str(self.path.resolve()):
+        number = f"{os.major(device)}:{os.minor(device)}"
+        if not _is_backed_by(Path("/sys/dev/block") / number, self.path):
             msg = f"{self.mount_point}: something is mounted there that is not {self.path}"
             raise DiskError(msg)
         return True
@@ -186,6 +210,12 @@ class DiskImage:
             is_enforced=True,
             is_sick=not _SICK.isdisjoint(_super_options(device)),
         )
+
+    def resting_usage(self) -> DiskUsage | None:
+        """The same where it is not mounted, as it was at its last unmount. Needs no lock."""
+        with self.path.open("rb") as file:
+            file.seek(SUPERBLOCK_AT)
+            return parse_resting_usage(file.read(SUPERBLOCK_BYTES))
 
     def discard(self) -> None:
         """Remove it and its mount point. Only for one that never was a room's. Idempotent."""
@@ -240,20 +270,42 @@ def _super_options(device: int) -> tuple[str, ...]:
     return next((mount.super_options for mount in mounts if mount.device == name), ())
 
 
-def _backing_file(device: int) -> str | None:
-    """The file behind a loop device; of one that was deleted, its name is another."""
-    name = f"{os.major(device)}:{os.minor(device)}"
+def _is_backed_by(device: Path, path: Path) -> bool:
+    """Whether a block device (its directory in /sys) is a loop device over this very file.
+
+    By the file's inode. The path that the kernel shows is the one in the mount namespace where the
+    file was opened: after a restart of the orchestrator's container, or a move from there to the
+    host, another one. It decides alone where the device can't be opened.
+    """
     try:
-        return Path(f"/sys/dev/block/{name}/loop/backing_file").read_text().removesuffix("\n")
+        shown = (device / "loop" / "backing_file").read_text().removesuffix("\n")
+        name = device.resolve().name
     except OSError:
-        return None
+        return False
+    try:
+        descriptor = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return shown == str(path.resolve())
+    try:
+        status = fcntl.ioctl(descriptor, _LOOP_GET_STATUS64, bytes(_LOOP_INFO64_BYTES))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    try:
+        there = path.stat()
+    except OSError:
+        return False
+    file_device, inode = struct.unpack_from("=QQ", status)
+    return (_decode_device(file_device), inode) == (there.st_dev, there.st_ino)
+
+
+def _decode_device(number: int) -> int:
+    """As `st_dev` has it; the kernel's form is the one of its own `new_encode_dev`."""
+    return os.makedev((number >> 8) & 0xFFF, (number & 0xFF) | ((number >> 12) & 0xFFF00))
 
 
 def _loop_devices(path: Path) -> list[str]:
     """The loop devices that have this file, mounted here or anywhere."""
-    wanted, found = str(path.resolve()), []
-    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):
-            if entry.read_text().removesuffix("\n") == wanted:
-                found.append(entry.parts[3])
-    return found
+    devices = Path("/sys/block").glob("loop*")
+    return [device.name for device in devices if _is_backed_by(device, path)]

@@ -74,6 +74,12 @@ def says(text: str) -> Any:
     return lambda e: e["type"] == "m.room.message" and text in e["content"].get("body", "")
 
 
+def asks(text: str) -> Any:
+    """Whether an event asks for a decision about it; the live answer names the tool before."""
+    is_said = says(text)
+    return lambda e: is_said(e) and "May I do this?" in e["content"]["body"]
+
+
 class Camera:
     """Takes pictures of some events of a room."""
 
@@ -163,7 +169,7 @@ async def test_a_room_looks_right_on_a_phone_and_in_a_window(
         assert not answer["highlights"], "nobody is pinged"
 
         await bob.send(room, "Now publish it")
-        question = await bob.wait_for(room, says("npm publish --access public"))
+        question = await bob.wait_for(room, asks("npm publish --access public"))
         await camera.take("approval", "Now publish it", "npm publish --access public")
         await bob.react(room, question["event_id"], "✅")
         await bob.wait_for(room, says("Published."))
@@ -178,7 +184,7 @@ async def test_a_room_looks_right_on_a_phone_and_in_a_window(
         put(workspace / "settings.toml", b"limit = 10\nretries = 3\n")
         put(workspace / "chart.png", draw_chart())
         await bob.send(room, "Raise the limit")
-        question = await bob.wait_for(room, says("settings.toml"))
+        question = await bob.wait_for(room, asks("settings.toml"))
         await bob.react(room, question["event_id"], "✅")
         await bob.wait_for(room, says("Raised."))
         await bob.send(room, "!diff")

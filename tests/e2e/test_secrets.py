@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -148,7 +149,9 @@ async def test_programs_use_a_secret_that_is_nowhere_in_the_runner(
         kept = [orchestrator.log_path, *_files(orchestrator.state_dir)]
         assert orchestrator.state_dir / "state.sqlite3" in kept
         for path in kept:
-            assert VALUE.encode() not in path.read_bytes(), path
+            # A CLI that rests by now removes what it needed while it ran.
+            with contextlib.suppress(FileNotFoundError):
+                assert VALUE.encode() not in path.read_bytes(), path
         assert VALUE not in said + theirs + inside
 
 

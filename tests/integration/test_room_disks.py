@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import stat
@@ -219,6 +220,50 @@ async def test_a_raised_limit_makes_the_disk_larger_once_no_container_has_it(hos
     assert (dirs.workspace / "f").read_text() == "kept"
 
 
+@pytest.mark.parametrize(("used_s", "is_larger"), [("0.5", True), ("60", False)])
+async def test_a_disk_that_a_starting_container_has_for_a_moment_is_made_larger_all_the_same(
+    host: Host, used_s: str, is_larger: bool
+) -> None:
+    await host.ensure()
+    # As a runtime does: every mount of the host is in the new namespace, too.
+    process = await asyncio.create_subprocess_exec(
+        "unshare", "--mount", "sh", "-c", f"echo up; exec sleep {used_s}",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    await process.stdout.readline()
+    try:
+        dirs = await host.ensure(4 * LIMIT, is_vacant=True)
+        usage = await host.disks.usage(SLUG, LIMIT)
+        assert usage is not None
+        assert (usage.limit_bytes > 3 * LIMIT) is is_larger
+        (dirs.workspace / "f").write_text("it works either way")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def test_a_disk_that_nobody_used_yet_gets_a_lower_limit_and_a_used_one_keeps_its_size(
+    host: Host,
+) -> None:
+    await host.ensure(4 * LIMIT)
+    await host.ensure(LIMIT)
+    usage = await host.disks.usage(SLUG, LIMIT)
+    assert usage is not None
+    assert usage.limit_bytes > 3 * LIMIT, "a container may have it"
+    dirs = await host.ensure(LIMIT, is_vacant=True)
+    usage = await host.disks.usage(SLUG, LIMIT)
+    assert usage is not None
+    assert usage.limit_bytes <= LIMIT
+    (dirs.home / ".kept").write_text("kept")
+    await host.ensure(LIMIT // 2, is_vacant=True)
+    usage = await host.disks.usage(SLUG, LIMIT)
+    assert usage is not None
+    assert usage.limit_bytes > LIMIT // 2
+    assert (dirs.home / ".kept").read_text() == "kept"
+
+
 async def test_a_growth_that_was_cut_short_is_finished_by_the_next(host: Host) -> None:
     await host.ensure()
     await host.release()
@@ -407,3 +452,49 @@ async def test_an_engine_in_another_mount_namespace_is_found_out(tmp_path: Path)
                 image.unmount()
                 process.kill()
                 await process.wait()
+
+
+async def test_what_a_disk_holds_is_known_mounted_and_at_rest_alike(host: Host) -> None:
+    for limit in (LIMIT, 300 * MIB):
+        dirs = await host.ensure(limit, is_vacant=True)
+        (dirs.workspace / "large").write_bytes(os.urandom(5 * MIB))
+        for number in range(30):
+            (dirs.home / f"{number}").write_text("x")
+        os.sync()
+        mounted = await host.disks.known({SLUG: limit})
+        assert mounted == {SLUG: await host.disks.usage(SLUG, limit)}
+        assert 5 * MIB <= mounted[SLUG].used_bytes < mounted[SLUG].limit_bytes <= limit
+        await host.release()
+        assert await host.disks.usage(SLUG, limit) is None
+        assert await host.disks.known({SLUG: limit}) == mounted, limit
+
+
+async def test_what_a_disk_holds_is_not_known_where_its_superblock_does_not_say(host: Host) -> None:
+    await host.ensure()
+    snapshot = host.image.read_bytes()
+    await host.release()
+    host.disks = RoomDisks(root=host.disks.root, kind="image")  # another life
+    for content in (snapshot, b"", b"\0" * MIB):
+        host.image.write_bytes(content)
+        assert await host.disks.known({SLUG: LIMIT}) == {}
+    host.image.unlink()
+    host.image.mkdir()
+    assert await host.disks.known({SLUG: LIMIT, RoomSlug("never"): LIMIT}) == {}
+
+
+async def test_a_disk_that_somebody_still_uses_is_known_after_it_was_let_go_of(host: Host) -> None:
+    dirs = await host.ensure()
+    with (dirs.workspace / "open").open("wb"):
+        seen = await host.disks.known({SLUG: LIMIT})
+        await host.release()
+        assert mounts_below(host.folder) == []
+        assert host.disks._known(SLUG, LIMIT) == seen[SLUG]
+
+
+async def test_of_plain_directories_the_last_count_is_known(host: Host) -> None:
+    dirs = await host.ensure(kind="measured")
+    assert await host.plain.known({SLUG: LIMIT}) == {}
+    (dirs.workspace / "f").write_bytes(b"x" * MIB)
+    counted = await host.plain.usage(SLUG, LIMIT)
+    (dirs.workspace / "g").write_bytes(b"x" * MIB)
+    assert await host.plain.known({SLUG: LIMIT}) == {SLUG: counted}
