@@ -11,8 +11,11 @@ from typing import Any
 import yaml
 
 from orchestrator.metrics.figures import render_metrics
+from scripts.dashboards import build_dashboards
 from tests.support.compose import COMPOSE, alert_rules, figures, load, run, services, tool
 
+# How long the sync has been as it is: the alert and `!status` say it.
+_NOT_SHOWN = frozenset({"aiagentchat_sync_since_seconds"})
 _METRIC = re.compile(r"\b(?:aiagentchat|process)_\w+")
 
 
@@ -93,6 +96,43 @@ def test_targets_are_loopback_on_a_host_and_names_in_compose() -> None:
         assert load(f"targets/{name}.yml") == [{"targets": [f"127.0.0.1:{port}"]}]
         assert load(f"targets/compose/{name}.yml") == [{"targets": [f"{name}:{port}"]}]
     assert "./targets/compose:/etc/prometheus/targets:ro" in services()["prometheus"]["volumes"]
+
+
+def test_the_dashboards_are_those_that_the_script_writes() -> None:
+    folder = COMPOSE / "grafana" / "dashboards"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == build_dashboards()
+
+
+def test_every_metric_of_ours_is_on_a_dashboard() -> None:
+    shown = {name for text in expressions("prometheus") for name in _METRIC.findall(text)}
+    for name in known_metrics():
+        if name.startswith("aiagentchat_") and not name.endswith(("_sum", "_count", "_created")):
+            forms = {name, f"{name}_bucket", name.removesuffix("_bucket")}
+            assert forms & shown or name in _NOT_SHOWN, name
+
+
+def test_panels_do_not_overlap_and_stay_in_the_grid() -> None:
+    for name, board in dashboards().items():
+        taken: set[tuple[int, int]] = set()
+        for panel in board["panels"]:
+            at = panel["gridPos"]
+            cells = {
+                (x, y)
+                for x in range(at["x"], at["x"] + at["w"])
+                for y in range(at["y"], at["y"] + at["h"])
+            }
+            assert not cells & taken, (name, panel["title"])
+            assert max(x for x, _ in cells) < 24, (name, panel["title"])
+            taken |= cells
+
+
+def test_one_rooms_dashboard_asks_for_that_room_alone() -> None:
+    board = dashboards()["room.json"]
+    (variable,) = board["templating"]["list"]
+    assert variable["name"] == "room"
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            assert 'room="$room"' in target["expr"], panel["title"]
 
 
 def test_dashboards_use_the_datasources_that_are_provisioned() -> None:
