@@ -64,6 +64,7 @@ from orchestrator.reloading import serve
 from orchestrator.room_secret import load_room_secrets, uncovered_secrets
 from orchestrator.runners.engine import open_engine
 from orchestrator.runners.image import Base, ensure_image
+from orchestrator.socket_proxy.command import socket_proxy
 from orchestrator.store.copying import COPIES_DIR, copy_name
 
 app = typer.Typer(
@@ -81,6 +82,7 @@ app.add_typer(image_app, name="image")
 app.add_typer(audit_app, name="audit")
 app.add_typer(matrix_app, name="matrix")
 app.add_typer(config_app, name="config")
+app.command("socket-proxy")(socket_proxy)
 
 
 @app.callback(invoke_without_command=True)

@@ -35,6 +35,9 @@ from orchestrator.runners.stream import AttachedStream, DiagnosticLines
 _REMOVAL_S: Final = 20.0
 _POLL_S: Final = 0.1
 
+TOP_ARGUMENTS: Final = "-eLo pid,lwp"
+"""What the host's ps is told for a runner's tasks."""
+
 
 @asynccontextmanager
 async def open_docker_backend(
@@ -141,7 +144,7 @@ class DockerBackend:
         """
         runner = await self._get_running(name)
         answer = await self.engine.call(
-            self.engine.api.top, runner.container_id, ps_args="-eLo pid,lwp"
+            self.engine.api.top, runner.container_id, ps_args=TOP_ARGUMENTS
         )
         return Top.parse(answer).count
 

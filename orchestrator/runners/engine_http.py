@@ -126,7 +126,7 @@ async def check(address: EngineAddress) -> None:
     Raises:
         EngineUnavailableError: nobody listens there; says what to do.
     """
-    async with _connection(address, _LINE_BYTES):
+    async with open_connection(address, _LINE_BYTES):
         pass
 
 
@@ -153,7 +153,7 @@ async def exchange(
     # Kept alive: the engine then reads all of the body before it ends its answer. When it closes a
     # connection with some of it unread (an archive's padding), the kernel throws the answer away.
     head = _head(method, path, query, f"Content-Length: {length}")
-    async with _connection(address, _LINE_BYTES) as (reader, writer):
+    async with open_connection(address, _LINE_BYTES) as (reader, writer):
         with _translated(address):
             await _send(writer, head, body)
             await _read_head(reader, of_a_runner=False)
@@ -174,7 +174,7 @@ async def upgrade(
     sent = b"" if body is None else json.dumps(body).encode()
     headers = ("Connection: Upgrade", "Upgrade: tcp", f"Content-Length: {len(sent)}")
     head = _head("POST", path, query, *headers, kind=_TAR if body is None else _JSON)
-    async with _connection(address, _ATTACH_BYTES) as (reader, writer):
+    async with open_connection(address, _ATTACH_BYTES) as (reader, writer):
         with _translated(address):
             async with asyncio.timeout(CALL_S):
                 await _send(writer, head, sent)
@@ -195,9 +195,15 @@ def _head(
 
 
 @asynccontextmanager
-async def _connection(
+async def open_connection(
     address: EngineAddress, limit: int
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to the engine, closed at exit; `limit` bytes may be read up to a separator.
+
+    Raises:
+        EngineUnavailableError: nobody listens there.
+        EngineRequestError: it does not answer within CALL_S.
+    """
     with _translated(address):
         async with asyncio.timeout(CALL_S):
             reader, writer = await _connect(address, limit)

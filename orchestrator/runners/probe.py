@@ -29,7 +29,7 @@ from orchestrator.peer import read_peer
 from orchestrator.runners.docker_config import container_config
 from orchestrator.runners.engine import ConflictError, Engine
 
-_LABEL_PROBE: Final = f"{LABEL_INSTALLATION}-probe"
+LABEL_PROBE: Final = f"{LABEL_INSTALLATION}-probe"
 _SOCKET: Final = "egress.sock"
 _FILE: Final = "made"
 # A sandbox boots within a second; a virtual machine within a few; the machine may be busy.
@@ -131,7 +131,7 @@ def probe_config(plan: ProbePlan, directory: Path) -> JsonObject:
         limits=_LIMITS,
         runtime=plan.runtime,
     )
-    config = container_config(build_options(spec), {_LABEL_PROBE: plan.installation})
+    config = container_config(build_options(spec), {LABEL_PROBE: plan.installation})
     return config | {"Entrypoint": ["/usr/bin/python3", "-I", "-S", "-c", _PROGRAM]}
 
 
