@@ -306,6 +306,7 @@ def _renew(image: DiskImage, limit_bytes: int) -> None:
     is_small = image.size_bytes() < image_bytes(limit_bytes)
     if is_small or (usage is not None and usage.is_sick):
         image.unmount()
+        image.wait_until_free()
     if is_small:
         try:
             image.grow(limit_bytes)

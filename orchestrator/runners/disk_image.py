@@ -152,7 +152,7 @@ class DiskImage:
         size = image_bytes(limit_bytes)
         if self.size_bytes() >= size:
             return False
-        if not self._is_free():
+        if self.is_mounted() or _loop_devices(self.path):
             msg = f"{self.path} is in use and can't be made larger now"
             raise DiskError(msg)
         # First the file system, as far as its file goes: a kill in between is made good next time.
@@ -161,8 +161,8 @@ class DiskImage:
         self._run("resize2fs", str(self.path))
         return True
 
-    def _is_free(self) -> bool:
-        """Whether nobody has it, not even for the moment in which another container starts."""
+    def wait_until_free(self) -> bool:
+        """Whether nobody has it; also not for the moment in which another container starts."""
         until = time.monotonic() + _STILL_USED_S
         while not self.is_mounted():
             if not _loop_devices(self.path):

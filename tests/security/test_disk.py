@@ -5,6 +5,7 @@ Real runners of the real image, whose disks are made as the orchestrator makes t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from orchestrator.core.sandbox import SandboxSpec
 from orchestrator.disks import RoomDisks
 from orchestrator.runners.docker_backend import DockerBackend
 from orchestrator.runners.workdir import prepare_room_dirs
-from tests.support.mounts import loop_files, unmount_below
+from tests.support.mounts import loop_files, unmount_below, wait_until_let_go
 from tests.support.runner_engine import ensure_runner_image, open_clean_backend, room_spec
 
 pytestmark = [pytest.mark.docker, pytest.mark.faults, pytest.mark.timeout(300)]
@@ -244,7 +245,7 @@ async def test_no_loop_device_stays_when_the_runner_is_gone_and_the_disk_let_go(
     await room.disks.release(room.spec.slug)
     assert await room.run("echo goes on > /workspace/f && cat /workspace/f") == "goes on\n"
     await room.backend.remove(room.spec.name)
-    assert not any(str(room.image) in file for file in loop_files())
+    await asyncio.to_thread(wait_until_let_go, room.image)
     await rooms.second.backend.remove(rooms.second.spec.name)
     await rooms.second.disks.release(rooms.second.spec.slug)
-    assert not any(str(rooms.second.image) in file for file in loop_files())
+    await asyncio.to_thread(wait_until_let_go, rooms.second.image)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
+_LET_GO_S = 20.0
 # How mountinfo writes a space, a tab, a newline and a backslash in a path.
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -30,3 +32,15 @@ def loop_files() -> list[str]:
     """The files that loop devices have now; of a deleted one its name says so."""
     files = Path("/sys/block").glob("loop*/loop/backing_file")
     return [file.read_text().strip() for file in files]
+
+
+def wait_until_let_go(path: Path | str) -> None:
+    """Until no loop device has a file of this name; a container that starts anywhere copies mounts.
+
+    Raises:
+        AssertionError: one still has it.
+    """
+    until = time.monotonic() + _LET_GO_S
+    while any(str(path) in file for file in loop_files()):
+        assert time.monotonic() < until, f"a loop device still has {path}"
+        time.sleep(0.02)
