@@ -33,10 +33,18 @@ def socket_proxy(
         str | None, typer.Option(help="The engine's address. Default: DOCKER_HOST, as for docker.")
     ] = None,
     runtime: Annotated[
-        list[str] | None, typer.Option(help="An OCI runtime that may be used: docker.runtime.")
+        list[str] | None,
+        typer.Option(
+            envvar="AIAGENTCHAT_PROXY_RUNTIMES",
+            help="An OCI runtime that may be used: docker.runtime.",
+        ),
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option(help="A runner image that may be used: docker.image.")
+        list[str] | None,
+        typer.Option(
+            envvar="AIAGENTCHAT_PROXY_IMAGES",
+            help="A runner image that may be used: docker.image.",
+        ),
     ] = None,
 ) -> None:
     """Give an orchestrator the engine without giving it the host; until Ctrl-C or SIGTERM.

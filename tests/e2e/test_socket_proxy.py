@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import secrets
 import signal
+import tarfile
+import time
 from pathlib import Path
 
 import docker
 import pytest
 
+from orchestrator.errors import EngineRequestError, ImageMissingError
+from orchestrator.runners.base_image import MADE_NAME
+from orchestrator.runners.build_log import BuildLog
+from orchestrator.runners.engine import open_engine
+from orchestrator.runners.image import IMAGE_NAME
 from tests.e2e.conftest import Installation
 from tests.support.orchestrator import ORCHESTRATOR, clean_environment
 from tests.support.socket_proxy import SocketProxy, open_socket_proxy
@@ -74,3 +83,40 @@ async def test_a_room_is_answered_restarted_audited_and_cleaned_up_through_the_p
         assert proxy.refusals == []
     lines = [json.loads(line) for line in proxy.log_path.read_text().splitlines() if "{" in line]
     assert {"socket_proxy.open"} <= {line.get("action") for line in lines}
+
+
+async def test_images_are_imported_built_listed_and_removed_through_the_proxy(
+    tmp_path: Path,
+) -> None:
+    tag = secrets.token_hex(6)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        text = f"FROM {MADE_NAME}:{tag}\nLABEL tried=yes\n".encode()
+        for name, data in (("Dockerfile", text), ("large", bytes(1 << 20))):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    files = archive.getvalue()
+    async with (
+        open_socket_proxy(tmp_path / "engine", tmp_path / "state") as proxy,
+        open_engine(proxy.address) as engine,
+    ):
+        said: list[str] = []
+        log = BuildLog(said.append, now=time.monotonic())
+        imported = {"fromSrc": "-", "repo": MADE_NAME, "tag": tag}
+        await log.follow(engine, "/images/create", imported, body=files, limit_s=60)
+        query = {"t": f"{IMAGE_NAME}:{tag}", "rm": "1", "forcerm": "1"}
+        await log.follow(engine, "/build", query, body=files, limit_s=60)
+        found = await engine.call(engine.api.inspect_image, f"{IMAGE_NAME}:{tag}")
+        assert found["Config"]["Labels"] == {"tried": "yes"}
+        names = [n for i in await engine.call(engine.api.images) for n in i["RepoTags"] or ()]
+        assert f"{IMAGE_NAME}:{tag}" in names
+        assert not [name for name in names if not name.startswith(f"{IMAGE_NAME}:")]
+        await engine.call(engine.api.remove_image, f"{IMAGE_NAME}:{tag}", force=False)
+        with pytest.raises(ImageMissingError):
+            await engine.call(engine.api.inspect_image, f"{IMAGE_NAME}:{tag}")
+        with pytest.raises(EngineRequestError, match="socket proxy"):
+            await engine.call(engine.api.remove_image, f"{MADE_NAME}:{tag}", force=False)
+    client = docker.from_env()
+    client.images.remove(f"{MADE_NAME}:{tag}")
+    client.close()

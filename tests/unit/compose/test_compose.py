@@ -86,9 +86,27 @@ def test_who_waits_for_whom_says_until_when() -> None:
             assert service["profiles"] == SERVICES[other]["profiles"], (name, other)
 
 
-def test_only_the_orchestrator_has_the_engines_socket() -> None:
-    having = [name for name, one in SERVICES.items() if "docker.sock" in str(one["volumes"])]
-    assert having == ["orchestrator"]
+def test_the_engines_socket_is_the_proxys_alone_and_that_has_nothing_else() -> None:
+    having = [name for name, one in SERVICES.items() if "DOCKER_SOCKET" in str(one["volumes"])]
+    assert having == ["engine"]
+    proxy = SERVICES["engine"]
+    assert proxy["network_mode"] == "none"
+    assert "cap_add" not in proxy
+    assert not {"secrets", "config"} & {part for v in proxy["volumes"] for part in v.split("/")}
+    assert next(v for v in proxy["volumes"] if "STATE_DIR" in v).endswith(":ro")
+    orchestrator = SERVICES["orchestrator"]
+    assert "engine-socket:/run/engine:ro" in orchestrator["volumes"]
+    assert orchestrator["environment"]["DOCKER_HOST"] == "unix:///run/engine/docker.sock"
+    assert proxy["command"][-1] == "/run/engine/docker.sock"
+    assert proxy["image"] == orchestrator["image"], "both make the same runners"
+
+
+def test_the_proxy_sees_the_rooms_disks_where_they_are_mounted() -> None:
+    layers = load("compose.disks.yaml")["services"]
+    (volume,) = layers["engine"]["volumes"]
+    assert volume["read_only"] is True
+    assert volume["bind"] == {"propagation": "rslave"}
+    assert volume["source"] == layers["orchestrator"]["volumes"][0]["source"]
 
 
 def test_the_state_directory_has_the_same_path_inside_and_outside() -> None:
