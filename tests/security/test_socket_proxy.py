@@ -15,16 +15,12 @@ import docker
 import pytest
 from docker.models.containers import Container
 
+from orchestrator.core.naming import runner_name
 from orchestrator.core.sandbox import SandboxSpec, build_labels, build_options
 from orchestrator.model import InstallationId
 from orchestrator.runners.docker_config import container_config
-from tests.support.runner_engine import (
-    ensure_runner_image,
-    new_installation,
-    prepare,
-    room_spec,
-)
-from tests.support.socket_proxy import SocketProxy, open_socket_proxy
+from tests.support.runner_engine import ensure_runner_image, new_installation
+from tests.support.socket_proxy import SocketProxy, open_socket_proxy, room_in_state
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 
@@ -66,18 +62,7 @@ def installation() -> InstallationId:
 
 @pytest.fixture
 def spec(tmp_path: Path, installation: InstallationId, image: str) -> SandboxSpec:
-    state = tmp_path / "state"
-    found = room_spec(state, installation, image)
-    folder = state / "rooms" / found.slug
-    folder.parent.mkdir(mode=0o700, parents=True)
-    return prepare(
-        replace(
-            found,
-            workspace=folder / "workspace",
-            home=folder / "home",
-            egress_dir=folder / "egress",
-        )
-    )
+    return room_in_state(tmp_path / "state", installation, image)
 
 
 @pytest.fixture
@@ -214,10 +199,15 @@ async def test_another_installation_is_refused_once_one_is_served(
     intruder: docker.APIClient, spec: SandboxSpec, tmp_path: Path, proxy: SocketProxy
 ) -> None:
     await asyncio.to_thread(make, intruder, spec)
-    second = room_spec(tmp_path / "state", InstallationId("e" * 16), spec.image)
-    folder = spec.workspace.parent
+    other = InstallationId("e" * 16)
+    second = await asyncio.to_thread(room_in_state, tmp_path / "state2", other, spec.image)
     second = replace(
-        second, workspace=folder / "workspace", home=folder / "home", egress_dir=folder / "egress"
+        second,
+        workspace=spec.workspace,
+        home=spec.home,
+        egress_dir=spec.egress_dir,
+        slug=spec.slug,
+        name=runner_name(other, spec.slug),
     )
     with pytest.raises(docker.errors.APIError, match="serves the installation"):
         await asyncio.to_thread(make, intruder, second)

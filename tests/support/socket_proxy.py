@@ -9,10 +9,13 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.core.sandbox import SandboxSpec
+from orchestrator.model import InstallationId
 from tests.support.orchestrator import ORCHESTRATOR, clean_environment
+from tests.support.runner_engine import prepare, room_spec
 
 _READY_S = 60.0
 _STOP_S = 20.0
@@ -25,6 +28,7 @@ class SocketProxy:
 
     socket: Path
     log_path: Path
+    pid: int
 
     @property
     def address(self) -> str:
@@ -48,6 +52,18 @@ class SocketProxy:
             writer.close()
 
 
+def room_in_state(state_dir: Path, installation: InstallationId, image: str) -> SandboxSpec:
+    """A room whose directories are where an orchestrator has them, and there."""
+    spec = room_spec(state_dir, installation, image)
+    folder = state_dir / "rooms" / spec.slug
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return prepare(
+        replace(
+            spec, workspace=folder / "workspace", home=folder / "home", egress_dir=folder / "egress"
+        )
+    )
+
+
 @asynccontextmanager
 async def open_socket_proxy(
     folder: Path, state_dir: Path, *options: str
@@ -59,13 +75,13 @@ async def open_socket_proxy(
     """
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    proxy = SocketProxy(socket=folder / "docker.sock", log_path=folder / "proxy.log")
-    with proxy.log_path.open("ab") as log:
+    path, log_path = folder / "docker.sock", folder / "proxy.log"
+    with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             ORCHESTRATOR,
             "socket-proxy",
             "--socket",
-            str(proxy.socket),
+            str(path),
             "--state-dir",
             str(state_dir),
             *options,
@@ -74,6 +90,7 @@ async def open_socket_proxy(
             stdout=log,
             stderr=log,
         )
+    proxy = SocketProxy(socket=path, log_path=log_path, pid=process.pid)
     try:
         await _wait_until_it_serves(proxy, process)
         yield proxy

@@ -100,4 +100,6 @@ def test_nothing_but_the_audit_runs_a_command_in_a_container() -> None:
     sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
     assert len(sources) > 100
     calls = re.compile(r"exec_create|exec_start|containers/.*/exec\b")
-    assert [path.name for path, text in sources.items() if calls.search(text)] == ["inspection.py"]
+    # The socket proxy's `requests.py` names the request that it lets the audit make.
+    found = {path.name for path, text in sources.items() if calls.search(text)}
+    assert found == {"inspection.py", "requests.py"}
