@@ -393,13 +393,26 @@ all_tests() {
   unit_tests "$@" || failed=1
   ensure_real_parts
   say "· tests on real parts: Docker Engine, Synapse, the Claude Code CLI"
-  run_pytest "$LOGS/real.log" tests -m "($REAL_PARTS) and not long" \
-    --numprocesses "$REAL_WORKERS" --dist loadfile "$@" || failed=1
+  run_real real tests -m "($REAL_PARTS) and not long" "$@" || failed=1
   say ""
   say "make test, $(($(date +%s) - tests_began)) s:"
   say "  without Docker  $(closing_line "$LOGS/unit.log")"
   say "  on real parts   $(closing_line "$LOGS/real.log")"
+  sed -n 's/^unsteady: /  unsteady        /p' "$LOGS/real-again.log"
   return "$failed"
+}
+
+# run_real NAME PYTEST-ARGUMENTS…: what failed beside others is tried again alone (scripts/again.py).
+run_real() {
+  log=$LOGS/$1.log again=$LOGS/$1-again.log code=0
+  shift
+  : > "$again"
+  run_pytest "$log" "$@" --cache-clear --numprocesses "$REAL_WORKERS" --dist loadfile || code=$?
+  [ "$code" -eq 1 ] || return "$code"
+  code=0
+  "$VENV/bin/python" -m scripts.again > "$again" 2>&1 < /dev/null || code=$?
+  cat "$again"
+  return "$code"
 }
 
 # real NAME PYTEST-ARGUMENTS…: a part of the tests, with all that any of them needs.
@@ -409,7 +422,7 @@ real() {
   require_root "$name"
   ensure_venv dev
   ensure_real_parts
-  run_pytest "$LOGS/$name.log" "$@" --numprocesses "$REAL_WORKERS" --dist loadfile
+  run_real "$name" "$@"
 }
 
 # What tests on real parts need. Here and not in the tests, whose time is limited.
