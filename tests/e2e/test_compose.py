@@ -25,6 +25,21 @@ WATCHED = ("orchestrator", "prometheus", "alertmanager")
 TURNS = 'query?query=aiagentchat_turns_total{outcome="done"}'
 # Of what it takes to scrape, to find that it stays away (`for: 2m`), and to gather (`group_wait`).
 _ALERT_S = 300.0
+# A container with the host in it; PostgreSQL's password, by its container; the engine's volumes.
+_INTRUDER = """
+import http.client, json, socket
+host = json.dumps({"Image": "x", "HostConfig": {"Privileged": True, "Binds": ["/:/host"]}})
+for method, path, body in (
+    ("POST", "/v1.41/containers/create?name=x", host),
+    ("GET", "/v1.41/containers/NAME/json", None),
+    ("GET", "/v1.41/volumes", None),
+):
+    client = http.client.HTTPConnection("localhost")
+    client.sock = socket.socket(socket.AF_UNIX)
+    client.sock.connect("/run/engine/docker.sock")
+    client.request(method, path, body)
+    print(client.getresponse().status)
+"""
 _SETTINGS = """
 observability: {metrics: "0.0.0.0:9464"}
 docker: {disk_quota: measured}
@@ -54,6 +69,8 @@ async def test_a_message_is_answered_and_a_fault_is_told(site: ComposeSite) -> N
         await you.send(room, "hello")
         await you.wait_for_text(room, "You said: hello", timeout_s=120)
         await wait_until(lambda: value(site, TURNS) == "1", 90)
+
+        await asyncio.to_thread(check_engine, site)
 
         await asyncio.to_thread(site.compose, "stop", "orchestrator")
         await you.send(room, "is anybody there?")
@@ -95,6 +112,19 @@ def set_up(site: ComposeSite, person: Account, upstream: str, receiver: str) -> 
     alerts = site.folder / "alertmanager.yml"
     told = f"  - name: nobody\n    webhook_configs: [{{url: '{receiver}'}}]\n"
     alerts.write_text(alerts.read_text().replace("  - name: nobody\n", told))
+
+
+def check_engine(site: ComposeSite) -> None:
+    """That the orchestrator works without the engine's socket, and can't make more of its own."""
+    inside = ("exec", "-T", "orchestrator")
+    listed = site.compose(*inside, "sh", "-c", "ls /var/run/docker.sock /run/engine 2>&1 || true")
+    assert "cannot access '/var/run/docker.sock'" in listed
+    assert "docker.sock" in listed.split("/run/engine", 1)[1]
+    assert "not passed on" not in site.compose("logs", "--no-log-prefix", "engine")
+    program = _INTRUDER.replace("NAME", f"{site.project}-postgres-1")
+    said = site.compose(*inside, "/opt/aiagentchat/bin/python", "-I", "-c", program)
+    assert said.split() == ["403", "404", "403"], said
+    assert site.compose("logs", "--no-log-prefix", "engine").count("not passed on") == 2
 
 
 def value(site: ComposeSite, query: str) -> str | None:
