@@ -4,7 +4,7 @@ The agent's messages arrive in the order of their parts: its outbox keeps the or
 and so does the homeserver. They carry `org.aiagentchat.turn`, which names the events that asked;
 an answer that takes the place of what showed the turn's progress is one like others. What is
 answered without a turn, as a room command is, carries `org.aiagentchat.answer`: what it answers,
-and whether that is all of it (docs/protocol.md).
+whether that is all of it, and what came of it (docs/protocol.md).
 Others in the room can write that key, too: where the agent is known only its word counts, and where
 it is not, the first one that answers is the one that is listened to.
 """
@@ -39,7 +39,7 @@ class Answer:
         return f"Answer({self._asked!r}, agent={self._agent!r}, outcome={self.outcome!r})"
 
     def take(self, said: Said) -> Line | None:
-        """What to show of one message, if anything; sets `outcome` at the end of the turn."""
+        """What to show of one message, if anything; sets `outcome` at its end."""
         if self.outcome is not None or said.event_id in self._seen or not self._may_speak(said):
             return None
         self._seen.add(said.event_id)
@@ -54,7 +54,7 @@ class Answer:
             return None
         self._agent = said.sender
         if mark.final:
-            self.outcome = "done"
+            self.outcome = mark.outcome or "done"
         return Line(said=said, is_answer=not mark.live)
 
     def _take_marked(self, said: Said) -> Line | None:

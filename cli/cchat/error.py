@@ -55,15 +55,15 @@ _OUTCOMES = {
 EXIT_HELP = """\
 \b
 Exit codes:
-  0    sent; with --wait: the turn is done
-  1    the turn failed
+  0    sent; with --wait: the turn, or the room command, is done
+  1    it failed
   2    wrong usage or settings, an unknown or an encrypted room
   3    no orchestrator answers
-  4    the turn met its time limit
+  4    it met its time limit
   5    the turn was interrupted (its runner died)
-  6    the turn was cancelled
+  6    it was cancelled
   7    the turn ran out of memory
-  8    the turn was refused (for instance: the queue is full)
+  8    it was refused (for instance: the queue is full, there is no such command)
   9    the homeserver does not answer, or refuses
   70   a bug in cchat
   124  the turn had no end within --timeout; it goes on
@@ -72,7 +72,7 @@ Exit codes:
 
 
 def exit_of_outcome(outcome: str) -> Exit:
-    """The exit code of a turn's outcome; one that a newer orchestrator invented is a failure."""
+    """Of a turn's or a command's outcome; one that a newer orchestrator invented is a failure."""
     return _OUTCOMES.get(outcome, Exit.FAILED)
 
 

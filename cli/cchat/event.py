@@ -40,6 +40,8 @@ class AnswerMark(_Lenient):
 
     to: _Id
     final: bool = False
+    outcome: Annotated[str, Field(max_length=50)] | None = None
+    """Of the last one; an older orchestrator does not say it."""
     live: bool = False
     """It shows how a command goes on, and is no answer yet."""
 

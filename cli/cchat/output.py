@@ -58,12 +58,13 @@ class Output:
             print(clean(line.said.body), file=self.err, flush=True)
 
     def show_end(self, turn: str | None, outcome: str, exit_code: int) -> None:
-        """The turn has ended."""
+        """The turn has ended, or what was answered without one."""
         if self.as_json:
             end = {"type": "end", "turn": turn, "outcome": outcome, "exit_code": exit_code}
             self.show_json(end)
         elif exit_code:
-            self.say(f"the turn ended: {clean_line(outcome)}")
+            what = "it" if turn is None else "the turn"
+            self.say(f"{what} ended: {clean_line(outcome)}")
 
     def show_said(self, room_id: str, said: Said) -> None:
         """One line of a room that is followed; further lines of a message are indented."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.model import EventId, JsonObject, JsonValue, TurnId
+from orchestrator.model import EventId, JsonObject, JsonValue, TurnId, TurnOutcome
 
 TURN_KEY = "org.aiagentchat.turn"
 ANSWER_KEY = "org.aiagentchat.answer"
@@ -38,12 +38,22 @@ def build_live_mark(turn_id: TurnId, asked: Sequence[EventId]) -> JsonObject:
     return {"turn": turn_id, "asked": list(asked), "part": 0, "final": False, _LIVE: True}
 
 
-def build_answer_mark(to: EventId, *, final: bool, is_live: bool = False) -> JsonObject:
+def build_answer_mark(
+    to: EventId,
+    *,
+    final: bool,
+    is_live: bool = False,
+    outcome: TurnOutcome = TurnOutcome.DONE,
+) -> JsonObject:
     """The mark of what is said in answer to the event `to`; nothing follows the final one.
 
-    With `is_live` it shows how a command goes on, and is no answer yet.
+    That one alone has the outcome. With `is_live` it shows how a command goes on, and is no answer
+    yet.
     """
-    return {"to": to, "final": final, **({_LIVE: True} if is_live else {})}
+    mark: JsonObject = {"to": to, "final": final, **({_LIVE: True} if is_live else {})}
+    if final:
+        mark["outcome"] = outcome
+    return mark
 
 
 def parse_mark(content: Mapping[str, JsonValue]) -> TurnMark | None:

@@ -15,9 +15,10 @@ from orchestrator.core.cli_command import HOME, WORKSPACE
 from orchestrator.core.clone_url import CloneOrder, CloneProblem, parse_clone
 from orchestrator.core.texts import workspace as texts
 from orchestrator.errors import FileRefusedError, RunnerError
+from orchestrator.model import TurnOutcome
 from orchestrator.rooms.connection import CLONE, Connection, Item, LinkLost
 from orchestrator.rooms.copies import files_of
-from orchestrator.rooms.errand import Answer, ErrandWork
+from orchestrator.rooms.errand import Answer, ErrandWork, fail, refuse
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.runners.event import CliStderr, Refused, SessionExited
 from orchestrator.runners.link import RunnerLink
@@ -38,7 +39,7 @@ async def clone(work: ErrandWork) -> Answer:
     """Fetch it, as the argument says."""
     order = parse_clone(work.errand.argument)
     if isinstance(order, CloneProblem):
-        return Answer(text=texts.clone_hint(order))
+        return refuse(texts.clone_hint(order))
     connection = await work.connect()
     files = files_of(connection)
     is_begun = work.errand.progress == f"{_BEGUN}{order.folder}"
@@ -47,7 +48,7 @@ async def clone(work: ErrandWork) -> Answer:
         await _stop(connection)
         await files.remove(order.folder)
     elif any(entry.path == order.folder for entry in await files.list()):
-        return Answer(text=texts.clone_exists(order.folder))
+        return refuse(texts.clone_exists(order.folder))
     await work.note_progress(f"{_BEGUN}{order.folder}")
     try:
         return await _fetch(work, order, connection)
@@ -70,10 +71,10 @@ async def _fetch(work: ErrandWork, order: CloneOrder, connection: Connection) ->
         return Answer(text=texts.cloned(order.url, order.folder))
     await _discard(connection, order)
     if code is None:
-        return Answer(text=texts.clone_too_slow(_MOST_S))
+        return Answer(text=texts.clone_too_slow(_MOST_S), outcome=TurnOutcome.TIMED_OUT)
     if _REFUSED.search(ear.said):
-        return Answer(text=texts.clone_refused(order.host))
-    return Answer(text=texts.clone_failed(ear.last_words))
+        return fail(texts.clone_refused(order.host))
+    return fail(texts.clone_failed(ear.last_words))
 
 
 async def _start(work: ErrandWork, order: CloneOrder, link: RunnerLink) -> None:

@@ -13,10 +13,10 @@ from orchestrator.core.cli_input import build_compact
 from orchestrator.core.stream import parse_line
 from orchestrator.core.texts import conversation as texts
 from orchestrator.errors import RunnerError
-from orchestrator.model import SessionId
+from orchestrator.model import SessionId, TurnOutcome
 from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.connection import Item, LinkLost
-from orchestrator.rooms.errand import Answer, ErrandWork
+from orchestrator.rooms.errand import Answer, ErrandWork, fail, refuse
 from orchestrator.runners.event import CliLine, SessionExited
 
 # The model reads the whole conversation once more, and writes a page or two.
@@ -27,10 +27,10 @@ MAX_WISH_CHARS = 2000
 async def compact(work: ErrandWork) -> Answer:
     """Summarise the conversation of the thread, or of the room."""
     if len(work.errand.argument) > MAX_WISH_CHARS:
-        return Answer(text=texts.compact_too_long(MAX_WISH_CHARS))
+        return refuse(texts.compact_too_long(MAX_WISH_CHARS))
     stored = await work.kit.store.sessions.get(work.room.room_id, work.conversation)
     if stored is None or not stored.resumable:
-        return Answer(text=texts.NOTHING_TO_COMPACT)
+        return refuse(texts.NOTHING_TO_COMPACT)
     connection = await work.connect()
     link = await connection.ready()
     sessions = CliSessions(
@@ -49,11 +49,11 @@ async def compact(work: ErrandWork) -> Answer:
         await link.signal_session(f"compact:{message}:stop", session.session_id, "kill")
         if isinstance(e, asyncio.CancelledError):
             raise
-        return Answer(text=texts.COMPACT_TIMED_OUT)
+        return Answer(text=texts.COMPACT_TIMED_OUT, outcome=TurnOutcome.TIMED_OUT)
     finally:
         connection.listeners.discard(ear.hear)
     if ear.border is None:
-        return Answer(text=texts.not_compacted(ear.words))
+        return fail(texts.not_compacted(ear.words))
     return Answer(text=texts.compacted(ear.border.pre_tokens, ear.border.post_tokens))
 
 

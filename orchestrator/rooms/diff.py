@@ -17,7 +17,7 @@ from orchestrator.core.workspace_diff import (
     is_of_git,
 )
 from orchestrator.model import RoomSlug
-from orchestrator.rooms.errand import Answer, ErrandWork
+from orchestrator.rooms.errand import Answer, ErrandWork, fail, refuse
 from orchestrator.rooms.outgoing_file import OutFile
 from orchestrator.store.copy_files import CopyFiles
 
@@ -32,20 +32,20 @@ async def diff(work: ErrandWork) -> Answer:
     """Compare, as the argument says."""
     argument = work.errand.argument or "1"
     if not (argument.isascii() and argument.isdecimal() and len(argument) <= _MOST_DIGITS):
-        return Answer(text=texts.DIFF_USAGE)
+        return refuse(texts.DIFF_USAGE)
     turns = int(argument)
     if turns == 0:
-        return Answer(text=texts.DIFF_USAGE)
+        return refuse(texts.DIFF_USAGE)
     if work.profile.snapshots.keep == 0:
-        return Answer(text=texts.OFF)
+        return refuse(texts.OFF)
     rows = await work.kit.store.copies.of_room(work.room.slug)
     if not rows:
-        return Answer(text=texts.NO_TURN)
+        return refuse(texts.NO_TURN)
     if turns > len(rows):
-        return Answer(text=texts.too_far(turns, len(rows)))
+        return refuse(texts.too_far(turns, len(rows)))
     row = rows[turns - 1]
     if row.manifest is None:
-        return Answer(text=texts.no_copy(row.missing or "", what="!diff"))
+        return refuse(texts.no_copy(row.missing or "", what="!diff"))
     running = await work.kit.store.turns.get(row.turn_id)
     since = texts.since(turns, is_running=running is not None and running.ended_at is None)
     connection = await work.connect()
@@ -54,7 +54,7 @@ async def diff(work: ErrandWork) -> Answer:
         files, slug = work.kit.copies, work.room.slug
         before = await asyncio.to_thread(files.get_manifest, slug, row.manifest)
         if before is None:
-            return Answer(text=texts.COPY_GONE)
+            return fail(texts.COPY_GONE)
         changes = compare(before, captured.manifest)
         found = await asyncio.to_thread(_compare, files, slug, changes, since)
     return await asyncio.to_thread(_render, found, work.kit.config.gateway.max_event_bytes)

@@ -19,7 +19,7 @@ from orchestrator.core.egress_rules import DEFAULT_PORTS, HostRule, Scheme, Targ
 from orchestrator.core.grant import HOUR_S, names_same, parse_subject
 from orchestrator.core.reason import COMMAND
 from orchestrator.core.texts import egress as egress_texts
-from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.model import EventId, RoomId, TurnOutcome, UserId
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
@@ -69,13 +69,13 @@ class EgressOrders:
             raise LookupError(msg)
         asked = _Asked(room=room, seq=seq, event_id=event_id, sender=sender)
         if isinstance(order, str):
-            await self._say(asked, order)
+            await self._say(asked, order, outcome=TurnOutcome.REFUSED)
         elif order.verb is EgressVerb.LIST or order.rule is None:
             await self._say(asked, await self._overview(room))
         elif not await self._deciders.may_decide(room_id, sender):
-            await self._say(asked, egress_texts.NOT_APPROVER)
+            await self._say(asked, egress_texts.NOT_APPROVER, outcome=TurnOutcome.REFUSED)
         elif order.verb is EgressVerb.ALLOW and not self._can_be_granted(room, order.rule):
-            await self._say(asked, egress_texts.NOT_PUBLIC)
+            await self._say(asked, egress_texts.NOT_PUBLIC, outcome=TurnOutcome.REFUSED)
         else:
             await self._change(asked, order, order.rule)
 
@@ -101,7 +101,9 @@ class EgressOrders:
                     return revoke_host(db, asked.seq, room_id, rule, by=by, now=now)
 
         def rows(change: EgressChange) -> Sequence[NewOutboxRow]:
-            return self._rows(asked, self._words(asked, order, rule, change))
+            is_met = bool(change.answered if order.verb is EgressVerb.DENY else change.grants)
+            outcome = TurnOutcome.DONE if is_met else TurnOutcome.REFUSED
+            return self._rows(asked, self._words(asked, order, rule, change), outcome)
 
         change = await self._kit.store.change_egress(asked.seq, effect, rows, now=now)
         logger.bind(
@@ -153,18 +155,21 @@ class EgressOrders:
     def _profile(self, room: RoomRow) -> RoomProfile:
         return self._kit.config.profile(room.room_id, room.alias, room.former)
 
-    async def _say(self, asked: _Asked, text: str) -> None:
+    async def _say(
+        self, asked: _Asked, text: str, *, outcome: TurnOutcome = TurnOutcome.DONE
+    ) -> None:
         now = self._kit.wall_clock()
-        rows = self._rows(asked, text)
+        rows = self._rows(asked, text, outcome)
         await self._kit.store.answer(asked.seq, rows, reason=COMMAND, now=now)
 
-    def _rows(self, asked: _Asked, text: str) -> list[NewOutboxRow]:
+    def _rows(self, asked: _Asked, text: str, outcome: TurnOutcome) -> list[NewOutboxRow]:
         return build_notice_rows(
             asked.room.room_id,
             f"{asked.event_id}:command",
             text,
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
             reply_to=asked.event_id,
+            outcome=outcome,
         )
 
 

@@ -21,7 +21,7 @@ from orchestrator.core.texts import workspace as workspace_texts
 from orchestrator.core.thread import conversation_in
 from orchestrator.core.turn_mark import ANSWER_KEY, build_answer_mark
 from orchestrator.errors import FileRefusedError, StoreError
-from orchestrator.model import Priority
+from orchestrator.model import Priority, TurnOutcome
 from orchestrator.room_profile import RoomProfile
 from orchestrator.rooms.connection import Connection
 from orchestrator.rooms.copies import RoomCopies
@@ -45,6 +45,18 @@ class Answer:
     text: str
     file: OutFile | None = None
     effect: Callable[[sqlite3.Connection], None] | None = None
+    outcome: TurnOutcome = TurnOutcome.DONE
+    """What a program learns that waits for it; REFUSED: nothing was begun."""
+
+
+def refuse(text: str) -> Answer:
+    """It was not begun: its form is wrong, or what it needs is not there."""
+    return Answer(text=text, outcome=TurnOutcome.REFUSED)
+
+
+def fail(text: str) -> Answer:
+    """It was tried."""
+    return Answer(text=text, outcome=TurnOutcome.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +177,7 @@ class RoomErrands:
         is_connected = runner.connection is not None and not runner.connection.lost
         is_exclusive = errand.kind in EXCLUSIVE
         if is_exclusive and await self._kit.store.errands.is_preceded(errand):
-            answer = Answer(text=workspace_texts.BUSY[errand.kind])
+            answer = refuse(workspace_texts.BUSY[errand.kind])
         elif is_exclusive or not is_connected:
             async with self.idle:
                 answer = await self._answer(errand, runner)
@@ -200,7 +212,8 @@ class RoomErrands:
                 self._doing = group.create_task(self._guarded(work), name=f"errand {errand.kind}")
                 await asyncio.wait([self._doing])
                 if self._doing.cancelled():
-                    return Answer(text=workspace_texts.ERRAND_CANCELLED)
+                    text = workspace_texts.ERRAND_CANCELLED
+                    return Answer(text=text, outcome=TurnOutcome.CANCELLED)
             return self._doing.result()
         except* StoreError as errors:
             raise errors.exceptions[0] from None
@@ -213,21 +226,21 @@ class RoomErrands:
             async with asyncio.timeout(_MOST_S):
                 return await self._works[work.errand.kind](work)
         except FileRefusedError as e:
-            return Answer(text=workspace_texts.not_now(str(e)))
+            return fail(workspace_texts.not_now(str(e)))
         except (TimeoutError, *TROUBLE) as e:
             logger.bind(action="errand.trouble", error=type(e).__name__, why=str(e)).warning(
                 "the room's runner can't be used"
             )
-            return Answer(text=workspace_texts.RUNNER_TROUBLE)
+            return fail(workspace_texts.RUNNER_TROUBLE)
         except OSError as e:
             logger.bind(action="errand.host", error=type(e).__name__).error("the host failed")
-            return Answer(text=workspace_texts.HOST_TROUBLE)
+            return fail(workspace_texts.HOST_TROUBLE)
         except StoreError:
             raise
         except Exception as e:  # noqa: BLE001 - contains one command's bugs in its answer
             log = logger.bind(action="errand.failed", error=type(e).__name__)
             log.opt(exception=e).error("a command failed")
-            return Answer(text=texts.FAILED_INSIDE)
+            return fail(texts.FAILED_INSIDE)
 
     async def _connect(self, runner: RoomRunner) -> Connection:
         before = runner.connection
@@ -255,11 +268,14 @@ class RoomErrands:
             max_event_bytes=self._kit.config.gateway.max_event_bytes,
             reply_to=errand.event_id,
             more_follows=answer.file is not None,
+            outcome=answer.outcome,
         )
-        return rows if answer.file is None else [*rows, _file_row(errand, answer.file)]
+        if answer.file is None:
+            return rows
+        return [*rows, _file_row(errand, answer.file, answer.outcome)]
 
 
-def _file_row(errand: Errand, file: OutFile) -> NewOutboxRow:
+def _file_row(errand: Errand, file: OutFile, outcome: TurnOutcome) -> NewOutboxRow:
     return NewOutboxRow(
         room_id=errand.room_id,
         txn_id=txn_id(f"{errand.event_id}:file", 0),
@@ -267,7 +283,7 @@ def _file_row(errand: Errand, file: OutFile) -> NewOutboxRow:
         content={
             **build_file_content(file),
             "m.relates_to": {"m.in_reply_to": {"event_id": errand.event_id}},
-            ANSWER_KEY: build_answer_mark(errand.event_id, final=True),
+            ANSWER_KEY: build_answer_mark(errand.event_id, final=True, outcome=outcome),
         },
         priority=Priority.NOTICE,
         file=file.waiting,

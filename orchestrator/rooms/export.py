@@ -19,10 +19,10 @@ from orchestrator.core.texts import workspace as texts
 from orchestrator.core.transcript import Said, read_transcript, render_jsonl, render_markdown
 from orchestrator.core.workspace_copy import DIRECTORY, FILE, LINK, CopyEntry, Manifest, name_of
 from orchestrator.errors import FileRefusedError
-from orchestrator.model import RoomSlug
+from orchestrator.model import RoomSlug, TurnOutcome
 from orchestrator.rooms.connection import Connection
 from orchestrator.rooms.copies import files_of
-from orchestrator.rooms.errand import Answer, ErrandWork
+from orchestrator.rooms.errand import Answer, ErrandWork, fail, refuse
 from orchestrator.rooms.outgoing_file import OutFile
 from orchestrator.store.copy_files import CopyFiles
 
@@ -51,7 +51,7 @@ class _Archive:
 async def export(work: ErrandWork) -> Answer:
     """Make it, as the argument says."""
     if work.errand.argument not in {"", "chat"}:
-        return Answer(text=texts.EXPORT_USAGE)
+        return refuse(texts.EXPORT_USAGE)
     connection = await work.connect()
     said = await _read_conversation(work, connection)
     async with work.copies.held():
@@ -63,18 +63,19 @@ async def export(work: ErrandWork) -> Answer:
             except FileRefusedError as e:
                 why_not = str(e)
         if not said and not (manifest and manifest.entries):
-            return Answer(text=texts.not_now(why_not) if why_not else texts.EXPORT_EMPTY)
+            return fail(texts.not_now(why_not)) if why_not else refuse(texts.EXPORT_EMPTY)
         limit, now = work.profile.files.max_size, work.kit.wall_clock()
         try:
             archive = await asyncio.to_thread(
                 _build, work.kit.copies, work.room.slug, manifest, said, limit=limit, now=now
             )
         except _TooLargeError:
-            return Answer(text=texts.export_too_large(limit))
+            return fail(texts.export_too_large(limit))
     name = f"room-{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M}.zip"
     file = OutFile(name=name, data=archive.data)
     if manifest is None and why_not is not None:
-        return Answer(text=texts.export_without_files(why_not), file=file)
+        text = texts.export_without_files(why_not)
+        return Answer(text=text, file=file, outcome=TurnOutcome.FAILED)
     words = sum(one.kind == "text" for one in said)
     text = texts.exported(files=archive.files, turns=words, left_out=archive.left_out)
     return Answer(text=text, file=file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.core.texts import file as texts
 from orchestrator.errors import FileRefusedError
 from orchestrator.rooms.copies import files_of
-from orchestrator.rooms.errand import Answer, ErrandWork
+from orchestrator.rooms.errand import Answer, ErrandWork, refuse
 from orchestrator.rooms.outgoing_file import read_out_file
 
 
@@ -16,7 +16,7 @@ async def list_files(work: ErrandWork) -> Answer:
     try:
         found = await files_of(connection).list(path)
     except FileRefusedError as e:
-        return Answer(text=f"{texts.not_listed(path, str(e))} {texts.LS_FORM}")
+        return refuse(f"{texts.not_listed(path, str(e))} {texts.LS_FORM}")
     lines = [(entry.path, entry.kind, entry.size_bytes) for entry in found]
     return Answer(text=texts.listed(lines) if lines else texts.EMPTY)
 
@@ -25,12 +25,12 @@ async def get_file(work: ErrandWork) -> Answer:
     """One file, as it is now."""
     path = _clean(work.errand.argument)
     if not path:
-        return Answer(text=texts.GET_FORM)
+        return refuse(texts.GET_FORM)
     connection, limit = await work.connect(), work.profile.files.max_size
     try:
         file = await read_out_file(files_of(connection), path, max_bytes=limit)
     except FileRefusedError as e:
-        return Answer(text=f"{texts.not_listed(path, str(e))} {texts.GET_FORM}")
+        return refuse(f"{texts.not_listed(path, str(e))} {texts.GET_FORM}")
     return Answer(text=texts.gotten(path, len(file.data)), file=file)
 
 

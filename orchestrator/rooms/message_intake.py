@@ -33,7 +33,7 @@ from orchestrator.core.turn_mark import parse_reply
 from orchestrator.faultpoint import FaultPoint, reach
 from orchestrator.gateway.courtesy import Courtesies
 from orchestrator.gateway.inbound import InboundGate
-from orchestrator.model import EventId, RoomId, UserId
+from orchestrator.model import EventId, RoomId, TurnOutcome, UserId
 from orchestrator.rooms.flood import Flood, FloodGauge
 from orchestrator.rooms.hearing import Heard, Rooms
 from orchestrator.rooms.outgoing import build_notice_rows
@@ -289,7 +289,7 @@ class MessageIntake:
         reason: str,
         once: Once | None = None,
     ) -> None:
-        """Mark a row, and say something in reply to it; with `once` the first time alone."""
+        """Mark a row, and say in reply why nothing follows; with `once` the first time alone."""
         rows = (
             build_notice_rows(
                 room_id,
@@ -297,6 +297,7 @@ class MessageIntake:
                 text,
                 max_event_bytes=self._config.gateway.max_event_bytes,
                 reply_to=row.event_id,
+                outcome=TurnOutcome.REFUSED,
             )
             if text
             else []

@@ -17,7 +17,7 @@ from orchestrator.core import texts
 from orchestrator.core.evidence import MESSAGE_TYPES
 from orchestrator.core.policy import RoomEvent
 from orchestrator.core.reason import UNREADABLE
-from orchestrator.model import EventId, RoomId
+from orchestrator.model import EventId, RoomId, TurnOutcome
 from orchestrator.rooms.outgoing import build_notice_rows
 from orchestrator.store.api import InboxKind, InboxRow, NewOutboxRow
 
@@ -54,6 +54,7 @@ def build_mishap_notice(
         texts.not_handled(type(error).__name__),
         max_event_bytes=config.gateway.max_event_bytes,
         reply_to=event_id,
+        outcome=TurnOutcome.FAILED,
     )
 
 

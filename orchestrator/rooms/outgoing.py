@@ -3,7 +3,8 @@
 Every message that belongs to a turn carries `org.aiagentchat.turn`, so that a program that asked
 can find its answer: the turn's id, the events that asked, the part's number, whether it is the
 last one, and then the outcome. What answers a message without being of a turn (a command's answer)
-carries `org.aiagentchat.answer`: the event that asked, and whether it is the last one.
+carries `org.aiagentchat.answer`: the event that asked, whether it is the last one, and then the
+outcome.
 
 A text that would take more messages than the installation allows is its beginning and a file.
 """
@@ -68,18 +69,20 @@ def build_notice_rows(
     max_event_bytes: int,
     reply_to: EventId | None = None,
     more_follows: bool = False,
+    outcome: TurnOutcome = TurnOutcome.DONE,
 ) -> list[NewOutboxRow]:
     """What is said about something that is no turn: an `m.notice`, so that no bot answers it.
 
     As a reply to `reply_to`, so that whoever asked (a program, too) knows what it is about, and
-    when the answer is whole: the last message is marked so, unless `more_follows`.
+    when the answer is whole: the last message is marked so, with what came of it, unless
+    `more_follows`.
     """
     contents = split_for_event(text, max_event_bytes=max_event_bytes, notice=True)
     if reply_to is not None:
         for content in contents:
             content["m.relates_to"] = {"m.in_reply_to": {"event_id": reply_to}}
-            is_last = content is contents[-1]
-            content[ANSWER_KEY] = build_answer_mark(reply_to, final=is_last and not more_follows)
+            is_end = content is contents[-1] and not more_follows
+            content[ANSWER_KEY] = build_answer_mark(reply_to, final=is_end, outcome=outcome)
     return _rows(room_id, source, contents, first_part=0, priority=Priority.NOTICE)
 
 
@@ -191,6 +194,10 @@ def build_refusal_row(row: OutboxRow, errcode: str, *, max_event_bytes: int) -> 
     if (reply_to := parse_reply(row.content)) is not None:
         content["m.relates_to"] = {"m.in_reply_to": {"event_id": reply_to}}
     content.update({key: row.content[key] for key in MARK_KEYS if key in row.content})
+    mark = content.get(ANSWER_KEY)
+    if row.has_file and isinstance(mark, dict) and mark.get("final") is True:
+        # A file ends the answer to who asked for it, and they don't get it.
+        content[ANSWER_KEY] = {**mark, "outcome": TurnOutcome.FAILED}
     return NewOutboxRow(
         room_id=row.room_id,
         txn_id=refused_txn_id(row.txn_id),

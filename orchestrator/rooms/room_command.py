@@ -15,7 +15,7 @@ from typing import TypeVar
 from orchestrator.core.reason import COMMAND
 from orchestrator.core.role import Permissions
 from orchestrator.core.texts import status_page as page_texts
-from orchestrator.model import EventId, UserId
+from orchestrator.model import EventId, TurnOutcome, UserId
 from orchestrator.rooms.egress_asking import EgressAsking
 from orchestrator.rooms.kit import Kit
 from orchestrator.rooms.outgoing import build_notice_rows
@@ -24,6 +24,16 @@ from orchestrator.rooms.worker import RoomWorker
 from orchestrator.store.api import NewOutboxRow
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The answer to a command that changed nothing, and why: a program that waits fails by it."""
+
+    text: str
+
+
+Reply = str | Refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,18 +63,22 @@ class RoomCommand:
         """Unix time."""
         return self.kit.wall_clock()
 
-    async def say(self, text: str) -> None:
+    async def say(self, reply: Reply) -> None:
         """Answer, and change nothing."""
-        await self.kit.store.answer(self.seq, self.rows(text), reason=COMMAND, now=self.now)
+        await self.kit.store.answer(self.seq, self.rows(reply), reason=COMMAND, now=self.now)
 
-    async def do(self, effect: Callable[[sqlite3.Connection], T], answer: Callable[[T], str]) -> T:
+    async def do(
+        self, effect: Callable[[sqlite3.Connection], T], answer: Callable[[T], Reply]
+    ) -> T:
         """Change something in the store, and answer with what came of it, in one transaction."""
         return await self.kit.store.answer_with(
             self.seq, effect, lambda result: self.rows(answer(result)), now=self.now
         )
 
-    def rows(self, text: str) -> list[NewOutboxRow]:
+    def rows(self, reply: Reply) -> list[NewOutboxRow]:
         """The answer, as a reply to the command."""
+        is_refused = isinstance(reply, Refused)
+        text = reply.text if isinstance(reply, Refused) else reply
         if self.is_from_page:
             text = page_texts.from_page(text)
         return build_notice_rows(
@@ -73,4 +87,5 @@ class RoomCommand:
             text,
             max_event_bytes=self.kit.config.gateway.max_event_bytes,
             reply_to=None if self.is_from_page else self.event_id,
+            outcome=TurnOutcome.REFUSED if is_refused else TurnOutcome.DONE,
         )

@@ -32,7 +32,7 @@ from orchestrator.model import SessionId
 from orchestrator.rooms.cli_session import CliSessions
 from orchestrator.rooms.connection import Connection, Item, LinkLost
 from orchestrator.rooms.copies import files_of
-from orchestrator.rooms.errand import Answer, ErrandWork
+from orchestrator.rooms.errand import Answer, ErrandWork, fail, refuse
 from orchestrator.rooms.room_runner import TROUBLE
 from orchestrator.runners.event import CliLine, SessionExited
 from orchestrator.store.copy_table import CopyRow, drop_copy, note_undone
@@ -47,9 +47,9 @@ async def undo(work: ErrandWork) -> Answer:
     """Take the last turn back, as the argument says."""
     argument = work.errand.argument
     if argument not in {"", "files", "back"}:
-        return Answer(text=texts.UNDO_USAGE)
+        return refuse(texts.UNDO_USAGE)
     if work.profile.snapshots.keep == 0:
-        return Answer(text=texts.OFF)
+        return refuse(texts.OFF)
     async with work.copies.held():
         if argument == "back":
             return await _bring_back(work)
@@ -70,18 +70,18 @@ class _Way:
 async def _take_back(work: ErrandWork, *, keeps_conversation: bool) -> Answer:
     rows = await work.kit.store.copies.of_room(work.room.slug)
     if not rows:
-        return Answer(text=texts.NOTHING_TO_UNDO)
+        return refuse(texts.NOTHING_TO_UNDO)
     row = rows[0]
     if row.manifest is None:
-        return Answer(text=texts.no_copy(row.missing or "", what="!undo"))
+        return refuse(texts.no_copy(row.missing or "", what="!undo"))
     connection = await work.connect()
     way = await _find_way(work, row.manifest, connection)
     if way is None:
-        return Answer(text=texts.COPY_GONE)
+        return fail(texts.COPY_GONE)
     others = await _changed_by_others(work, row, way)
     rewound = None if keeps_conversation else await _rewind_once(work, row, connection)
     if rewound is Rewound.REFUSED:
-        return Answer(text=texts.REWIND_REFUSED)
+        return fail(texts.REWIND_REFUSED)
     if (partly := await _restore(work, way.plan, connection)) is not None:
         return partly
     turn = await work.kit.store.turns.get(row.turn_id)
@@ -108,11 +108,11 @@ async def _take_back(work: ErrandWork, *, keeps_conversation: bool) -> Answer:
 async def _bring_back(work: ErrandWork) -> Answer:
     digest = await work.kit.store.copies.undone(work.room.slug)
     if digest is None:
-        return Answer(text=texts.NOTHING_TO_BRING_BACK)
+        return refuse(texts.NOTHING_TO_BRING_BACK)
     connection = await work.connect()
     way = await _find_way(work, digest, connection)
     if way is None:
-        return Answer(text=texts.COPY_GONE)
+        return fail(texts.COPY_GONE)
     if (partly := await _restore(work, way.plan, connection)) is not None:
         return partly
     slug = work.room.slug
@@ -146,10 +146,10 @@ async def _restore(work: ErrandWork, plan: RestorePlan, connection: Connection) 
         try:
             await work.copies.restore(plan, connection)
         except FileRefusedError as e:
-            return Answer(text=texts.undone_partly(str(e)))
+            return fail(texts.undone_partly(str(e)))
         except TROUBLE as e:
             if attempt == _ATTEMPTS - 1:
-                return Answer(text=texts.undone_partly(str(e)))
+                return fail(texts.undone_partly(str(e)))
             await asyncio.sleep(attempt + 1)
             with contextlib.suppress(*TROUBLE):
                 connection = await work.connect()

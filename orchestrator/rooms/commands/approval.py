@@ -15,7 +15,7 @@ from orchestrator.core.approval import (
     counts_for,
 )
 from orchestrator.core.texts import approval as approval_texts
-from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.room_command import Refused, Reply, RoomCommand
 from orchestrator.rooms.tool_question import decision_text
 from orchestrator.store.approval_row import ended_since, open_approvals
 from orchestrator.store.approval_table import decide_approval, is_new
@@ -29,7 +29,7 @@ _UNSURE_S = 60.0
 async def approve(doing: RoomCommand, argument: str) -> None:
     """Allow one of the open questions; a question for words needs a reply."""
     if argument and _NUMBER.fullmatch(argument) is None:
-        await doing.say(approval_texts.APPROVE_FORM)
+        await doing.say(Refused(approval_texts.APPROVE_FORM))
         return
     await _decide(doing, argument, ApprovalEvent.ALLOWED_ONCE)
 
@@ -46,26 +46,28 @@ async def _decide(doing: RoomCommand, argument: str, event: ApprovalEvent) -> No
 
     voice = await doing.kit.deciders.voice(doing.worker.room_id, doing.sender)
 
-    def effect(db: sqlite3.Connection) -> str:
+    def effect(db: sqlite3.Connection) -> Reply:
         if not is_new(db, doing.seq):
-            return approval_texts.NOTHING_OPEN  # it was handled before: nothing is stored of this
+            return Refused(
+                approval_texts.NOTHING_OPEN
+            )  # it was handled before: nothing is stored of this
         waiting, is_sure = _find_waiting(db, doing, event)
         if not waiting:
-            return approval_texts.NOTHING_OPEN
+            return Refused(approval_texts.NOTHING_OPEN)
         chosen = _choose(waiting, number, is_sure=is_sure)
         if chosen is None:
             listed = [(one.number, _details(one)) for one in waiting]
             gone = f"{approval_texts.not_open(int(number), command)} " if number else ""
-            return gone + approval_texts.which(listed, command)
+            return Refused(gone + approval_texts.which(listed, command))
         if not counts_for(voice, doing.sender, chosen):
-            return approval_texts.NOT_DECIDER
+            return Refused(approval_texts.NOT_DECIDER)
         refuses = event is ApprovalEvent.REFUSED
         answer = Answer(event=event, words=(words or None) if refuses else None)
         decision = decide_approval(db, chosen, answer, by=doing.sender, now=doing.now)
         text = None if decision is None else decision_text(decision, event)
-        return text or approval_texts.NOTHING_OPEN
+        return text or Refused(approval_texts.NOTHING_OPEN)
 
-    await doing.do(effect, lambda text: text)
+    await doing.do(effect, lambda reply: reply)
     doing.worker.note_decided()
 
 

@@ -12,7 +12,7 @@ from orchestrator.core.command import CommandName, Permission
 from orchestrator.core.role import name_who_may
 from orchestrator.core.texts import person as texts
 from orchestrator.rooms.allowance import Allowances
-from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.room_command import Refused, Reply, RoomCommand
 from orchestrator.store.setting_table import read_settings, store_setting
 from orchestrator.store.spending_table import Part, SpendingTable, Spent
 
@@ -23,7 +23,7 @@ _DAYS = {"": (1, "today"), "day": (1, "today"), "week": (7, "in the last seven d
 async def cost(doing: RoomCommand, argument: str) -> None:
     """What the room has cost, in all and by its parts."""
     if argument.lower() not in _DAYS:
-        await doing.say(texts.COST_FORM)
+        await doing.say(Refused(texts.COST_FORM))
         return
     days, words = _DAYS[argument.lower()]
     since = utc_day(doing.now - (days - 1) * _DAY_S)
@@ -64,13 +64,14 @@ async def change_budget(doing: RoomCommand, argument: str) -> None:
     try:
         order = parse_order(argument)
     except TooMuchError:
-        await doing.say(texts.BUDGET_TOO_MUCH)
+        await doing.say(Refused(texts.BUDGET_TOO_MUCH))
         return
     if order is None:
-        await doing.say(texts.BUDGET_FORM)
+        await doing.say(Refused(texts.BUDGET_FORM))
     elif Permission.ADMINISTER not in doing.permissions:
         who = name_who_may(Permission.ADMINISTER)
-        await doing.say(texts.may_not(f"{CommandName.BUDGET} {argument.split()[0]}", who))
+        words = texts.may_not(f"{CommandName.BUDGET} {argument.split()[0]}", who)
+        await doing.say(Refused(words))
     else:
         await _change(doing, order)
 
@@ -88,11 +89,11 @@ async def _change(doing: RoomCommand, order: Order) -> None:
     room, now, day = doing.worker.room, doing.now, utc_day(doing.now)
     configured = doing.worker.profile.budget.amounts()
 
-    def effect(db: sqlite3.Connection) -> str:
+    def effect(db: sqlite3.Connection) -> Reply:
         allowance = build_allowance(configured, read_settings(db, room.room_id))
         if order.is_extra:
             if order.name not in allowance.base:
-                return texts.NO_LIMIT_TO_RAISE
+                return Refused(texts.NO_LIMIT_TO_RAISE)
             key, value = add_extra(allowance, day, order.name, order.amount or 0)
             store_setting(db, room.room_id, key, value, by=doing.sender, now=now)
         else:
@@ -106,6 +107,6 @@ async def _change(doing: RoomCommand, order: Order) -> None:
             return texts.budget_raised(order.name, order.amount or 0, limit)
         return texts.budget_set(order.name, after.base.get(order.name))
 
-    await doing.do(effect, lambda text: text)
+    await doing.do(effect, lambda reply: reply)
     # The gateway is told at once: a running turn's next request goes by it.
     await Allowances(doing.kit).of(room)

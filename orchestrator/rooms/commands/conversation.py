@@ -12,7 +12,7 @@ from orchestrator.core.policy import Message
 from orchestrator.core.texts import conversation as conversation_texts
 from orchestrator.core.thread import MAIN, thread_of
 from orchestrator.rooms.outgoing import build_turn_notice_rows
-from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.room_command import Refused, Reply, RoomCommand
 from orchestrator.store.api import NewOutboxRow, TurnRow
 from orchestrator.store.command_effect import Retry, RetryVerdict
 from orchestrator.store.session_table import Resumed, resume_session
@@ -49,14 +49,14 @@ async def cancel(doing: RoomCommand, _: str) -> None:
 async def steer(doing: RoomCommand, argument: str) -> None:
     """Say something into the running turn of this conversation."""
     if not argument:
-        await doing.say(conversation_texts.STEER_FORM)
+        await doing.say(Refused(conversation_texts.STEER_FORM))
         return
     current = doing.worker.current_in(doing.conversation)
     if current is None:
-        await doing.say(conversation_texts.NOTHING_TO_STEER)
+        await doing.say(Refused(conversation_texts.NOTHING_TO_STEER))
         return
     if (why := await doing.worker.why_not_steer(doing.sender)) is not None:
-        await doing.say(conversation_texts.not_steered(why))
+        await doing.say(Refused(conversation_texts.not_steered(why)))
         return
     message = Message(event_id=doing.event_id, sender=doing.sender, text=argument, name=doing.name)
     named = doing.worker.room.has_several_people
@@ -68,7 +68,7 @@ async def steer(doing: RoomCommand, argument: str) -> None:
     is_taken = await doing.do(
         partial(add_steer, new=new),
         lambda is_taken: (
-            conversation_texts.STEERED if is_taken else conversation_texts.NOTHING_TO_STEER
+            conversation_texts.STEERED if is_taken else Refused(conversation_texts.NOTHING_TO_STEER)
         ),
     )
     if is_taken:
@@ -114,7 +114,7 @@ async def list_sessions(doing: RoomCommand, _: str) -> None:
 async def resume(doing: RoomCommand, argument: str) -> None:
     """Go on with an earlier conversation, here."""
     if not _NUMBER.fullmatch(argument):
-        await doing.say(conversation_texts.RESUME_FORM)
+        await doing.say(Refused(conversation_texts.RESUME_FORM))
         return
     number, is_busy = int(argument), _is_busy(doing)
     effect = partial(
@@ -124,9 +124,9 @@ async def resume(doing: RoomCommand, argument: str) -> None:
         number=number,
     )
 
-    def answer(resumed: Resumed | None) -> str:
+    def answer(resumed: Resumed | None) -> Reply:
         if resumed is None:
-            return conversation_texts.no_session(number)
+            return Refused(conversation_texts.no_session(number))
         if resumed.is_here:
             return conversation_texts.already(number)
         return conversation_texts.resumed(
@@ -161,14 +161,14 @@ def _retry_rows(doing: RoomCommand, result: Retry) -> Sequence[NewOutboxRow]:
         return build_turn_notice_rows(result.turn, "retry", text, max_event_bytes=limit)
     match result.verdict:
         case RetryVerdict.RUNS:
-            return doing.rows(texts.RETRY_RUNS)
+            return doing.rows(Refused(texts.RETRY_RUNS))
         case RetryVerdict.DONE:
-            return doing.rows(texts.RETRY_DONE)
+            return doing.rows(Refused(texts.RETRY_DONE))
         case RetryVerdict.TOO_OLD:
-            return doing.rows(texts.RETRY_TOO_OLD)
+            return doing.rows(Refused(texts.RETRY_TOO_OLD))
         case RetryVerdict.TAKEN_BACK:
-            return doing.rows(texts.RETRY_TAKEN_BACK)
+            return doing.rows(Refused(texts.RETRY_TAKEN_BACK))
         case RetryVerdict.QUEUE_FULL:
-            return doing.rows(texts.queue_full(gateway.max_queued_turns))
+            return doing.rows(Refused(texts.queue_full(gateway.max_queued_turns)))
         case _:
-            return doing.rows(texts.RETRY_NOTHING)
+            return doing.rows(Refused(texts.RETRY_NOTHING))

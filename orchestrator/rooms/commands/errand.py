@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from orchestrator.core.texts import workspace as texts
-from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.room_command import Refused, RoomCommand
 from orchestrator.store.errand_table import Errand, ErrandKind, add_errand
 
 
@@ -26,7 +26,7 @@ async def begin_errand(kind: ErrandKind, doing: RoomCommand, argument: str) -> N
     await doing.kit.store.answer_with(
         doing.seq,
         effect,
-        lambda is_taken: [] if is_taken else doing.rows(texts.TOO_MANY_ERRANDS),
+        lambda is_taken: [] if is_taken else doing.rows(Refused(texts.TOO_MANY_ERRANDS)),
         now=doing.now,
     )
     doing.worker.errands.wake()

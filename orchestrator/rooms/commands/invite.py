@@ -9,7 +9,7 @@ from loguru import logger
 from orchestrator.core.texts import person as texts
 from orchestrator.errors import RequestRefusedError
 from orchestrator.model import UserId
-from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.room_command import Refused, Reply, RoomCommand
 
 _USER_ID = re.compile(r"@[^:\s]{1,200}:[^\s]{1,230}")
 
@@ -24,7 +24,8 @@ async def invite_agent(doing: RoomCommand, argument: str) -> None:
     is_id = _USER_ID.fullmatch(argument) is not None and len(argument.encode()) <= 255
     user_id = UserId(argument) if is_id else accounts.get(argument.lower())
     if user_id is None:
-        await doing.say(texts.no_such_agent(argument or "(no name)", sorted(accounts)))
+        words = texts.no_such_agent(argument or "(no name)", sorted(accounts))
+        await doing.say(Refused(words))
         return
     is_me = user_id == doing.kit.config.matrix.user_id
     if is_me or await doing.kit.store.people.is_member(doing.worker.room_id, user_id):
@@ -39,11 +40,11 @@ async def _invite(doing: RoomCommand, user_id: UserId, name: str | None) -> None
     room_id = doing.worker.room_id
     try:
         await doing.errands.ask(lambda: doing.kit.invite(room_id, user_id))
-        text = texts.agent_invited(user_id, name)
+        reply: Reply = texts.agent_invited(user_id, name)
     except RequestRefusedError as e:
         logger.bind(action="room.invite_refused", room=room_id, errcode=e.errcode).warning(
             "an agent could not be invited"
         )
-        text = texts.invite_refused(user_id, e.errcode)
-    await doing.say(text)
+        reply = Refused(texts.invite_refused(user_id, e.errcode))
+    await doing.say(reply)
     doing.kit.notify_outbox()

@@ -11,7 +11,7 @@ from orchestrator.core.command import Permission
 from orchestrator.core.texts import setting as texts
 from orchestrator.core.texts import status_page as page_texts
 from orchestrator.model import TurnId, TurnState
-from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.room_command import Refused, Reply, RoomCommand
 from orchestrator.rooms.worker import RESTART
 from orchestrator.store.api import TurnRow
 from orchestrator.store.command_effect import number_turns, waiting_turns, withdraw_turn
@@ -37,7 +37,7 @@ async def queue(doing: RoomCommand, argument: str) -> None:
         return
     found = _DROP.fullmatch(argument)
     if found is None:
-        await doing.say(texts.QUEUE_FORM)
+        await doing.say(Refused(texts.QUEUE_FORM))
     else:
         await _drop(doing, int(found[1]))
 
@@ -45,14 +45,14 @@ async def queue(doing: RoomCommand, argument: str) -> None:
 async def _drop(doing: RoomCommand, number: int) -> None:
     is_admin = Permission.ADMINISTER in doing.permissions
 
-    def effect(db: sqlite3.Connection) -> tuple[TurnRow | None, str]:
+    def effect(db: sqlite3.Connection) -> tuple[TurnRow | None, Reply]:
         numbers = number_turns(db, doing.worker.room_id)
         waiting = [t for t in waiting_turns(db, doing.worker.room_id) if _waits(t)]
         turn = next((t for t in waiting if numbers[t.turn_id] == number), None)
         if turn is None:
-            return None, texts.no_such(number) if waiting else texts.QUEUE_EMPTY
+            return None, Refused(texts.no_such(number) if waiting else texts.QUEUE_EMPTY)
         if turn.sender != doing.sender and not is_admin:
-            return None, texts.QUEUE_NOT_YOURS
+            return None, Refused(texts.QUEUE_NOT_YOURS)
         withdraw_turn(db, turn.turn_id, command=doing.event_id)
         return turn, texts.dropped(turn.prompt)
 

@@ -9,7 +9,7 @@ from orchestrator.core.schedule import Removal, Wish, parse_wish
 from orchestrator.core.texts import schedule as texts
 from orchestrator.core.thread import thread_of
 from orchestrator.rooms.people import People
-from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.room_command import Refused, Reply, RoomCommand
 from orchestrator.store.schedule_table import add_schedule, read_schedules, remove_schedule
 
 
@@ -38,7 +38,7 @@ async def schedule(doing: RoomCommand, argument: str) -> None:
         case Removal():
             await _remove(doing, wish.number)
         case fault:
-            await doing.say(texts.FAULTS[fault])
+            await doing.say(Refused(texts.FAULTS[fault]))
 
 
 async def _add(doing: RoomCommand, wish: Wish) -> None:
@@ -47,20 +47,20 @@ async def _add(doing: RoomCommand, wish: Wish) -> None:
         return add_schedule(db, room_id, wish, session=session, by=doing.sender, now=doing.now)
 
     made = texts.made(wish.due_at, wish.cron)
-    await doing.do(effect, lambda is_added: made if is_added else texts.TOO_MANY)
+    await doing.do(effect, lambda is_added: made if is_added else Refused(texts.TOO_MANY))
 
 
 async def _remove(doing: RoomCommand, number: int) -> None:
     is_admin = Permission.ADMINISTER in doing.permissions
 
-    def effect(db: sqlite3.Connection) -> str:
+    def effect(db: sqlite3.Connection) -> Reply:
         found = read_schedules(db, doing.worker.room_id)
         if not 1 <= number <= len(found):
-            return texts.no_such(number, len(found))
+            return Refused(texts.no_such(number, len(found)))
         chosen = found[number - 1]
         if chosen.made_by != doing.sender and not is_admin:
-            return texts.NOT_YOURS
+            return Refused(texts.NOT_YOURS)
         remove_schedule(db, chosen.schedule_id)
         return texts.removed(chosen.text)
 
-    await doing.do(effect, lambda text: text)
+    await doing.do(effect, lambda reply: reply)

@@ -9,7 +9,7 @@ from orchestrator.core.room_setting import Setting, is_freer, parse_setting
 from orchestrator.core.texts import setting as texts
 from orchestrator.model import Permissions
 from orchestrator.room_profile import RoomProfile
-from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.room_command import Refused, RoomCommand
 from orchestrator.store.setting_table import store_setting
 
 _DEFAULT = "default"
@@ -28,11 +28,11 @@ async def change_setting(setting: Setting, doing: RoomCommand, argument: str) ->
         return
     wanted = parse_setting(setting, argument)
     if wanted is None:
-        await doing.say(texts.FORMS[setting])
+        await doing.say(Refused(texts.FORMS[setting]))
     elif _is_beyond(setting, wanted, doing.worker.configured) and (
         Permission.ADMINISTER not in doing.permissions
     ):
-        await doing.say(texts.beyond(setting, configured))
+        await doing.say(Refused(texts.beyond(setting, configured)))
     else:
         await _store(setting, doing, wanted, texts.changed(setting, _shown(setting, wanted)))
 

@@ -35,7 +35,7 @@ from orchestrator.rooms.commands.invite import invite_agent
 from orchestrator.rooms.commands.queue import queue, restart
 from orchestrator.rooms.commands.schedule import schedule
 from orchestrator.rooms.commands.setting import change_setting
-from orchestrator.rooms.room_command import RoomCommand
+from orchestrator.rooms.room_command import Refused, RoomCommand
 from orchestrator.rooms.status import render_status
 from orchestrator.store.errand_table import ErrandKind
 
@@ -50,7 +50,7 @@ async def _help(doing: RoomCommand, argument: str) -> None:
     elif name in CommandName.__members__.values():
         await doing.say(render_command_help(CommandName(name)))
     else:
-        await doing.say(texts.unknown_command(name, find_nearest(name)))
+        await doing.say(Refused(texts.unknown_command(name, find_nearest(name))))
 
 
 async def _status(doing: RoomCommand, _: str) -> None:
@@ -101,11 +101,11 @@ async def execute(doing: RoomCommand, command: Command | UnknownCommand | None) 
     """Do it and answer it, if the sender may. Only the store's errors come out."""
     if isinstance(command, Command) and COMMANDS[command.name].needs not in doing.permissions:
         who = name_who_may(COMMANDS[command.name].needs)
-        await doing.say(person_texts.may_not(command.name, who))
+        await doing.say(Refused(person_texts.may_not(command.name, who)))
     elif isinstance(command, Command) and command.argument and not COMMANDS[command.name].usage:
-        await doing.say(texts.takes_nothing(command.name))
+        await doing.say(Refused(texts.takes_nothing(command.name)))
     elif isinstance(command, Command):
         await HANDLERS[command.name](doing, command.argument)
     else:
         name, nearest = (command.name, command.nearest) if command else ("", None)
-        await doing.say(texts.unknown_command(name, nearest))
+        await doing.say(Refused(texts.unknown_command(name, nearest)))

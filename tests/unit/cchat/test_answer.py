@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from cchat.answer import Answer
+from cchat.error import Exit, exit_of_outcome
 from cchat.event import ANSWER_KEY, TURN_KEY, AnswerMark, Kind, Said, TurnMark, parse_event
 
 _numbers = itertools.count()
@@ -134,6 +135,17 @@ def test_a_room_commands_answer_ends_with_its_final_message_and_not_before() -> 
         (True, "done"),
         (None, "done"),
     ]
+
+
+@pytest.mark.parametrize("outcome", ["refused", "failed", "timed_out", "cancelled", "done"])
+def test_a_room_commands_outcome_is_the_one_that_its_final_message_says(outcome: str) -> None:
+    content = {"to": "$q", "final": True, "outcome": outcome}
+    raw = {**_GOOD, "content": {"msgtype": "m.notice", "body": "x", ANSWER_KEY: content}}
+    said, answer = parse_event(raw), _answer()
+    assert said is not None
+    answer.take(said)
+    assert answer.outcome == outcome
+    assert (exit_of_outcome(outcome) is Exit.OK) is (outcome == "done")
 
 
 def test_the_first_that_answers_a_command_is_the_agent() -> None:
