@@ -6,9 +6,10 @@ Within the transaction that marks the row of the change: so it counts once, what
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from orchestrator.core.naming import turn_id
 from orchestrator.core.piece import Pieces, decode_pieces, encode_pieces
 from orchestrator.model import EventId, RoomId, TurnId, TurnState, UserId
 from orchestrator.store.api import InboxState, TurnRow
@@ -61,7 +62,8 @@ def redact_message(
 ) -> Amendment:
     """A message was taken back: of what waits it is left out, what runs because of it stops.
 
-    Nothing asks it again, whatever became of its turn.
+    Nothing asks it again, whatever became of its turn. A `!retry` is taken back with the whole turn
+    that it made; the messages that it asked again are as they were before it.
 
     `room_id`: where it was. Of another room's message nothing follows from it.
     """
@@ -75,10 +77,15 @@ def redact_message(
         return Amendment(outcome=Amended.NOTHING)
     if withdraw_steer(db, turn.turn_id, event_id):
         return Amendment(outcome=Amended.CHANGED, turn_id=turn.turn_id)
+    retried = _retried_by(db, event_id, room_id)
+    if retried is not None and not _goes_on_from(db, turn, retried):
+        # Somebody had another go since: that one stands by their own command.
+        return Amendment(outcome=Amended.NOTHING)
     if turn.state is not TurnState.QUEUED:
         withdraw_turn(db, turn.turn_id, command=redaction)
         return Amendment(outcome=Amended.STOPPED, turn_id=turn.turn_id)
-    pieces = _pieces_of(db, turn).without(event_id)
+    pieces = _pieces_of(db, turn)
+    pieces = pieces.without(event_id) if retried is None else replace(pieces, messages=())
     _store(db, turn, pieces)
     if pieces.messages:
         return Amendment(outcome=Amended.CHANGED, turn_id=turn.turn_id)
@@ -102,14 +109,28 @@ def _turn_of(db: sqlite3.Connection, event_id: EventId, room_id: RoomId) -> Turn
     ).fetchone()
     if found is None or found[0] is None:
         return None
-    turn_id = str(found[0])
+    last = str(found[0])
     while True:
-        rows = select_turns(db, "WHERE continues = ? ORDER BY rowid DESC LIMIT 1", turn_id)
+        rows = select_turns(db, "WHERE continues = ? ORDER BY rowid DESC LIMIT 1", last)
         if not rows:
             break
-        turn_id = rows[0].turn_id
-    rows = select_turns(db, "WHERE turn_id = ?", turn_id)
+        last = rows[0].turn_id
+    rows = select_turns(db, "WHERE turn_id = ?", last)
     return rows[0] if rows else None
+
+
+def _retried_by(db: sqlite3.Connection, event_id: EventId, room_id: RoomId) -> TurnId | None:
+    """The turn that the message made, where it was a `!retry`."""
+    rows = select_turns(db, "WHERE turn_id = ?", turn_id(room_id, event_id))
+    is_retry = bool(rows) and rows[0].continues is not None and rows[0].resumes == 0
+    return rows[0].turn_id if is_retry else None
+
+
+def _goes_on_from(db: sqlite3.Connection, turn: TurnRow, first: TurnId) -> bool:
+    """Whether the turn is that one, or goes on with its messages by itself."""
+    while turn.turn_id != first and turn.continues is not None and turn.resumes > 0:
+        turn = select_turns(db, "WHERE turn_id = ?", turn.continues)[0]
+    return turn.turn_id == first
 
 
 def _pieces_of(db: sqlite3.Connection, turn: TurnRow) -> Pieces:

@@ -156,6 +156,8 @@ def retry_last(
 def _last_unanswered(db: sqlite3.Connection, room_id: RoomId, conversation: str) -> TurnRow | None:
     """The last one; before it, one that nobody took up again, where the last one was answered.
 
+    A turn whose `!retry` was taken back while it waited is as if it had never been.
+
     From a thread it is one of the thread's own; from the main timeline none of any thread.
     """
     outcomes = ", ".join(f"'{outcome}'" for outcome in _RETRYABLE)
@@ -163,6 +165,8 @@ def _last_unanswered(db: sqlite3.Connection, room_id: RoomId, conversation: str)
     # What was asked in a thread of an earlier room is of no thread here.
     is_main = "(session NOT LIKE '$%' OR room_id <> ?)"
     is_own = is_main if thread_of(conversation) is None else "session = ?"
+    # Without words, and with a turn before it that has them still, or never will.
+    is_own += " AND NOT (prompt = '' AND continues IS NOT NULL)"
     where = f"WHERE room_id IN ({ROOMS_OF_CONVERSATION}) AND outcome IN ({outcomes}) AND {is_own}"
     own = room_id if thread_of(conversation) is None else conversation
     last = select_turns(db, f"{where} {order}", room_id, own)

@@ -13,7 +13,7 @@ from orchestrator.core.going_on import build_prompt_again
 from tests.support.memory_claude import ExitNow, Turn
 from tests.support.room_rig import ALICE, Life, Rig
 from tests.unit.rooms.scenario import audit, hang, hang_for_ever, run, tell, wait_running
-from tests.unit.rooms.test_amending import redact
+from tests.unit.rooms.test_amending import busy, redact, send
 from tests.unit.rooms.test_going_on import kill_runner
 from tests.unit.rooms.test_people import say
 from tests.unit.rooms.test_schedules import say as ask
@@ -224,3 +224,74 @@ def test_who_retries_needs_budget_left(tmp_path: Path) -> None:
         assert await rig.outcomes() == ["done", "done", "failed", "refused"]
 
     run(tmp_path, test, **limited(2))
+
+
+@pytest.mark.parametrize("crash_at", [None, *range(0, 24, 3)])
+def test_a_retry_that_is_taken_back_while_it_waits_is_not_made_and_nothing_is_said(
+    tmp_path: Path, crash_at: int | None
+) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await fail(rig, life, "go, one", "two")
+            await busy(rig, life, seconds=200)
+            await asyncio.sleep(3)
+            retry = await send(rig, life, "!retry")
+        before = await rig.bodies()
+        await rig.receive_event("m.room.redaction", {"redacts": retry}, redacts=retry)
+        async with rig.life(crash_at=crash_at) as life:
+
+            async def is_over() -> bool:
+                return life.points.crashed.is_set() or "new" not in [
+                    state for state, _ in await rig.inbox_states()
+                ]
+
+            await rig.wait(is_over)
+        async with rig.life() as life:
+            await rig.wait_ended(3, timeout_s=400)
+            await asyncio.sleep(5)
+            assert rig.claude.asked == ["go, one\n\ntwo", "long"]
+            assert (await rig.bodies())[len(before) :] == ["finished"]
+            assert await rig.outcomes() == ["failed", "done", "cancelled"]
+            await tell(rig, life, "!retry")
+            await rig.wait_ended(4)
+        assert rig.claude.asked[2:] == [build_prompt_again("go, one\n\ntwo")]
+
+    run(tmp_path, test)
+    assert audit(tmp_path) == ()
+
+
+def test_a_schedules_retry_that_is_taken_back_can_be_given_again(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.claude.scripts["Look"] = crash
+        async with rig.life() as life:
+            await ask(rig, life, "!schedule in 1m Look")
+            await rig.wait_ended(1)
+            del rig.claude.scripts["Look"]
+            await busy(rig, life)
+            await redact(rig, life, await send(rig, life, "!retry"))
+            await rig.wait_ended(3)
+            assert await rig.outcomes() == ["failed", "done", "cancelled"]
+            await tell(rig, life, "!retry")
+            await rig.wait_ended(4)
+        assert "Look" in rig.claude.asked[-1]
+
+    run(tmp_path, test)
+
+
+def test_taking_back_an_earlier_retry_leaves_the_one_that_somebody_else_gave(
+    tmp_path: Path,
+) -> None:
+    async def test(rig: Rig) -> None:
+        async with rig.life() as life:
+            await fail(rig, life, "go, one")
+            rig.claude.scripts["go"] = crash
+            first = await tell(rig, life, "!retry")
+            await rig.wait_ended(2)
+            del rig.claude.scripts["go"]
+            await busy(rig, life)
+            await send(rig, life, "!retry", by=BOB)
+            await redact(rig, life, first)
+            await rig.wait_ended(4)
+        assert await rig.outcomes() == ["failed", "failed", "done", "done"]
+
+    run(tmp_path, test)
