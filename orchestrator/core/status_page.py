@@ -28,7 +28,7 @@ from orchestrator.core.status_view import (
     Subject,
 )
 from orchestrator.core.texts import status_page as texts
-from orchestrator.core.texts import usd, utc_time
+from orchestrator.core.texts import utc_time
 from orchestrator.model import TurnOutcome
 
 REFRESH_S = 5
@@ -138,13 +138,14 @@ def render_login(said: str | None = None) -> str:
         '<form class="card" method="post" action="/login">'
         f'<label for="token">{texts.LOGIN}</label>'
         '<input type="password" id="token" name="token" autocomplete="current-password" required>'
-        f'<button class="go">Show it</button><p class="dim">{texts.LOGIN_WHAT}</p></form>'
+        f'<button class="go">{texts.SHOW}</button><p class="dim">{texts.LOGIN_WHAT}</p></form>'
     )
 
 
 def render_words(text: str) -> str:
     """A page that says one thing."""
-    return _document(f'<h1>{texts.TITLE}</h1><p>{_said(text)}</p><p><a href="/">Back</a></p>')
+    back = f'<p><a href="/">{texts.BACK}</a></p>'
+    return _document(f"<h1>{texts.TITLE}</h1><p>{_said(text)}</p>{back}")
 
 
 # The parts...
@@ -161,17 +162,17 @@ def _document(body: str, *, refresh: bool = False) -> str:
 
 
 def _header(view: StatusView, visit: Visit) -> str:
-    up = texts.age(max(0.0, view.at - view.started_at))
+    up = texts.up(max(0.0, view.at - view.started_at))
     out = ""
     if visit.csrf is not None:
         out = (
             '<form class="inline" method="post" action="/logout">'
-            f"{_hidden('csrf', visit.csrf)}<button>Log out</button></form>"
+            f"{_hidden('csrf', visit.csrf)}<button>{texts.LOG_OUT}</button></form>"
         )
     return (
         f'<header><h1><a href="/">{texts.TITLE}</a></h1>'
-        f'<span class="dim">{_said(view.user_id)} · {_said(view.version)} · up {up} · '
-        f"{utc_time(view.at)} · {view.waiting_to_be_sent} to be sent</span>{out}</header>"
+        f'<span class="dim">{_said(view.user_id)} · {_said(view.version)} · {up} · '
+        f"{utc_time(view.at)} · {texts.to_be_sent(view.waiting_to_be_sent)}</span>{out}</header>"
     )
 
 
@@ -197,9 +198,9 @@ def _rooms(view: StatusView) -> str:
     ordered = sorted(view.rooms, key=lambda one: (not one.turns, one.runner is None, one.name))
     cards = [_card(_room_lines(room, view)) for room in ordered[:_MAX_ROOMS]]
     if len(ordered) > _MAX_ROOMS:
-        cards.append(f'<p class="dim">and {len(ordered) - _MAX_ROOMS} more</p>')
+        cards.append(f'<p class="dim">{texts.more(len(ordered) - _MAX_ROOMS)}</p>')
     counts = ", ".join(f"{n} {_said(state)}" for state, n in sorted(view.runners_by_state.items()))
-    above = f'<p class="dim">{len(view.rooms)} rooms; runners: {counts or "none"}</p>'
+    above = f'<p class="dim">{texts.rooms(len(view.rooms), counts)}</p>'
     if not view.has_engine:
         above = f'<p class="bad">{texts.NO_ENGINE}</p>'
     return _section("rooms", [above, *cards] if cards else [], texts.NO_ROOMS)
@@ -208,8 +209,8 @@ def _rooms(view: StatusView) -> str:
 def _room_lines(room: SeenRoom, view: StatusView, *, is_link: bool = True) -> list[str]:
     name = _said(texts.name(room.name))
     title = f'<a href="/room/{html.escape(room.slug)}">{name}</a>' if is_link else name
-    people = f" · {room.members} members" if room.members is not None else ""
-    sealed = " · encrypted" if room.encrypted else ""
+    people = f" · {texts.members(room.members)}" if room.members is not None else ""
+    sealed = f" · {texts.ENCRYPTED}" if room.encrypted else ""
     lines = [
         f"<h3>{title}</h3>",
         f'<p class="dim">{_said(texts.name(room.slug))}{people}{sealed}</p>',
@@ -220,13 +221,14 @@ def _room_lines(room: SeenRoom, view: StatusView, *, is_link: bool = True) -> li
         lines.append(f'<p class="dim">{texts.NO_RUNNER}</p>')
     if is_link:
         lines += [line for turn in room.turns[:3] for line in _turn_lines(turn)]
-        lines += [f'<p class="dim">and {len(room.turns) - 3} more</p>'] if room.turns[3:] else []
+        left = f'<p class="dim">{texts.more(len(room.turns) - 3)}</p>'
+        lines += [left] if room.turns[3:] else []
     return lines
 
 
 def _turn_lines(turn: SeenTurn) -> list[str]:
-    asked = f'<span class="dim">for {_said(texts.name(turn.sender))}</span>'
-    lines = [f'<p class="warn">Turn: {_said(texts.turn(turn))} {asked}</p>']
+    asked = f'<span class="dim">{texts.asked_by(_said(texts.name(turn.sender)))}</span>'
+    lines = [f'<p class="warn">{texts.TURN}: {_said(texts.turn(turn))} {asked}</p>']
     return lines + [f"<p>{_said(texts.line(tool))}</p>" for tool in turn.tools]
 
 
@@ -240,7 +242,7 @@ def _question_lines(question: SeenQuestion, *, is_link: bool = True) -> list[str
     who = texts.deciders(question.deciders, utc_time(question.expires_at))
     return [
         f"<h3>{texts.KINDS[question.kind]}: {link if is_link else what}</h3>",
-        f'<p class="dim">in {_said(texts.name(question.room))}, {_said(who)}</p>',
+        f'<p class="dim">{texts.asked_in(_said(texts.name(question.room)), _said(who))}</p>',
     ]
 
 
@@ -249,7 +251,7 @@ def _end(end: SeenEnd) -> str:
     return (
         f'<div class="row"><span>{_said(texts.name(end.room))}'
         f'<br><span class="dim">{_said(texts.name(end.sender))}, {utc_time(end.ended_at)}</span>'
-        f'</span><span><span class="{shade}">{_said(end.outcome.replace("_", " "))}</span><br>'
+        f'</span><span><span class="{shade}">{_said(texts.outcome(end.outcome))}</span><br>'
         f'<span class="dim">{texts.took(end.took_s)}</span></span></div>'
     )
 
@@ -269,7 +271,7 @@ def _costs(view: StatusView) -> str:
     rooms.sort(key=lambda room: (-room.today_micro_usd, -room.month_micro_usd, room.name))
     today = sum(room.today_micro_usd for room in view.rooms)
     month = sum(room.month_micro_usd for room in view.rooms)
-    items = [_cost("All rooms", today, month, None)]
+    items = [_cost(texts.ALL_ROOMS, today, month, None)]
     items += [
         _cost(_said(texts.name(r.name)), r.today_micro_usd, r.month_micro_usd, r.usd_per_day)
         for r in rooms[:_MAX_ROOMS]
@@ -278,10 +280,9 @@ def _costs(view: StatusView) -> str:
 
 
 def _cost(name: str, today: int, month: int, limit: float | None) -> str:
-    of = "" if limit is None else f" of {usd(round(limit * 1e6))}"
     return (
-        f'<div class="row"><span>{name}</span><span>{usd(today)}{of} today<br>'
-        f'<span class="dim">{usd(month)} in 30 days</span></span></div>'
+        f'<div class="row"><span>{name}</span><span>{texts.today(today, limit)}<br>'
+        f'<span class="dim">{texts.month(month)}</span></span></div>'
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from orchestrator.core.status_view import SeenRoom, StatusView
 from orchestrator.core.texts import status_page as texts
-from orchestrator.core.texts import usd, utc_time
+from orchestrator.core.texts import utc_time
 
 
 def render_text(view: StatusView) -> str:
@@ -15,8 +15,8 @@ def render_text(view: StatusView) -> str:
 
 
 def _lines(view: StatusView) -> Iterator[str]:
-    up = texts.age(max(0.0, view.at - view.started_at))
-    yield f"{texts.name(view.user_id)}, {texts.name(view.version)}, up {up}, {utc_time(view.at)}"
+    up = texts.up(max(0.0, view.at - view.started_at))
+    yield f"{texts.name(view.user_id)}, {texts.name(view.version)}, {up}, {utc_time(view.at)}"
     yield from (f"! {texts.line(one)}" for one in view.problems)
     yield from () if view.has_engine else (f"! {texts.NO_ENGINE}",)
     yield from () if view.problems else (texts.WELL,)
@@ -24,7 +24,7 @@ def _lines(view: StatusView) -> Iterator[str]:
     for question in view.questions:
         who = texts.deciders(question.deciders, utc_time(question.expires_at))
         yield f"  {texts.KINDS[question.kind]}: {texts.line(question.what)}"
-        yield f"    in {texts.name(question.room)}, {who}"
+        yield f"    {texts.asked_in(texts.name(question.room), who)}"
     yield from () if view.questions else (f"  {texts.NO_QUESTIONS}",)
     yield from ("", texts.HEADS["rooms"])
     for room in view.rooms:
@@ -32,7 +32,7 @@ def _lines(view: StatusView) -> Iterator[str]:
     yield from () if view.rooms else (f"  {texts.NO_ROOMS}",)
     yield from ("", texts.HEADS["ends"])
     for end in view.ends:
-        what = f"{end.outcome.replace('_', ' ')}, {texts.took(end.took_s)}"
+        what = f"{texts.outcome(end.outcome)}, {texts.took(end.took_s)}"
         who = f"{texts.name(end.room)}, {texts.name(end.sender)}"
         yield f"  {utc_time(end.ended_at)}  {who}: {what}"
     yield from () if view.ends else (f"  {texts.NO_ENDS}",)
@@ -52,6 +52,7 @@ def _room(room: SeenRoom, *, has_engine: bool) -> Iterator[str]:
         yield f"    {texts.NO_RUNNER}"
     for turn in room.turns:
         tools = "".join(f"; {texts.line(tool)}" for tool in turn.tools)
-        yield f"    turn: {texts.turn(turn)}, for {texts.name(turn.sender)}{tools}"
+        by = texts.asked_by(texts.name(turn.sender))
+        yield f"    {texts.TURN.lower()}: {texts.turn(turn)}, {by}{tools}"
     if room.month_micro_usd:
-        yield f"    {usd(room.today_micro_usd)} today, {usd(room.month_micro_usd)} in 30 days"
+        yield f"    {texts.today(room.today_micro_usd)}, {texts.month(room.month_micro_usd)}"

@@ -9,7 +9,8 @@ from orchestrator.core.approval import ApprovalKind
 from orchestrator.core.page_action import STATUS_PAGE, PageVerb
 from orchestrator.core.quoting import one_line, quote
 from orchestrator.core.status_view import SeenRunner, SeenTurn
-from orchestrator.core.texts import duration, size
+from orchestrator.core.texts import duration, size, usd
+from orchestrator.model import TurnOutcome
 
 _LONGEST_NAME = 60
 _LONGEST_LINE = 120
@@ -20,6 +21,12 @@ TURN_OVER = "That turn has ended already."
 
 TITLE = "aiagentchat"
 WELL = "All well"
+SHOW = "Show it"
+BACK = "Back"
+LOG_OUT = "Log out"
+TURN = "Turn"
+ENCRYPTED = "encrypted"
+ALL_ROOMS = "All rooms"
 NO_ROOMS = "The agent is in no room."
 NO_QUESTIONS = "Nothing waits for a person."
 NO_ENDS = "No turn has ended yet."
@@ -146,6 +153,60 @@ def deciders(named: Sequence[str], until: str) -> str:
     shown = ", ".join(name(one) for one in dict.fromkeys(named[:_MAX_NAMED]))
     more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
     return f"until {until}, by {shown or 'whoever the room’s power levels allow'}{more}"
+
+
+def up(seconds: float) -> str:
+    """How long the orchestrator runs."""
+    return f"up {age(seconds)}"
+
+
+def to_be_sent(count: int) -> str:
+    """Messages that wait for the homeserver."""
+    return f"{count} to be sent"
+
+
+def more(count: int) -> str:
+    """What is not shown."""
+    return f"and {count} more"
+
+
+def members(count: int) -> str:
+    """Of a room."""
+    return f"{count} members"
+
+
+# What these are given is put in as it is: the page has it escaped.
+
+
+def rooms(count: int, runners: str) -> str:
+    """How many rooms there are; `runners`: how many of each state."""
+    return f"{count} rooms; runners: {runners or 'none'}"
+
+
+def asked_by(sender: str) -> str:
+    """Whose turn it is."""
+    return f"for {sender}"
+
+
+def asked_in(room: str, who: str) -> str:
+    """Below a question."""
+    return f"in {room}, {who}"
+
+
+def outcome(how: TurnOutcome) -> str:
+    """How a turn ended."""
+    return how.replace("_", " ")
+
+
+def today(micro_usd: int, limit_usd: float | None = None) -> str:
+    """Spent since the day began, in millionths of a USD, and what may be."""
+    of = "" if limit_usd is None else f" of {usd(round(limit_usd * 1e6))}"
+    return f"{usd(micro_usd)}{of} today"
+
+
+def month(micro_usd: int) -> str:
+    """Spent lately, in millionths of a USD."""
+    return f"{usd(micro_usd)} in 30 days"
 
 
 def took(seconds: float) -> str:

@@ -82,6 +82,44 @@ def test_everything_is_there_that_the_page_is_for() -> None:
         assert expected in words, expected
 
 
+class Silent(str):
+    """Stands for every text, whatever it is made of."""
+
+    __slots__ = ()
+
+    def __call__(self, *_: object) -> Silent:
+        return self
+
+    def __getitem__(self, _: object) -> Silent:
+        return self
+
+    def __getattr__(self, _: str) -> Silent:
+        return self
+
+
+def test_each_word_of_the_page_is_one_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, plain = make_room(), make_view(user_id="@", version="0")
+    assert busy.runner is not None
+    several = replace(busy, turns=busy.turns * 3, runner=replace(busy.runner, state="+"))
+    view = replace(plain, rooms=(several,) * 101)
+    nothing = replace(plain, rooms=(), questions=(), ends=(), exits=())
+    texts = Silent("·")
+    monkeypatch.setattr("orchestrator.core.status_page.texts", texts)
+    monkeypatch.setattr("orchestrator.core.status_page.utc_time", texts)
+    for page in (
+        render_overview(view, ADMIN),
+        render_overview(nothing),
+        render_room(view, several, ADMIN),
+        render_room(view, several, READER),
+        render_question(view, make_subject("0"), ADMIN),
+        render_question(view, make_subject(None, kind=ApprovalKind.QUESTION), READER),
+        render_login("0"),
+        render_words("0"),
+    ):
+        words = Document(re.sub("<style>.*?</style>", "", page, flags=re.DOTALL)).words
+        assert not re.findall("[A-Za-z]+", words)
+
+
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_what_a_room_says_stays_words_wherever_it_stands(hostile: str) -> None:
     turn = SeenTurn(
