@@ -22,7 +22,7 @@ from bench.support.installation import Bench, open_bench, say
 from bench.support.machine import describe_machine, load
 from bench.support.room import read_stages
 from orchestrator.control.models import RunnerView
-from orchestrator.model import RunnerState
+from orchestrator.model import JsonObject, RunnerState
 
 ROOMS = 7
 IDLE_STOP_S = 3.0
@@ -51,7 +51,7 @@ async def run(image: str, claude: Path) -> None:
     """Measure, then print; whatever happens, nothing that was started stays."""
     load_before = load()
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in NAMES}
-    resting = {"idle_stop_s": IDLE_STOP_S, "greet": False, "stream": "final"}
+    resting: JsonObject = {"idle_stop_s": IDLE_STOP_S, "greet": False, "stream": "final"}
     async with (
         asyncio.timeout(LIMIT_S),
         open_bench(image, claude, defaults=resting) as bench,

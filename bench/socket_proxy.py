@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -65,15 +66,13 @@ async def run(image: str) -> None:
             ways = {"direct": direct, "proxied": proxied}
             for _ in range(STARTS):
                 for way, backend in ways.items():
-                    found["a start"][way].append(await _timed(lambda b=backend: _start(b, spec)))
+                    found["a start"][way].append(await _timed(partial(_start, backend, spec)))
             for _ in range(CALLS):
                 for way, backend in ways.items():
-                    found["inspect"][way].append(
-                        await _timed(lambda b=backend: b.inspect(spec.name))
-                    )
+                    found["inspect"][way].append(await _timed(partial(backend.inspect, spec.name)))
             for _ in range(STREAMS):
                 for way, backend in ways.items():
-                    found["stream"][way].append(await _timed(lambda b=backend: _echo(b, spec)))
+                    found["stream"][way].append(await _timed(partial(_echo, backend, spec)))
             memory = vm_rss(proxy.pid)
     print("\n".join(render_table(_sections(found, memory))))
 
