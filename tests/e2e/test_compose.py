@@ -120,11 +120,11 @@ def check_engine(site: ComposeSite) -> None:
     listed = site.compose(*inside, "sh", "-c", "ls /var/run/docker.sock /run/engine 2>&1 || true")
     assert "cannot access '/var/run/docker.sock'" in listed
     assert "docker.sock" in listed.split("/run/engine", 1)[1]
-    assert "not passed on" not in site.compose("logs", "--no-log-prefix", "engine")
+    assert "not passed on to the engine" not in site.compose("logs", "--no-log-prefix", "engine")
     program = _INTRUDER.replace("NAME", f"{site.project}-postgres-1")
     said = site.compose(*inside, "/opt/aiagentchat/bin/python", "-I", "-c", program)
     assert said.split() == ["403", "404", "403"], said
-    assert site.compose("logs", "--no-log-prefix", "engine").count("not passed on") == 2
+    assert site.compose("logs", "--no-log-prefix", "engine").count("not passed on to the engine") == 2
 
 
 def value(site: ComposeSite, query: str) -> str | None:

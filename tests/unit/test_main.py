@@ -84,6 +84,7 @@ LOOKING = (
     "matrix unlimit",
     "config diff FILE --embedded",
     "backup --config FILE",
+    "socket-proxy --socket /run/engine/docker.sock",
 )
 
 
