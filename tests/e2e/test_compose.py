@@ -124,7 +124,8 @@ def check_engine(site: ComposeSite) -> None:
     program = _INTRUDER.replace("NAME", f"{site.project}-postgres-1")
     said = site.compose(*inside, "/opt/aiagentchat/bin/python", "-I", "-c", program)
     assert said.split() == ["403", "404", "403"], said
-    assert site.compose("logs", "--no-log-prefix", "engine").count("not passed on to the engine") == 2
+    log = site.compose("logs", "--no-log-prefix", "engine")
+    assert log.count("not passed on to the engine") == 2, log
 
 
 def value(site: ComposeSite, query: str) -> str | None:
