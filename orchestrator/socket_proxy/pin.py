@@ -25,22 +25,25 @@ class Pin:
         """The installation; None: none was asked for yet.
 
         Raises:
-            RefusedError: the file says something else.
+            RefusedError: the file says something else, or can't be read.
         """
         try:
-            return parse_installation(self._path.read_text().strip())
+            return parse_installation(self._path.read_text(errors="replace").strip())
         except FileNotFoundError:
             return None
+        except OSError as e:
+            msg = f"{self._path} can't be read: {e.strerror}"
+            raise RefusedError(msg) from e
 
     def check(self, asked: InstallationId) -> InstallationId:
         """The same installation, which is the pinned one from now on.
 
         Raises:
-            RefusedError: another one is.
+            RefusedError: another one is, or the file can't be written.
         """
         pinned = self.read()
         if pinned is None:
-            write_private(self._path, f"{asked}\n".encode())
+            self._write(asked)
         elif pinned != asked:
             msg = (
                 f"this proxy serves the installation {pinned} and not {asked}."
@@ -48,3 +51,10 @@ class Pin:
             )
             raise RefusedError(msg)
         return asked
+
+    def _write(self, asked: InstallationId) -> None:
+        try:
+            write_private(self._path, f"{asked}\n".encode())
+        except OSError as e:
+            msg = f"{self._path} can't be written: {e.strerror}"
+            raise RefusedError(msg) from e
