@@ -97,7 +97,7 @@ def judge_creation(body: Mapping[str, Any], name: str, bounds: Bounds) -> NewCon
     try:
         make = _probe if LABEL_PROBE in body["Labels"] else _runner
         made = make(body, bounds)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         msg = "this is no runner: a part is missing, or has another form"
         raise RefusedError(msg) from e
     if name != made.name:

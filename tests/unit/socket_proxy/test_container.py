@@ -304,6 +304,7 @@ def test_a_runtime_is_used_where_it_was_allowed() -> None:
         (("HostConfig", "Memory"), -1),
         (("HostConfig", "Memory"), True),
         (("HostConfig", "NanoCpus"), 0),
+        pytest.param(("HostConfig", "NanoCpus"), 10**400, id="more than a float holds"),
         (("HostConfig", "PidsLimit"), -1),
         (("HostConfig", "PidsLimit"), 0),
     ],
