@@ -31,6 +31,7 @@ _REQUEST_LINE: Final = re.compile(rb"(GET|HEAD|POST|DELETE) ([\x21-\x7e]{1,8192}
 _VERSION: Final = re.compile(r"/v1\.(4[1-9]|[5-9][0-9])(/.*)")
 _LENGTH: Final = re.compile(r"0|[1-9][0-9]{0,11}")
 _REFERENCE: Final = r"([A-Za-z0-9][A-Za-z0-9_.-]{0,127})"
+_TAG: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _IMAGE: Final = r"([A-Za-z0-9][A-Za-z0-9_.:/@-]{0,255})"
 
 
@@ -343,7 +344,8 @@ def _images(asked: Asked) -> Passed:
 
 
 def _image_remove(asked: Asked, reference: str) -> Passed:
-    if not reference.startswith(f"{IMAGE_NAME}:"):
+    # A name and a tag alone: with a digest behind them, engines differ in which image is meant.
+    if re.fullmatch(f"{re.escape(IMAGE_NAME)}:{_TAG}", reference) is None:
         msg = f"only images {IMAGE_NAME}:… may be removed"
         raise RefusedError(msg)
     query = _only(asked, force="(?i:false|0)", noprune="(?i:true|false|0|1)")
@@ -351,11 +353,10 @@ def _image_remove(asked: Asked, reference: str) -> Passed:
 
 
 def _image_create(asked: Asked) -> Passed:
-    tag = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
     if "fromImage" in asked.query:
-        query = _only(asked, fromImage=_IMAGE, tag=tag)
+        query = _only(asked, fromImage=_IMAGE, tag=_TAG)
     else:
-        query = _only(asked, fromSrc="-", repo=re.escape(MADE_NAME), tag=tag)
+        query = _only(asked, fromSrc="-", repo=re.escape(MADE_NAME), tag=_TAG)
     return Passed(path="/images/create", query=query, takes_files=True)
 
 
@@ -363,7 +364,7 @@ def _build(asked: Asked) -> Passed:
     # Not among them: remote, networkmode, extrahosts, cgroupparent, outputs, version.
     query = _only(
         asked,
-        t=rf"{re.escape(IMAGE_NAME)}:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}",
+        t=f"{re.escape(IMAGE_NAME)}:{_TAG}",
         rm="1",
         forcerm="1",
         nocache="1",

@@ -121,6 +121,8 @@ def test_what_the_orchestrator_asks_goes_on(
         ("POST", "/v1.41/images/prune"),
         ("DELETE", "/v1.41/images/debian:12"),
         ("DELETE", "/v1.41/images/aiagentchat/runner"),
+        ("DELETE", "/v1.41/images/aiagentchat/runner:a@sha256:" + "a" * 64),
+        ("DELETE", "/v1.41/images/aiagentchat/runner:5000/x:a"),
         ("POST", "/v1.41/build/prune"),
         ("POST", "/v1.41/session"),
         ("POST", "/grpc"),
