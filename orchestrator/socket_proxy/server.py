@@ -30,7 +30,7 @@ from orchestrator.errors import (
 )
 from orchestrator.model import JsonObject
 from orchestrator.runners.engine import Engine
-from orchestrator.runners.engine_http import open_connection
+from orchestrator.runners.engine_http import CALL_S, explain_unreachable, open_connection
 from orchestrator.runners.image import IMAGE_NAME
 from orchestrator.runners.probe import LABEL_PROBE
 from orchestrator.socket_proxy.container import Bounds, NewContainer, RefusedError, judge_creation
@@ -229,19 +229,55 @@ class _Proxy:
         content = b"" if passed.body is None else json.dumps(passed.body).encode()
         length = head.content_length if passed.takes_files else len(content)
         async with open_connection(self._engine.address, _ANSWER_HEAD_BYTES) as (ours, theirs):
-            theirs.write(_head(passed, length) + content)
-            await theirs.drain()
+            with contextlib.suppress(ConnectionError):  # its answer says why, or that it has gone
+                theirs.write(_head(passed, length) + content)
+                await theirs.drain()
             if passed.takes_files:
                 await _send_files(reader, theirs, length)
-            answer = await ours.readuntil(END_OF_HEAD)
-            if passed.upgrades and _SWITCHING in answer.split(b"\r\n", 1)[0]:
-                writer.write(answer)
-                # Until either side ends: our client never ends its half alone.
-                await _first_of(_pump(reader, theirs), _pump(ours, writer))
+            if passed.upgrades:
+                await self._relay_stream(ours, theirs, reader, writer)
             else:
-                writer.write(_closing(answer))
                 # The answer alone: a second request on this connection would not have been judged.
-                await _first_of(_pump(ours, writer), _until_gone(reader))
+                await _first_of(self._relay_answer(ours, writer), _until_gone(reader))
+
+    async def _relay_stream(
+        self,
+        ours: asyncio.StreamReader,
+        theirs: asyncio.StreamWriter,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        # What is read of our client belongs to the stream: so nobody sees here that it has gone.
+        answer = await self._read_answer(ours, CALL_S)
+        if _SWITCHING in answer.split(b"\r\n", 1)[0]:
+            writer.write(answer)
+            # Until either side ends: our client never ends its half alone.
+            await _first_of(_pump(reader, theirs), _pump(ours, writer))
+        else:
+            writer.write(_closing(answer))
+            await _first_of(_pump(ours, writer), _until_gone(reader))
+
+    async def _relay_answer(self, ours: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            # A stop takes its grace, an event its time: without a bound, as long as somebody waits.
+            answer = await self._read_answer(ours, None)
+        except EngineUnavailableError as e:
+            await _say(writer, 502, str(e)[:1000])
+        else:
+            writer.write(_closing(answer))
+            await _pump(ours, writer)
+
+    async def _read_answer(self, ours: asyncio.StreamReader, limit_s: float | None) -> bytes:
+        """The head of the engine's answer.
+
+        Raises:
+            EngineUnavailableError: it has gone without one, or takes too long.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                return await ours.readuntil(END_OF_HEAD)
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as e:
+            raise explain_unreachable(self._engine.address, e) from e
 
 
 def check_folder(folder: Path, root: Path) -> None:
