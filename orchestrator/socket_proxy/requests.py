@@ -1,7 +1,7 @@
 """What may be asked of the engine, and in which words it goes on. Pure.
 
-Rules: what is not named here is refused; nothing of a request goes on as bytes, but the files of an
-image that is built; a query has only the parameters that are named, and filters are ours.
+Rules: what is not named here is refused; nothing of a request goes on as bytes, but the files of a
+base image that is imported; a query has only the parameters that are named, and filters are ours.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from orchestrator.socket_proxy.container import RefusedError, parse_installation
 MAX_JSON_BYTES: Final = 1 << 20
 """Of a request that is not an image's files; a runner's is some 30 KB."""
 MAX_FILES_BYTES: Final = 2 << 30
-"""Of an image that is built or imported; the base made from Debian's packages is 0.3 GB."""
+"""Of an image that is imported; the base made from Debian's packages is 0.3 GB."""
 
 _REQUEST_LINE: Final = re.compile(rb"(GET|HEAD|POST|DELETE) ([\x21-\x7e]{1,8192}) HTTP/1\.1")
 # From Docker 20.10 on; before 1.24 a start could change what a container may do.
@@ -75,6 +75,10 @@ class Passed:
     """The name that the container to be made has; its body has to be judged."""
     labels: str = ""
     """Which filter is to be of the installation: "containers" or "events"; "" none."""
+    builds: bool = False
+    """Whether its files have to be judged: socket_proxy/build.py."""
+    pulls: bool = False
+    """Whether what is pulled has to be judged, there as well."""
     takes_files: bool = False
     upgrades: bool = False
 
@@ -355,8 +359,8 @@ def _image_remove(asked: Asked, reference: str) -> Passed:
 def _image_create(asked: Asked) -> Passed:
     if "fromImage" in asked.query:
         query = _only(asked, fromImage=_IMAGE, tag=_TAG)
-    else:
-        query = _only(asked, fromSrc="-", repo=re.escape(MADE_NAME), tag=_TAG)
+        return Passed(path="/images/create", query=query, takes_files=True, pulls=True)
+    query = _only(asked, fromSrc="-", repo=re.escape(MADE_NAME), tag=_TAG)
     return Passed(path="/images/create", query=query, takes_files=True)
 
 
@@ -367,11 +371,10 @@ def _build(asked: Asked) -> Passed:
         t=f"{re.escape(IMAGE_NAME)}:{_TAG}",
         rm="1",
         forcerm="1",
-        nocache="1",
         buildargs=".{0,16384}",
         labels=".{0,1024}",
     )
-    return Passed(path="/build", query=query, takes_files=True)
+    return Passed(path="/build", query=query, takes_files=True, builds=True)
 
 
 _ROUTES: Final[tuple[tuple[str, re.Pattern[str], Callable[..., Passed]], ...]] = (

@@ -33,6 +33,7 @@ from orchestrator.runners.engine import Engine
 from orchestrator.runners.engine_http import CALL_S, explain_unreachable, open_connection
 from orchestrator.runners.image import IMAGE_NAME
 from orchestrator.runners.probe import LABEL_PROBE
+from orchestrator.socket_proxy.build import MAX_BUILD_BYTES, check_pull, remake_build
 from orchestrator.socket_proxy.container import Bounds, NewContainer, RefusedError, judge_creation
 from orchestrator.socket_proxy.pin import Pin
 from orchestrator.socket_proxy.requests import (
@@ -175,6 +176,8 @@ class _Proxy:
             # Before there is one, nothing has its label.
             narrowed = add_label(filters, pinned or "none", passed.labels)
             return replace(passed, query={**passed.query, "filters": narrowed})
+        if passed.pulls:
+            await asyncio.to_thread(check_pull, passed.query)
         api = self._engine.api
         if passed.exec_id:
             found = await self._engine.call(api.exec_inspect, passed.exec_id)
@@ -227,12 +230,16 @@ class _Proxy:
         writer: asyncio.StreamWriter,
     ) -> None:
         content = b"" if passed.body is None else json.dumps(passed.body).encode()
-        length = head.content_length if passed.takes_files else len(content)
+        if passed.builds:
+            files = await _read_exactly(reader, head.content_length)
+            content = await asyncio.to_thread(remake_build, passed.query, files)
+        is_stream = passed.takes_files and not passed.builds
+        length = head.content_length if is_stream else len(content)
         async with open_connection(self._engine.address, _ANSWER_HEAD_BYTES) as (ours, theirs):
             with contextlib.suppress(ConnectionError):  # its answer says why, or that it has gone
                 theirs.write(_head(passed, length) + content)
                 await theirs.drain()
-            if passed.takes_files:
+            if is_stream:
                 await _send_files(reader, theirs, length)
             if passed.upgrades:
                 await self._relay_stream(ours, theirs, reader, writer)
@@ -306,15 +313,20 @@ def check_folder(folder: Path, root: Path) -> None:
 async def _read_body(reader: asyncio.StreamReader, head: Head) -> JsonObject:
     """A JSON body; empty where it is an image's files, which stay where they are."""
     if takes_files(head):
-        if head.content_length > MAX_FILES_BYTES:
-            msg = f"the files have more than {MAX_FILES_BYTES} bytes"
+        most = MAX_BUILD_BYTES if head.path.endswith("/build") else MAX_FILES_BYTES
+        if head.content_length > most:
+            msg = f"the files have more than {most} bytes"
             raise RefusedError(msg)
         return {}
     if head.content_length > MAX_JSON_BYTES:
         msg = f"the body has more than {MAX_JSON_BYTES} bytes"
         raise RefusedError(msg)
+    return parse_body(await _read_exactly(reader, head.content_length))
+
+
+async def _read_exactly(reader: asyncio.StreamReader, length: int) -> bytes:
     async with asyncio.timeout(_BODY_S):
-        return parse_body(await reader.readexactly(head.content_length))
+        return await reader.readexactly(length)
 
 
 def _head(passed: Passed, length: int) -> bytes:

@@ -16,8 +16,8 @@ from tests.contract.test_engine_faults import VERSION, engine_that, plain
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 INFO = b"GET /v1.41/info HTTP/1.1\r\nHost: x\r\n\r\n"
-BUILD = (
-    b"POST /v1.41/build?t=aiagentchat%2Frunner%3Aa HTTP/1.1\r\nHost: x\r\n"
+IMPORT = (
+    b"POST /v1.41/images/create?fromSrc=-&repo=aiagentchat%2Fbase&tag=a HTTP/1.1\r\nHost: x\r\n"
     b"Content-Length: 4\r\n\r\nfour"
 )
 
@@ -52,7 +52,7 @@ async def ask(path: Path, raw: bytes) -> bytes:
         writer.close()
 
 
-@pytest.mark.parametrize("raw", [INFO, BUILD], ids=["info", "build"])
+@pytest.mark.parametrize("raw", [INFO, IMPORT], ids=["info", "import"])
 @pytest.mark.parametrize("half", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"], ids=["none", "half"])
 async def test_an_engine_that_breaks_off_is_said_in_words(
     tmp_path: Path, raw: bytes, half: bytes

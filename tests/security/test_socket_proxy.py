@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import secrets
 import socket
+import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import docker
 import pytest
@@ -19,6 +23,7 @@ from orchestrator.core.naming import runner_name
 from orchestrator.core.sandbox import SandboxSpec, build_labels, build_options
 from orchestrator.model import InstallationId
 from orchestrator.runners.docker_config import container_config
+from orchestrator.runners.image import build_query, read_source
 from tests.support.runner_engine import ensure_runner_image, new_installation
 from tests.support.socket_proxy import SocketProxy, open_socket_proxy, room_in_state
 
@@ -193,6 +198,36 @@ async def test_an_image_that_is_no_runners_is_refused(
             await asyncio.to_thread(make, intruder, replace(spec, image=other.id))
     finally:
         engine.images.remove(other.id, force=True)
+
+
+async def test_the_engine_fetches_nothing_for_an_intruder(proxy: SocketProxy) -> None:
+    """A Dockerfile's ADD and a pull come from the host itself, and reach its loopback."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(4096))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        inside = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        text = f"FROM scratch\nADD http://{inside}/latest/meta-data /x\n".encode()
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            entry = tarfile.TarInfo("Dockerfile")
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text))
+        files = archive.getvalue()
+        requests = [
+            (f"/v1.41/build?{urlencode(build_query(read_source(), 'scratch', {}))}", files),
+            (f"/v1.41/build?t=aiagentchat%2Frunner%3A{secrets.token_hex(6)}", files),
+            (f"/v1.41/images/create?fromImage={inside}/x&tag=y", b""),
+        ]
+        for target, body in requests:
+            head = f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            with contextlib.suppress(TimeoutError):  # passed on: what came of it is seen below
+                said = await proxy.exchange(head.encode() + body, wait_s=10)
+                assert b" 403 " in said.split(b"\r\n")[0]
+    assert asked == []
 
 
 async def test_another_installation_is_refused_once_one_is_served(
