@@ -1,7 +1,7 @@
 """What may be asked of the engine, and in which words it goes on. Pure.
 
-Rules: what is not named here is refused; nothing of a request goes on as bytes, but the files of a
-base image that is imported; a query has only the parameters that are named, and filters are ours.
+Rules: what is not named here is refused; nothing of a request goes on as bytes; a query has only
+the parameters that are named, and filters are ours.
 """
 
 from __future__ import annotations
@@ -16,15 +16,12 @@ from urllib.parse import parse_qsl, urlencode
 from orchestrator.core.egress_http import END_OF_HEAD, Denial, parse_headers
 from orchestrator.core.sandbox import LABEL_INSTALLATION
 from orchestrator.model import InstallationId, JsonObject
-from orchestrator.runners.base_image import MADE_NAME
 from orchestrator.runners.docker_backend import TOP_ARGUMENTS
 from orchestrator.runners.image import IMAGE_NAME
 from orchestrator.socket_proxy.container import RefusedError, parse_installation
 
 MAX_JSON_BYTES: Final = 1 << 20
-"""Of a request that is not an image's files; a runner's is some 30 KB."""
-MAX_FILES_BYTES: Final = 2 << 30
-"""Of an image that is imported; the base made from Debian's packages is 0.3 GB."""
+"""Of a request that is not a build's files; a runner's is some 30 KB."""
 
 _REQUEST_LINE: Final = re.compile(rb"(GET|HEAD|POST|DELETE) ([\x21-\x7e]{1,8192}) HTTP/1\.1")
 # From Docker 20.10 on; before 1.24 a start could change what a container may do.
@@ -76,10 +73,9 @@ class Passed:
     labels: str = ""
     """Which filter is to be of the installation: "containers" or "events"; "" none."""
     builds: bool = False
-    """Whether its files have to be judged: socket_proxy/build.py."""
+    """Whether its body is files, which have to be judged: socket_proxy/build.py."""
     pulls: bool = False
     """Whether what is pulled has to be judged, there as well."""
-    takes_files: bool = False
     upgrades: bool = False
 
     @property
@@ -139,8 +135,8 @@ def parse_body(raw: bytes) -> JsonObject:
 
 
 def takes_files(head: Head) -> bool:
-    """Whether its body is an image's files, which are not read here."""
-    return head.method == "POST" and _split_version(head.path)[1] in {"/build", "/images/create"}
+    """Whether its body is a build's files, which are not read here."""
+    return head.method == "POST" and _split_version(head.path)[1] == "/build"
 
 
 def judge(asked: Asked) -> Passed:
@@ -356,12 +352,10 @@ def _image_remove(asked: Asked, reference: str) -> Passed:
     return Passed(path=f"/images/{reference}", query=query)
 
 
-def _image_create(asked: Asked) -> Passed:
-    if "fromImage" in asked.query:
-        query = _only(asked, fromImage=_IMAGE, tag=_TAG)
-        return Passed(path="/images/create", query=query, takes_files=True, pulls=True)
-    query = _only(asked, fromSrc="-", repo=re.escape(MADE_NAME), tag=_TAG)
-    return Passed(path="/images/create", query=query, takes_files=True)
+def _image_pull(asked: Asked) -> Passed:
+    # Not fromSrc: a base that somebody made has programs of theirs, which a build runs as root.
+    query = _only(asked, fromImage=_IMAGE, tag=_TAG)
+    return Passed(path="/images/create", query=query, pulls=True)
 
 
 def _build(asked: Asked) -> Passed:
@@ -374,7 +368,7 @@ def _build(asked: Asked) -> Passed:
         buildargs=".{0,16384}",
         labels=".{0,1024}",
     )
-    return Passed(path="/build", query=query, takes_files=True, builds=True)
+    return Passed(path="/build", query=query, builds=True)
 
 
 _ROUTES: Final[tuple[tuple[str, re.Pattern[str], Callable[..., Passed]], ...]] = (
@@ -395,6 +389,6 @@ _ROUTES: Final[tuple[tuple[str, re.Pattern[str], Callable[..., Passed]], ...]] =
     ("GET", re.compile("/images/json"), _images),
     ("GET", re.compile(f"/images/{_IMAGE}/json"), _image_look),
     ("DELETE", re.compile(f"/images/{_IMAGE}"), _image_remove),
-    ("POST", re.compile("/images/create"), _image_create),
+    ("POST", re.compile("/images/create"), _image_pull),
     ("POST", re.compile("/build"), _build),
 )

@@ -37,7 +37,6 @@ from orchestrator.socket_proxy.build import MAX_BUILD_BYTES, check_pull, remake_
 from orchestrator.socket_proxy.container import Bounds, NewContainer, RefusedError, judge_creation
 from orchestrator.socket_proxy.pin import Pin
 from orchestrator.socket_proxy.requests import (
-    MAX_FILES_BYTES,
     MAX_JSON_BYTES,
     Asked,
     Head,
@@ -233,14 +232,10 @@ class _Proxy:
         if passed.builds:
             files = await _read_exactly(reader, head.content_length)
             content = await asyncio.to_thread(remake_build, passed.query, files)
-        is_stream = passed.takes_files and not passed.builds
-        length = head.content_length if is_stream else len(content)
         async with open_connection(self._engine.address, _ANSWER_HEAD_BYTES) as (ours, theirs):
             with contextlib.suppress(ConnectionError):  # its answer says why, or that it has gone
-                theirs.write(_head(passed, length) + content)
+                theirs.write(_head(passed, len(content)) + content)
                 await theirs.drain()
-            if is_stream:
-                await _send_files(reader, theirs, length)
             if passed.upgrades:
                 await self._relay_stream(ours, theirs, reader, writer)
             else:
@@ -311,11 +306,10 @@ def check_folder(folder: Path, root: Path) -> None:
 
 
 async def _read_body(reader: asyncio.StreamReader, head: Head) -> JsonObject:
-    """A JSON body; empty where it is an image's files, which stay where they are."""
+    """A JSON body; empty where it is a build's files, which stay where they are."""
     if takes_files(head):
-        most = MAX_BUILD_BYTES if head.path.endswith("/build") else MAX_FILES_BYTES
-        if head.content_length > most:
-            msg = f"the files have more than {most} bytes"
+        if head.content_length > MAX_BUILD_BYTES:
+            msg = f"the files have more than {MAX_BUILD_BYTES} bytes"
             raise RefusedError(msg)
         return {}
     if head.content_length > MAX_JSON_BYTES:
@@ -333,10 +327,10 @@ def _head(passed: Passed, length: int) -> bytes:
     lines = [f"{passed.method} {passed.target} HTTP/1.1", "Host: docker"]
     if passed.upgrades:
         lines += ["Connection: Upgrade", "Upgrade: tcp"]
-    elif not passed.takes_files:
+    elif not passed.builds:
         # With files it stays open: runners/engine_http.py says why.
         lines.append("Connection: close")
-    kind = "application/x-tar" if passed.takes_files else "application/json"
+    kind = "application/x-tar" if passed.builds else "application/json"
     lines += [f"Content-Type: {kind}", f"Content-Length: {length}", "", ""]
     return "\r\n".join(lines).encode("ascii")
 
@@ -353,20 +347,6 @@ async def _say(writer: asyncio.StreamWriter, status: int, message: str) -> None:
     head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body)
     await writer.drain()
-
-
-async def _send_files(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int
-) -> None:
-    left = length
-    with contextlib.suppress(ConnectionError):  # its answer says why it did not read all of it
-        while left:
-            chunk = await reader.read(min(left, _CHUNK_BYTES))
-            if not chunk:
-                raise asyncio.IncompleteReadError(b"", left)
-            left -= len(chunk)
-            writer.write(chunk)
-            await writer.drain()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,20 +6,23 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
+from orchestrator.runners.base_image import public_base
 from orchestrator.runners.engine import open_engine
+from orchestrator.runners.image import build_context, build_query, read_source
 from orchestrator.socket_proxy.container import Bounds
 from orchestrator.socket_proxy.server import Plan, open_socket_proxy
 from tests.contract.test_engine_faults import VERSION, engine_that, plain
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 INFO = b"GET /v1.41/info HTTP/1.1\r\nHost: x\r\n\r\n"
-IMPORT = (
-    b"POST /v1.41/images/create?fromSrc=-&repo=aiagentchat%2Fbase&tag=a HTTP/1.1\r\nHost: x\r\n"
-    b"Content-Length: 4\r\n\r\nfour"
-)
+SOURCE = read_source()
+FILES = build_context(SOURCE)
+QUERY = urlencode(build_query(SOURCE, public_base(SOURCE.folder), {}))
+BUILD = f"POST /v1.41/build?{QUERY} HTTP/1.1\r\nContent-Length: {len(FILES)}\r\n\r\n".encode()
 
 
 @asynccontextmanager
@@ -52,7 +55,7 @@ async def ask(path: Path, raw: bytes) -> bytes:
         writer.close()
 
 
-@pytest.mark.parametrize("raw", [INFO, IMPORT], ids=["info", "import"])
+@pytest.mark.parametrize("raw", [INFO, BUILD + FILES], ids=["info", "build"])
 @pytest.mark.parametrize("half", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"], ids=["none", "half"])
 async def test_an_engine_that_breaks_off_is_said_in_words(
     tmp_path: Path, raw: bytes, half: bytes

@@ -221,6 +221,8 @@ async def test_the_engine_fetches_nothing_for_an_intruder(proxy: SocketProxy) ->
             (f"/v1.41/build?{urlencode(build_query(read_source(), 'scratch', {}))}", files),
             (f"/v1.41/build?t=aiagentchat%2Frunner%3A{secrets.token_hex(6)}", files),
             (f"/v1.41/images/create?fromImage={inside}/x&tag=y", b""),
+            # Nor is there a base of theirs, whose programs a build would run as root.
+            ("/v1.41/images/create?fromSrc=-&repo=aiagentchat%2Fbase&tag=z", files),
         ]
         for target, body in requests:
             head = f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"

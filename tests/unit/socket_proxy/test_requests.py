@@ -75,8 +75,8 @@ def ask(method: str, path: str, body: dict[str, Any] | None = None, **query: str
         (
             "POST",
             "/v1.41/images/create",
-            {"fromSrc": "-", "repo": "aiagentchat/base", "tag": "abc"},
-            "/v1.41/images/create?fromSrc=-&repo=aiagentchat%2Fbase&tag=abc",
+            {"fromImage": "debian", "tag": "bookworm-slim"},
+            "/v1.41/images/create?fromImage=debian&tag=bookworm-slim",
         ),
     ],
 )
@@ -169,7 +169,7 @@ def test_whatever_else_an_engine_offers_is_refused(method: str, path: str) -> No
         ("POST", "/images/create", {"fromSrc": "http://10.0.0.1/x", "repo": "aiagentchat/base"}),
         ("POST", "/images/create", {"fromSrc": "-", "repo": "debian", "tag": "12"}),
         ("POST", "/images/create", {"fromImage": "debian", "tag": "12", "fromSrc": "-"}),
-        ("POST", "/images/create", {"fromSrc": "-", "repo": "aiagentchat/base", "changes": "X"}),
+        ("POST", "/images/create", {"fromSrc": "-", "repo": "aiagentchat/base", "tag": "12"}),
         ("POST", "/build", {"t": "debian:12"}),
         ("POST", "/build", {"t": "aiagentchat/runner:a", "networkmode": "host"}),
         ("POST", "/build", {"t": "aiagentchat/runner:a", "remote": "https://x/y.git"}),
