@@ -157,8 +157,11 @@ class _Proxy:
                 "not passed on to the engine"
             )
             await _say(writer, 403, f"aiagentchat's socket proxy: {e}"[:1000])
-        except (RunnerGoneError, ImageMissingError):
-            await _say(writer, 404, "no such container or image of this installation")
+        except RunnerGoneError:
+            await _say(writer, 404, "No such container of this installation")
+        except ImageMissingError:
+            # The engine's own words: its client knows by them that it is about an image.
+            await _say(writer, 404, "No such image of this installation")
         except (EngineRequestError, EngineUnavailableError) as e:
             await _say(writer, 502, str(e)[:1000])
 

@@ -200,6 +200,15 @@ async def test_an_image_that_is_no_runners_is_refused(
         engine.images.remove(other.id, force=True)
 
 
+async def test_an_image_that_is_not_there_is_missing_as_before_the_engine(
+    intruder: docker.APIClient, spec: SandboxSpec
+) -> None:
+    """Who may not be an intruder has to know: a runner that is gone is another thing."""
+    gone = replace(spec, image="sha256:" + "0" * 64)
+    with pytest.raises(docker.errors.ImageNotFound):
+        await asyncio.to_thread(make, intruder, gone)
+
+
 async def test_the_engine_fetches_nothing_for_an_intruder(proxy: SocketProxy) -> None:
     """A Dockerfile's ADD and a pull come from the host itself, and reach its loopback."""
     asked: list[bytes] = []
