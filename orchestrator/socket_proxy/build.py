@@ -12,8 +12,15 @@ import tarfile
 from collections.abc import Mapping
 from typing import Final
 
-from orchestrator.runners.base_image import made_base, public_base
-from orchestrator.runners.image import ImageSource, build_context, build_query, read_source
+from orchestrator.runners.base_image import MADE_NAME, made_base, public_base
+from orchestrator.runners.image import (
+    IMAGE_NAME,
+    ImageSource,
+    build_context,
+    build_query,
+    image_dir,
+    read_source,
+)
 from orchestrator.socket_proxy.container import RefusedError
 
 MAX_BUILD_BYTES: Final = 8 << 20
@@ -49,6 +56,12 @@ def check_pull(query: Mapping[str, str]) -> None:
     if query != {"fromImage": name, "tag": tag or "latest"}:
         msg = f"nothing is pulled but {public}, the runner image's base"
         raise RefusedError(msg)
+
+
+def is_own_name(name: str) -> bool:
+    """Whether it is a name of this project's runner images, or of their bases. Blocks."""
+    is_base = name.startswith(f"{MADE_NAME}:") or name == public_base(image_dir())
+    return is_base or name.startswith(f"{IMAGE_NAME}:")
 
 
 def _find_authorities(source: ImageSource, files: bytes) -> bytes:

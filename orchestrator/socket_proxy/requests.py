@@ -68,6 +68,8 @@ class Passed:
     container: str = ""
     """Its name or id, as asked."""
     exec_id: str = ""
+    image: str = ""
+    """A reference, as asked."""
     creates: str = ""
     """The name that the container to be made has; its body has to be judged."""
     labels: str = ""
@@ -332,7 +334,7 @@ def _of_container(
 
 
 def _image_look(asked: Asked, reference: str) -> Passed:
-    return Passed(path=f"/images/{reference}/json", query=_only(asked))
+    return Passed(path="/images/{id}/json", query=_only(asked), image=reference)
 
 
 def _images(asked: Asked) -> Passed:

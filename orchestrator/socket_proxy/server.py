@@ -33,7 +33,12 @@ from orchestrator.runners.engine import Engine
 from orchestrator.runners.engine_http import CALL_S, explain_unreachable, open_connection
 from orchestrator.runners.image import IMAGE_NAME
 from orchestrator.runners.probe import LABEL_PROBE
-from orchestrator.socket_proxy.build import MAX_BUILD_BYTES, check_pull, remake_build
+from orchestrator.socket_proxy.build import (
+    MAX_BUILD_BYTES,
+    check_pull,
+    is_own_name,
+    remake_build,
+)
 from orchestrator.socket_proxy.container import Bounds, NewContainer, RefusedError, judge_creation
 from orchestrator.socket_proxy.pin import Pin
 from orchestrator.socket_proxy.requests import (
@@ -185,6 +190,9 @@ class _Proxy:
             found = await self._engine.call(api.exec_inspect, passed.exec_id)
             await self._find(str(found["ContainerID"]))
             return replace(passed, path=passed.path.format(id=passed.exec_id))
+        if passed.image:
+            image_id = await self._find_image(passed.image)
+            return replace(passed, path=passed.path.format(id=image_id))
         if passed.container:
             container_id = await self._find(passed.container)
             return replace(passed, path=passed.path.format(id=container_id))
@@ -206,23 +214,37 @@ class _Proxy:
             raise RunnerGoneError
         return str(found["Id"])
 
+    async def _find_image(self, reference: str) -> str:
+        """The id of a runner's image, or of its base.
+
+        Raises:
+            ImageMissingError: there is none, or all its names are somebody else's.
+        """
+        found = await self._engine.call(self._engine.api.inspect_image, reference)
+        image_id, names = str(found["Id"]), found.get("RepoTags") or ()
+        # Without a name: one that was built anew, while a runner still has it.
+        is_old = not names and reference == image_id
+        if is_old or any(map(is_own_name, names)) or await self._is_allowed(image_id):
+            return image_id
+        raise ImageMissingError
+
     async def _check_new(self, made: NewContainer) -> None:
         self._pin.check(made.installation)
         found = await self._engine.call(self._engine.api.inspect_image, made.image)
-        names = set(found.get("RepoTags") or ())
-        if not any(name.startswith(f"{IMAGE_NAME}:") for name in names):
-            await self._check_named(made.image)
+        is_runners = any(n.startswith(f"{IMAGE_NAME}:") for n in found.get("RepoTags") or ())
+        if not is_runners and not await self._is_allowed(made.image):
+            msg = f"the image is none of {IMAGE_NAME}:…; the option --image allows another"
+            raise RefusedError(msg)
         for folder in made.folders:
             await asyncio.to_thread(check_folder, folder, self._plan.bounds.state_dir)
 
-    async def _check_named(self, image: str) -> None:
+    async def _is_allowed(self, image: str) -> bool:
         for reference in self._plan.images:
             with contextlib.suppress(ImageMissingError):
                 found = await self._engine.call(self._engine.api.inspect_image, reference)
                 if found["Id"] == image:
-                    return
-        msg = f"the image is none of {IMAGE_NAME}:…; the option --image allows another"
-        raise RefusedError(msg)
+                    return True
+        return False
 
     async def _relay(
         self,

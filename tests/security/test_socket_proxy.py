@@ -196,6 +196,30 @@ async def test_an_image_that_is_no_runners_is_refused(
     try:
         with pytest.raises(docker.errors.APIError, match="--image"):
             await asyncio.to_thread(make, intruder, replace(spec, image=other.id))
+        # What is in its environment is nobody's business here, whatever it is called by.
+        for name in (other.id, other.id[7:19], other.tags[0]):
+            with pytest.raises(docker.errors.ImageNotFound):
+                await asyncio.to_thread(intruder.inspect_image, name)
+        found = await asyncio.to_thread(intruder.inspect_image, spec.image)
+        assert found["Id"] == spec.image
+    finally:
+        engine.images.remove(other.id, force=True)
+
+
+async def test_an_image_that_was_allowed_is_there_by_name_and_id(
+    tmp_path: Path, spec: SandboxSpec, engine: docker.DockerClient
+) -> None:
+    name = f"test-{secrets.token_hex(4)}"
+    container = engine.containers.create(spec.image, ["x"], entrypoint=_SLEEP)
+    other = container.commit(repository=name)
+    container.remove()
+    try:
+        async with open_socket_proxy(tmp_path / "e2", tmp_path / "state", "--image", name) as one:
+            client = docker.APIClient(base_url=one.address, version="1.41", timeout=20)
+            for reference in (name, other.id):
+                found = await asyncio.to_thread(client.inspect_image, reference)
+                assert found["Id"] == other.id
+            client.close()
     finally:
         engine.images.remove(other.id, force=True)
 

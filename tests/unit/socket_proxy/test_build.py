@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.runners.base_image import made_base, public_base
 from orchestrator.runners.image import build_context, build_query, read_source
-from orchestrator.socket_proxy.build import check_pull, remake_build
+from orchestrator.socket_proxy.build import check_pull, is_own_name, remake_build
 from orchestrator.socket_proxy.container import RefusedError
 
 SOURCE = read_source()
@@ -91,3 +91,10 @@ def test_nothing_is_pulled_but_the_base() -> None:
     ):
         with pytest.raises(RefusedError, match="nothing is pulled"):
             check_pull(query)
+
+
+def test_images_are_ours_by_their_whole_names() -> None:
+    for name in ("aiagentchat/runner:a", "aiagentchat/base:a", PUBLIC):
+        assert is_own_name(name)
+    for name in ("aiagentchat/runner", "x/aiagentchat/runner:a", "postgres:17.11", f"{PUBLIC}-x"):
+        assert not is_own_name(name)

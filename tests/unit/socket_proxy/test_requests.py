@@ -64,7 +64,7 @@ def ask(method: str, path: str, body: dict[str, Any] | None = None, **query: str
             "GET",
             "/v1.41/images/aiagentchat/runner:abc/json",
             {},
-            "/v1.41/images/aiagentchat/runner:abc/json",
+            "/v1.41/images/{id}/json",
         ),
         (
             "DELETE",
@@ -85,7 +85,7 @@ def test_what_the_orchestrator_asks_goes_on(
 ) -> None:
     passed = ask(method, path, **query)
     assert (passed.method, passed.target) == (method, target)
-    assert bool(passed.container or passed.exec_id) is ("{id}" in target)
+    assert bool(passed.container or passed.exec_id or passed.image) is ("{id}" in target)
 
 
 @pytest.mark.parametrize(
