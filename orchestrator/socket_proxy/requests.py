@@ -68,6 +68,8 @@ class Passed:
     container: str = ""
     """Its name or id, as asked."""
     exec_id: str = ""
+    starts: bool = False
+    """Whether the container's mounts are to be looked at once more."""
     image: str = ""
     """A reference, as asked."""
     creates: str = ""
@@ -260,7 +262,8 @@ def _stats(asked: Asked, reference: str) -> Passed:
 
 def _act(asked: Asked, reference: str, verb: str) -> Passed:
     # Without a body: long ago a start's could change the container.
-    return _of_container(asked, reference, verb, _only(asked, t="[0-9]{1,4}"))
+    passed = _of_container(asked, reference, verb, _only(asked, t="[0-9]{1,4}"))
+    return replace(passed, starts=verb == "start")
 
 
 def _attach(asked: Asked, reference: str) -> Passed:

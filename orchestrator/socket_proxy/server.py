@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -194,17 +194,23 @@ class _Proxy:
             image_id = await self._find_image(passed.image)
             return replace(passed, path=passed.path.format(id=image_id))
         if passed.container:
-            container_id = await self._find(passed.container)
-            return replace(passed, path=passed.path.format(id=container_id))
+            container = await self._find(passed.container)
+            if passed.starts:
+                # The engine mounts now, and follows what has come there since.
+                mounts = container["HostConfig"].get("Mounts") or ()
+                await self._check_folders(Path(mount["Source"]) for mount in mounts)
+            return replace(passed, path=passed.path.format(id=container["Id"]))
         return passed
 
-    async def _find(self, reference: str) -> str:
-        """The id of a container of the installation.
+    async def _find(self, reference: str) -> Mapping[str, Any]:
+        """What the engine says of a container of the installation.
 
         Raises:
             RunnerGoneError: there is none, or it is somebody else's.
         """
-        found = await self._engine.call(self._engine.api.inspect_container, reference)
+        found: Mapping[str, Any] = await self._engine.call(
+            self._engine.api.inspect_container, reference
+        )
         labels = found["Config"]["Labels"] or {}
         pinned = self._pin.read()
         if pinned is None or pinned not in {
@@ -212,7 +218,7 @@ class _Proxy:
             labels.get(LABEL_PROBE),
         }:
             raise RunnerGoneError
-        return str(found["Id"])
+        return found
 
     async def _find_image(self, reference: str) -> str:
         """The id of a runner's image, or of its base.
@@ -235,7 +241,10 @@ class _Proxy:
         if not is_runners and not await self._is_allowed(made.image):
             msg = f"the image is none of {IMAGE_NAME}:…; the option --image allows another"
             raise RefusedError(msg)
-        for folder in made.folders:
+        await self._check_folders(made.folders)
+
+    async def _check_folders(self, folders: Iterable[Path]) -> None:
+        for folder in folders:
             await asyncio.to_thread(check_folder, folder, self._plan.bounds.state_dir)
 
     async def _is_allowed(self, image: str) -> bool:

@@ -187,6 +187,27 @@ async def test_a_link_in_the_way_of_a_directory_is_refused(
         await asyncio.to_thread(make, intruder, spec)
 
 
+async def test_a_link_that_is_put_there_before_the_start_is_refused_as_well(
+    intruder: docker.APIClient, spec: SandboxSpec, tmp_path: Path, engine: docker.DockerClient
+) -> None:
+    """The engine mounts at the start, as root: it goes through directories closed to others."""
+    closed = tmp_path / "closed"
+    (closed / "open").mkdir(parents=True)
+    (closed / "open" / "file").write_text(_SECRET)
+    (closed / "open").chmod(0o755)
+    closed.chmod(0o700)
+    container_id = await asyncio.to_thread(make, intruder, spec)
+    spec.workspace.rename(tmp_path / "elsewhere")
+    spec.workspace.symlink_to(closed / "open")
+    with pytest.raises(docker.errors.APIError, match="without links"):
+        await asyncio.to_thread(intruder.start, container_id)
+    assert engine.containers.get(container_id).status == "created"
+    spec.workspace.unlink()
+    (tmp_path / "elsewhere").rename(spec.workspace)
+    await asyncio.to_thread(intruder.start, container_id)
+    assert engine.containers.get(container_id).status == "running"
+
+
 async def test_an_image_that_is_no_runners_is_refused(
     intruder: docker.APIClient, spec: SandboxSpec, engine: docker.DockerClient
 ) -> None:
