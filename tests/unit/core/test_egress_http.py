@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import h11
 import pytest
 from hypothesis import given, settings
@@ -74,15 +72,16 @@ def test_a_head_past_its_limit_is_refused() -> None:
     assert denial.status == 431
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("value", [b" ", b"\t", b"x ", b" x"])
 def test_an_odd_head_costs_no_more_time_than_a_usual_one(value: bytes) -> None:
     """Whoever reads heads serves every room with the same thread."""
     line = b"X-B:" + value * (20_000 // len(value)) + b"\x00"
-    began = time.process_time()
-    denial = parse_head(USUAL.replace(b"X-A:\t b c ", line))
-    assert time.process_time() - began < 0.5
-    assert isinstance(denial, Denial)
-    assert denial.reason is DenialReason.MALFORMED
+    # Once would end in seconds even if it grew with the square; all of them would not.
+    for _ in range(60):
+        denial = parse_head(USUAL.replace(b"X-A:\t b c ", line))
+        assert isinstance(denial, Denial)
+        assert denial.reason is DenialReason.MALFORMED
 
 
 _names = st.sampled_from(
