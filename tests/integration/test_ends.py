@@ -50,8 +50,12 @@ from orchestrator.metrics.server import open_metrics
 from orchestrator.model import RoomSlug, Seq, UserId
 from orchestrator.runners.docker_backend import open_docker_backend
 from orchestrator.runners.engine import open_engine
+from orchestrator.runners.engine_http import EngineAddress, open_connection
 from orchestrator.runners.link import open_link
 from orchestrator.runners.memory_backend import MemoryEngine, open_memory_backend
+from orchestrator.socket_proxy.container import Bounds
+from orchestrator.socket_proxy.server import Plan as SocketProxyPlan
+from orchestrator.socket_proxy.server import open_socket_proxy
 from orchestrator.status.server import open_status
 from orchestrator.store.database import open_database
 from orchestrator.store.spending import open_spending
@@ -293,6 +297,39 @@ async def engine(place: Place) -> AsyncIterator[None]:
     async with open_engine() as opened:
         await opened.call(opened.api.version)
         yield
+
+
+@case("runners.engine_http:open_connection")
+async def engine_connection(place: Place) -> AsyncIterator[None]:
+    """To an engine that says nothing."""
+    path = place.path / "engine.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        try:
+            async with open_connection(EngineAddress(socket=str(path)), 1024):
+                yield
+        finally:
+            path.unlink()
+
+
+@case("socket_proxy.server:open_socket_proxy", needs="docker")
+async def socket_proxy(place: Place) -> AsyncIterator[None]:
+    """With one who has said half of what it asks, and one who hears the engine's events."""
+    plan = SocketProxyPlan(
+        socket=place.path / "engine" / "docker.sock", bounds=Bounds(state_dir=place.path)
+    )
+    async with open_engine() as opened, open_socket_proxy(plan, opened):
+        _, half = await asyncio.open_unix_connection(plan.socket)
+        reader, events = await asyncio.open_unix_connection(plan.socket)
+        try:
+            half.write(b"GET /v1.41/in")
+            events.write(b"GET /v1.41/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in await reader.readline()
+            yield
+        finally:
+            half.close()
+            events.close()
 
 
 @case("runners.docker_backend:open_docker_backend", needs="docker")
