@@ -21,6 +21,7 @@ from orchestrator.embedded.messages_model import Text
 from tests.e2e.conftest import Installation
 from tests.support.matrix_user import MatrixUser
 from tests.support.private_engine import PrivateEngine, open_private_engine
+from tests.support.socket_proxy import open_socket_proxy
 from tests.support.tool import bash
 
 pytestmark = [pytest.mark.docker, pytest.mark.synapse, pytest.mark.cli, pytest.mark.timeout(300)]
@@ -36,15 +37,29 @@ def private_engine() -> Iterator[PrivateEngine]:
 
 
 @pytest.fixture
-async def site(installation: Installation, private_engine: PrivateEngine) -> AsyncIterator[Site]:
+async def site(
+    request: pytest.FixtureRequest, installation: Installation, private_engine: PrivateEngine
+) -> AsyncIterator[Site]:
+    """With the engine's own socket, or by way of the socket proxy where a test asks for that."""
     await asyncio.to_thread(private_engine.clear)
     installation.env["DOCKER_HOST"] = private_engine.docker_host
     site = Site(installation, private_engine)
-    try:
-        yield site
-    finally:
-        if site.is_started:
-            await installation.orchestrator.close()
+    async with contextlib.AsyncExitStack() as stack:
+        if getattr(request, "param", "") == "proxied":
+            folder, state = installation.directory / "engine", installation.directory / "state"
+            opened = open_socket_proxy(folder, state, "--engine", private_engine.docker_host)
+            proxy = await stack.enter_async_context(opened)
+            installation.env["DOCKER_HOST"] = proxy.address
+            # The engine is in a mount namespace of its own, and who listens for it is not.
+            site.sections["docker"] = {"disk_quota": "measured"}
+        try:
+            yield site
+        finally:
+            if site.is_started:
+                await installation.orchestrator.close()
+
+
+either_way = pytest.mark.parametrize("site", ["direct", "proxied"], indirect=True)
 
 
 class Site:
@@ -58,10 +73,11 @@ class Site:
         self.alice: MatrixUser
         self.room: str
         self.is_started = False
+        self.sections: dict[str, object] = {}
 
     async def start(self, **sections: object) -> None:
         """Up and warm: a first message is answered."""
-        orchestrator = await self.installation.configure(**sections)
+        orchestrator = await self.installation.configure(**self.sections, **sections)
         self.is_started = True
         await orchestrator.start()
         self.alice = await self.installation.person()
@@ -162,6 +178,7 @@ async def expect_interruption(site: Site, break_it: Callable[[], Awaitable[None]
 # ---- the engine itself
 
 
+@either_way
 async def test_a_turn_goes_on_while_its_engine_is_killed_and_started_again(site: Site) -> None:
     """With live-restore: what the CLI prints meanwhile waits in the shim."""
     site.api.when("count", [Text(text="starting"), bash(f"sleep 3; {LEDGER}")], "all done")
@@ -209,6 +226,7 @@ async def test_a_message_waits_for_an_engine_that_is_down_and_is_answered_once(
     assert site.count("You said: are you there?") == 1
 
 
+@either_way
 async def test_a_frozen_engine_blocks_neither_commands_nor_the_end_of_its_turns(
     site: Site,
 ) -> None:
