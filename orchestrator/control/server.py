@@ -7,10 +7,8 @@ who connected (SO_PEERCRED) is checked for each request.
 from __future__ import annotations
 
 import os
-import socket
-import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
@@ -18,15 +16,16 @@ from loguru import logger
 
 from orchestrator.control.api import NO_PAGES, Pages, Reply, Text, refusal, reply_to
 from orchestrator.control.models import ControlSource
-from orchestrator.errors import PreconditionError
 from orchestrator.peer import read_peer
+from orchestrator.private_socket import private_listener
 
 SOCKET_NAME = "control.sock"
 # Requests carry nothing; aiohttp's own bounds hold for the line and the headers (8 KiB each).
 _MAX_BODY_BYTES = 1024
 # Answers take milliseconds; one that takes longer is cut at the end of the daemon.
 _SHUTDOWN_S = 1.0
-_BACKLOG = 16
+_WHAT = "The control socket"
+_HINT = "Mend the directory, or name another one with --state-dir."
 
 
 @asynccontextmanager
@@ -45,7 +44,7 @@ async def open_control(
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app.router.add_route("*", "/{tail:.*}", _build_handler(source, pages, allowed))
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
-    with _listening(state_dir) as listener:
+    with private_listener(state_dir / SOCKET_NAME, what=_WHAT, hint=_HINT) as listener:
         try:
             await runner.setup()
             await web.SockSite(runner, listener).start()
@@ -79,50 +78,3 @@ def _response(reply: Reply) -> web.Response:
         )
     text = reply.body.model_dump_json()
     return web.Response(status=reply.status, text=text, content_type="application/json")
-
-
-@contextmanager
-def _listening(state_dir: Path) -> Iterator[socket.socket]:
-    """A listening socket by its directory's descriptor: a path of any length can be bound."""
-    try:
-        directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as e:
-        raise _socket_error(state_dir, e) from e
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            try:
-                _bind(listener, directory)
-            except OSError as e:
-                raise _socket_error(state_dir, e) from e
-            try:
-                yield listener
-            finally:
-                _remove_stale(directory)
-    finally:
-        os.close(directory)
-
-
-def _bind(listener: socket.socket, directory: int) -> None:
-    _remove_stale(directory)
-    listener.bind(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
-    # Between bind and listen nobody can connect, so nobody sees the wider mode.
-    os.chmod(SOCKET_NAME, 0o600, dir_fd=directory)
-    listener.listen(_BACKLOG)
-    listener.setblocking(False)
-
-
-def _remove_stale(directory: int) -> None:
-    try:
-        found = os.stat(SOCKET_NAME, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise FileExistsError(17, "a file of that name is there that is not a socket")
-    os.unlink(SOCKET_NAME, dir_fd=directory)
-
-
-def _socket_error(state_dir: Path, error: OSError) -> PreconditionError:
-    return PreconditionError(
-        f"The control socket {state_dir / SOCKET_NAME} can't be made: {error.strerror}. "
-        "Mend the directory, or name another one with --state-dir."
-    )

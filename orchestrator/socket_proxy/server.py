@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from orchestrator.errors import (
     RunnerGoneError,
 )
 from orchestrator.model import JsonObject
+from orchestrator.private_socket import private_listener
 from orchestrator.runners.engine import Engine
 from orchestrator.runners.engine_http import CALL_S, explain_unreachable, open_connection
 from orchestrator.runners.image import IMAGE_NAME
@@ -59,9 +59,9 @@ _BODY_S: Final = 60.0
 _CHUNK_BYTES: Final = 64 << 10
 # Each room's runner keeps two (its stream, now and then a question); a wrong client fills its own.
 _MAX_CONNECTIONS: Final = 1024
-_BACKLOG: Final = 128
 _ANSWER_HEAD_BYTES: Final = 64 << 10
 _SWITCHING: Final = b" 101 "
+_HINT: Final = "Mend the directory, or name another place with --socket."
 
 _log = logger.bind(component="socket_proxy")
 
@@ -85,33 +85,25 @@ async def open_socket_proxy(plan: Plan, engine: Engine) -> AsyncIterator[None]:
         PreconditionError: the socket can't be made; says why.
     """
     proxy = _Proxy(plan, engine)
-    listener = await asyncio.to_thread(_listen, plan.socket)
-    server = await asyncio.start_unix_server(proxy.serve, sock=listener, limit=MAX_HEAD_BYTES)
-    try:
-        _log.bind(action="socket_proxy.open", socket=str(plan.socket)).info("the socket is open")
-        yield
-    finally:
-        server.close()
-        await proxy.end()
-        plan.socket.unlink(missing_ok=True)
-
-
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        before = os.umask(0o177)
+    await asyncio.to_thread(_make_folder, plan.socket.parent)
+    with private_listener(plan.socket, what="The engine's socket", hint=_HINT) as listener:
+        server = await asyncio.start_unix_server(proxy.serve, sock=listener, limit=MAX_HEAD_BYTES)
         try:
-            listener.bind(str(path))
+            _log.bind(action="socket_proxy.open", socket=str(plan.socket)).info(
+                "the socket is open"
+            )
+            yield
         finally:
-            os.umask(before)
-        listener.listen(_BACKLOG)
+            server.close()
+            await proxy.end()
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as e:
-        listener.close()
-        msg = f"{path} can't be made: {e.strerror or e}"
+        msg = f"{path} can't be made: {e.strerror or e}. {_HINT}"
         raise PreconditionError(msg) from e
-    return listener
 
 
 class _OverError(Exception):

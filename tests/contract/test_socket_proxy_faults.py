@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from orchestrator.errors import PreconditionError
 from orchestrator.runners.base_image import public_base
 from orchestrator.runners.engine import open_engine
 from orchestrator.runners.image import build_context, build_query, read_source
@@ -84,3 +85,17 @@ async def test_whoever_gives_up_leaves_no_request_behind(tmp_path: Path) -> None
         await came.wait()
         writer.close()
         await left.wait()
+
+
+async def nobody(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def test_a_file_in_the_sockets_place_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "proxy").mkdir()
+    kept = tmp_path / "proxy" / "docker.sock"
+    kept.write_text("somebody's")
+    with pytest.raises(PreconditionError, match=r"docker.sock can't be made: .* not a socket"):
+        async with proxy_before(nobody, tmp_path):
+            pass
+    assert kept.read_text() == "somebody's"
