@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
@@ -210,9 +210,9 @@ def _only(asked: Asked, **allowed: str) -> dict[str, str]:
     return dict(asked.query)
 
 
-def _check_names(found: Mapping[str, object], allowed: object) -> None:
+def _check_names(found: Mapping[str, object], allowed: Container[str]) -> None:
     for name in found:
-        if name not in allowed:  # type: ignore[operator]
+        if name not in allowed:
             msg = f"the parameter {name[:50]!r} is not passed on"
             raise RefusedError(msg)
 
@@ -223,8 +223,8 @@ def _word(value: object) -> str:
     return value
 
 
-def _plain(asked: Asked) -> Passed:
-    return Passed(path=_split_version(asked.head.path)[1], query=_only(asked))
+def _plain(asked: Asked, what: str) -> Passed:
+    return Passed(path=f"/{what}", query=_only(asked))
 
 
 def _events(asked: Asked) -> Passed:
@@ -247,28 +247,28 @@ def _create(asked: Asked) -> Passed:
 
 
 def _look(asked: Asked, reference: str, what: str) -> Passed:
-    return _of_container(asked, reference, what, _only(asked))
+    return _of_container(reference, what, _only(asked))
 
 
 def _top(asked: Asked, reference: str) -> Passed:
     # The engine hands them to the host's ps, which has ways to show every process's environment.
-    return _of_container(asked, reference, "top", _only(asked, ps_args=re.escape(TOP_ARGUMENTS)))
+    return _of_container(reference, "top", _only(asked, ps_args=re.escape(TOP_ARGUMENTS)))
 
 
 def _stats(asked: Asked, reference: str) -> Passed:
     query = _only(asked, stream="(?i:false|0)", **{"one-shot": "(?i:true|1)"})
-    return _of_container(asked, reference, "stats", {"stream": "false"} | query)
+    return _of_container(reference, "stats", {"stream": "false"} | query)
 
 
 def _act(asked: Asked, reference: str, verb: str) -> Passed:
     # Without a body: long ago a start's could change the container.
-    passed = _of_container(asked, reference, verb, _only(asked, t="[0-9]{1,4}"))
+    passed = _of_container(reference, verb, _only(asked, t="[0-9]{1,4}"))
     return replace(passed, starts=verb == "start")
 
 
 def _attach(asked: Asked, reference: str) -> Passed:
     query = _only(asked, stream="1", stdin="1", stdout="1", stderr="1")
-    return _of_container(asked, reference, "attach", query, upgrades=True)
+    return _of_container(reference, "attach", query, upgrades=True)
 
 
 def _exec(asked: Asked, reference: str) -> Passed:
@@ -292,7 +292,7 @@ def _exec(asked: Asked, reference: str) -> Passed:
     if rest != made or body.get("Env") is not None:
         msg = "a program in a runner is its own user's, without privileges or variables"
         raise RefusedError(msg)
-    return _of_container(asked, reference, "exec", _only(asked), body=made)
+    return _of_container(reference, "exec", _only(asked), body=made)
 
 
 def _exec_start(asked: Asked, exec_id: str) -> Passed:
@@ -320,7 +320,6 @@ def _remove(asked: Asked, reference: str) -> Passed:
 
 
 def _of_container(
-    asked: Asked,
     reference: str,
     what: str,
     query: Mapping[str, str],
@@ -377,8 +376,8 @@ def _build(asked: Asked) -> Passed:
 
 
 _ROUTES: Final[tuple[tuple[str, re.Pattern[str], Callable[..., Passed]], ...]] = (
-    ("GET", re.compile("/(?:version|info|_ping)"), _plain),
-    ("HEAD", re.compile("/_ping"), _plain),
+    ("GET", re.compile("/(version|info|_ping)"), _plain),
+    ("HEAD", re.compile("/(_ping)"), _plain),
     ("GET", re.compile("/events"), _events),
     ("GET", re.compile("/containers/json"), _list),
     ("POST", re.compile("/containers/create"), _create),

@@ -222,7 +222,8 @@ class _Proxy:
         image_id, names = str(found["Id"]), found.get("RepoTags") or ()
         # Without a name: one that was built anew, while a runner still has it.
         is_old = not names and reference == image_id
-        if is_old or any(map(is_own_name, names)) or await self._is_allowed(image_id):
+        is_own = is_old or await asyncio.to_thread(lambda: any(map(is_own_name, names)))
+        if is_own or await self._is_allowed(image_id):
             return image_id
         raise ImageMissingError
 
