@@ -547,10 +547,14 @@ class Rig:
 
         await self.wait(check, timeout_s=timeout_s)
 
-    async def wait_ended(self, count: int, *, timeout_s: float = 100) -> None:
-        """Until so many turns have ended."""
+    async def wait_ended(
+        self, count: int, *, timeout_s: float = 100, life: Life | None = None
+    ) -> None:
+        """Until so many turns have ended, or this life has crashed."""
 
         async def check() -> bool:
+            if life is not None and life.points.crashed.is_set():
+                return True
             return sum(t.outcome is not None for t in await self.turns()) >= count
 
         await self.wait(check, timeout_s=timeout_s)

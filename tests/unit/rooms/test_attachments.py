@@ -158,12 +158,7 @@ def test_a_crash_at_any_step_brings_it_once(tmp_path: Path, step: int) -> None:
             rig.media = {"one": b"1"}
             await rig.receive_event("m.room.message", file_of("one", "a.txt"))
             async with rig.life(crash_at=step) as life:
-
-                async def is_over() -> bool:
-                    ended = sum(t.outcome is not None for t in await rig.turns())
-                    return life.points.crashed.is_set() or ended > 0
-
-                await rig.wait(is_over)
+                await rig.wait_ended(1, life=life)
             async with rig.life():
                 await rig.wait_ended(1)
             assert held(rig) == {"uploads/a.txt": b"1"}

@@ -102,12 +102,7 @@ async def crash_and_go_on(folder: Path, case: Case, crash_at: int) -> tuple[int,
             rig.claude.scripts["work"] = case.script
         await rig.receive("work", thread=case.thread)
         async with rig.life(crash_at=crash_at) as life:
-
-            async def is_over() -> bool:
-                ended = sum(t.outcome is not None for t in await rig.turns())
-                return life.points.crashed.is_set() or ended > earlier
-
-            await rig.wait(is_over)
+            await rig.wait_ended(earlier + 1, life=life)
             count = life.points.count
         async with rig.life() as life:
             await rig.wait_ended(earlier + 1, timeout_s=60)

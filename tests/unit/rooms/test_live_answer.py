@@ -239,12 +239,7 @@ def test_a_crash_at_any_step_leaves_one_message_with_the_answer(tmp_path: Path, 
             rig.claude.scripts["go"] = works_for(6)
             await rig.receive("go")
             async with rig.life(crash_at=step) as life:
-
-                async def is_over() -> bool:
-                    ended = sum(t.outcome is not None for t in await rig.turns())
-                    return life.points.crashed.is_set() or ended > 0
-
-                await rig.wait(is_over)
+                await rig.wait_ended(1, life=life)
             async with rig.life():
                 await rig.wait_ended(1, timeout_s=60)
                 await settled(rig, server, "begun\n\nfinished")

@@ -158,12 +158,7 @@ def test_a_crash_anywhere_loses_and_mixes_nothing(tmp_path: Path, start: int) ->
             await rig.receive("one")
             await rig.receive("two", thread="$a")
             async with rig.life(crash_at=crash_at) as life:
-
-                async def is_over() -> bool:
-                    ended = sum(turn.outcome is not None for turn in await rig.turns())
-                    return life.points.crashed.is_set() or ended == 2
-
-                await rig.wait(is_over)
+                await rig.wait_ended(2, life=life)
                 count = life.points.count
             async with rig.life():
                 await rig.wait_ended(2)

@@ -129,24 +129,25 @@ def test_no_more_than_so_many_are_sent_in_one_turn(tmp_path: Path) -> None:
     run(tmp_path, test, defaults={"files": {"sent_per_turn": 2}})
 
 
+async def send_through_a_crash(rig: Rig, name: str, step: int) -> MemoryHomeserver:
+    """A turn sends a file, over a crash at this step; what the homeserver has in the end."""
+    server = rig.account = MemoryHomeserver()
+    rig.claude.scripts["go"] = sends(name)
+    await rig.receive("go")
+    async with rig.life(crash_at=step) as life:
+        await rig.wait_ended(1, life=life)
+    async with rig.life():
+        await rig.wait_ended(1)
+        await asyncio.sleep(10)
+    return server
+
+
 @pytest.mark.parametrize("step", range(0, 36, 2))
 def test_a_crash_at_any_step_sends_it_once(tmp_path: Path, step: int) -> None:
     async def main() -> None:
         async with open_rig(tmp_path) as rig:
             fill(rig)
-            server = rig.account = MemoryHomeserver()
-            rig.claude.scripts["go"] = sends("a.txt")
-            await rig.receive("go")
-            async with rig.life(crash_at=step) as life:
-
-                async def is_over() -> bool:
-                    ended = sum(t.outcome is not None for t in await rig.turns())
-                    return life.points.crashed.is_set() or ended > 0
-
-                await rig.wait(is_over)
-            async with rig.life():
-                await rig.wait_ended(1)
-                await asyncio.sleep(10)
+            server = await send_through_a_crash(rig, "a.txt", step)
             files = [c for c in server.contents if c.get("msgtype") == "m.file"]
             assert len(files) == 1
             assert server.bodies("!room:test").count(f"False: {texts.SENT}") == 1
@@ -295,19 +296,7 @@ def test_a_crash_at_any_step_sends_an_image_and_its_thumbnail_once(
         async with open_rig(tmp_path) as rig:
             fill(rig)
             (rig.claude.workspace / "photo.png").write_bytes(LARGE)
-            server = rig.account = MemoryHomeserver()
-            rig.claude.scripts["go"] = sends("photo.png")
-            await rig.receive("go")
-            async with rig.life(crash_at=step) as life:
-
-                async def is_over() -> bool:
-                    ended = sum(t.outcome is not None for t in await rig.turns())
-                    return life.points.crashed.is_set() or ended > 0
-
-                await rig.wait(is_over)
-            async with rig.life():
-                await rig.wait_ended(1)
-                await asyncio.sleep(10)
+            server = await send_through_a_crash(rig, "photo.png", step)
             (image,) = [c for c in server.contents if c.get("msgtype") == "m.image"]
             info: Any = image["info"]
             assert info["thumbnail_info"] == OF_SMALL

@@ -223,12 +223,7 @@ def test_a_crash_anywhere_loses_and_doubles_nothing(tmp_path: Path, script: Scri
 
                 await rig.wait(is_over)
                 await tell(rig, life, "!steer with care")
-
-                async def has_ended() -> bool:
-                    ended = sum(turn.outcome is not None for turn in await rig.turns())
-                    return life.points.crashed.is_set() or ended == 1
-
-                await rig.wait(has_ended)
+                await rig.wait_ended(1, life=life)
                 count = life.points.count
             async with rig.life():
                 await rig.wait_ended(1)
@@ -321,12 +316,7 @@ def test_a_crash_at_any_step_while_a_lost_session_is_replaced_asks_both_once(
                 await tell(rig, life, "!steer with care")
                 await rig.wait_body(texts.STEERED)
             async with rig.life(crash_at=crash_at) as life:
-
-                async def is_over() -> bool:
-                    ended = sum(t.outcome is not None for t in await rig.turns())
-                    return life.points.crashed.is_set() or ended > 1
-
-                await rig.wait(is_over)
+                await rig.wait_ended(2, life=life)
                 count = life.points.count
             async with rig.life():
                 await rig.wait_ended(2)

@@ -354,12 +354,7 @@ async def upgrade_and_crash(folder: Path, crash_at: int) -> int:
         await tombstone(rig)
         await creation(rig)
         async with rig.life(crash_at=crash_at) as life:
-
-            async def is_over() -> bool:
-                ended = sum(t.outcome is not None for t in await rig.turns())
-                return life.points.crashed.is_set() or ended == 2
-
-            await rig.wait(is_over)
+            await rig.wait_ended(2, life=life)
             count = life.points.count
         async with rig.life():
             await rig.wait_ended(2, timeout_s=60)
